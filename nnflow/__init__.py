@@ -1,0 +1,74 @@
+"""nnflow: training a neural network is one more discrete map.
+
+A map offers four verbs (advance, orbit, tangent_orbit, separation_orbit), an ensemble is many copies of a map, an
+analysis uses only the verbs. Names are loaded when first used: importing nnflow imports neither numba nor torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from nnflow.analysis import Analysis
+from nnflow.ensemble import Ensemble, Recording
+from nnflow.map import Map
+from nnflow.registry import PluginError, Registry
+
+if TYPE_CHECKING:
+    from nnflow.compiled import CompilationError, CompiledMap
+    from nnflow.plotting import plot
+    from nnflow.runner import load, run, save
+    from nnflow.systems.descent import gradient_map
+    from nnflow.systems.network import training_map
+    from nnflow.tensor import TensorMap
+
+__version__ = version("nnflow")
+
+maps = Registry("nnflow.maps", "map")
+analyses = Registry("nnflow.analyses", "analysis")
+studies = Registry("nnflow.studies", "study")
+
+_LAZY = {
+    "CompilationError": "nnflow.compiled",
+    "CompiledMap": "nnflow.compiled",
+    "TensorMap": "nnflow.tensor",
+    "gradient_map": "nnflow.systems.descent",
+    "load": "nnflow.runner",
+    "plot": "nnflow.plotting",
+    "run": "nnflow.runner",
+    "save": "nnflow.runner",
+    "training_map": "nnflow.systems.network",
+}
+
+__all__ = [
+    "Analysis",
+    "CompilationError",
+    "CompiledMap",
+    "Ensemble",
+    "Map",
+    "PluginError",
+    "Recording",
+    "Registry",
+    "TensorMap",
+    "analyses",
+    "gradient_map",
+    "load",
+    "maps",
+    "plot",
+    "run",
+    "save",
+    "studies",
+    "training_map",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'nnflow' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_LAZY[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,315 @@
+"""A map whose rule numba compiles: the four verbs as compiled loops over members, kept in a cache on disk.
+
+Loops that take the rule as an argument are never found again in numba's disk cache. So each (rule, k) gets a module of
+its own: a copy of `loops.py` in the cache directory, named by a fingerprint of the rule's bytecode, its constants and
+everything it calls, with the rule bound to a global name. A rule typed at a prompt is cached like any other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import tempfile
+import threading
+import types
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cloudpickle
+import numpy as np
+from numba import njit
+from numba.core.dispatcher import Dispatcher
+from numba.core.errors import NumbaError
+from platformdirs import user_cache_path
+
+from nnflow.map import NORMS, Array, End, Map, TangentRecords, begin, tangent_records, unknown
+
+LOCKSTEP = 8  # members advanced together …
+SMALL = 8  # … where the state has at most this many components
+
+Rule = Callable[..., None]
+
+
+class CompilationError(ValueError):
+    """A rule that numba cannot compile; the message names the rule and says why."""
+
+
+class Functions(NamedTuple):
+    """What a compiled map is made of: functions of one member."""
+
+    rule: Rule
+    tangent: Rule | None
+    frame_tangent: Rule | None
+    hessian: Rule | None
+
+
+class CompiledMap(Map):
+    """A map x' = f(x, p, t) in float64, its rule written for one member and compiled by numba.
+
+    `rule(x, p, t, out)` writes the next state into `out (dim,)`, from `x (dim,)`, the parameters `p (parameter,)` in
+    their declared order, and the step index `t`. `tangent(x, p, t, v, out)` writes the Jacobian at x times `v (dim,)`;
+    `frame_tangent(x, p, t, V, out)` does so for all rows of `V (k, dim)` at once, where that shares work;
+    `hessian(x, p, t, V, out)` likewise for the loss Hessian of a training map. Without a tangent, central differences
+    are used, and results say so. `observables`: name → `f(x, p, t)` → float. The other arguments are `Map`'s fields.
+
+    Rules are plain Python functions in numba's subset; the constants they close over (training data up to about 1 MB)
+    are compiled in. A division by zero gives inf, not an exception.
+
+    Raises TypeError for a rule that is no function; CompilationError (a ValueError), at first use, for one that numba
+    cannot compile.
+    """
+
+    def __init__(
+        self,
+        rule: Rule,
+        tangent: Rule | None = None,
+        frame_tangent: Rule | None = None,
+        hessian: Rule | None = None,
+        **settings: Any,
+    ) -> None:
+        functions = Functions(rule, tangent, frame_tangent, hessian)
+        for kind, function in functions._asdict().items():
+            if not callable(function) and (function is not None or kind == "rule"):
+                raise TypeError(f"{kind} = {function!r}: give a function")
+        super().__init__(**{"name": _python(rule).__name__, **settings})
+        object.__setattr__(self, "functions", functions)
+
+    functions: Functions
+
+    # -- the definition: the same functions, called from Python ---------------------------------------------------
+
+    def step(self, x: Array, p: Array, t: int) -> Array:
+        """One step of every member, by the rule as plain Python."""
+        out = np.full_like(x, np.nan)
+        for m in range(len(x)):
+            _call_plain(self.functions.rule, x[m], p[m], t, out[m])
+        return out
+
+    @property
+    def exact_tangent(self) -> bool:
+        """Whether the map was given a tangent; otherwise central differences are used."""
+        return self.functions.tangent is not None or self.functions.frame_tangent is not None
+
+    def tangent(self, x: Array, p: Array, t: int, v: Array) -> Array:
+        """The Jacobian at x times each row of ``v (member, k, dim)``, by the tangent as plain Python."""
+        if not self.exact_tangent:
+            return np.asarray(super().tangent(x, p, t, v))
+        out = np.full_like(v, np.nan)
+        for m in range(len(x)):
+            if self.functions.frame_tangent is not None:
+                _call_plain(self.functions.frame_tangent, x[m], p[m], t, v[m], out[m])
+                continue
+            for j in range(v.shape[1]):
+                _call_plain(self.functions.tangent, x[m], p[m], t, v[m, j], out[m, j])
+        return out
+
+    def curvature(self, x: Array, p: Array, t: int, v: Array) -> Array:
+        """The loss Hessian at x_t times each row of ``v (member, k, weights)``. Raises TypeError without a loss."""
+        if self.functions.hessian is None:
+            return np.asarray(super().curvature(x, p, t, v))
+        out = np.full_like(v, np.nan)
+        for m in range(len(x)):
+            _call_plain(self.functions.hessian, x[m], p[m], t, v[m], out[m])
+        return out
+
+    def observable(self, name: str, x: Array, p: Array, t: int) -> Array:
+        """One observable of every member, ``(member,)``."""
+        return np.array([self.observables[name](x[m], p[m], t) for m in range(len(x))], dtype=np.float64)
+
+    # -- the verbs, compiled ---------------------------------------------------------------------------------------
+
+    def advance(self, x: Array, p: Array, t: int, steps: int) -> End:
+        """`steps` steps from step index t; no record."""
+        return self._orbit(x, p, t, steps, max(steps, 1), (), np.empty((len(x), 0, 0)))
+
+    def orbit(self, x: Array, p: Array, t: int, steps: int, every: int, observe: Sequence[str]) -> tuple[Array, End]:
+        """Records ``(member, steps // every, channel)`` of what is observed at t, t + every, …, and the end."""
+        records = np.empty((len(x), steps // every, len(observe)))
+        return records, self._orbit(x, p, t, steps, every, tuple(observe), records)
+
+    def _orbit(
+        self, x: Array, p: Array, t: int, steps: int, every: int, observe: tuple[str, ...], records: Array
+    ) -> End:
+        x, escaped = np.array(x, dtype=np.float64), begin(x)
+        self._kernel("orbit", observe=observe)(x, p, t, steps, every, records, escaped)
+        return End(x, None, t + steps, escaped)
+
+    def tangent_orbit(
+        self, x: Array, p: Array, t: int, frame: Array, steps: int, every: int, keep: Sequence[str] = ()
+    ) -> tuple[TangentRecords, End]:
+        """Carry ``frame (member, k, dim)`` along the orbit, re-orthonormalised each `every` steps."""
+        members, k, dim = frame.shape
+        records = tangent_records(members, steps // every, k, dim, keep)
+        frames, factors = (np.empty((members, 0, k, n)) for n in (dim, k))
+        frames = frames if records.frames is None else records.frames
+        factors = factors if records.factors is None else records.factors
+        x, frame, escaped = np.array(x, dtype=np.float64), np.array(frame, dtype=np.float64), begin(x)
+        loop = self._kernel("tangent_orbit", k)
+        loop(x, p, t, frame, steps, every, records.log_stretches, frames, factors, escaped)
+        return records, End(x, frame, t + steps, escaped)
+
+    def separation_orbit(
+        self, x: Array, y: Array, p: Array, t: int, steps: int, every: int, norm: str = "l1"
+    ) -> tuple[Array, End]:
+        """Distances ``(member, perturbation, steps // every)`` of ``y (member, perturbation, dim)`` from the orbit of x."""
+        if norm not in NORMS:
+            raise ValueError(unknown("norm", norm, NORMS))
+        x, y, escaped = np.array(x, dtype=np.float64), np.array(y, dtype=np.float64), begin(x)
+        distances = np.empty((*y.shape[:2], steps // every))
+        loop = self._kernel("separation_orbit")
+        loop(x, y, p, t, steps, every, NORMS.index(norm), distances, escaped)
+        return distances, End(x, y, t + steps, escaped)
+
+    def _kernel(self, name: str, k: int = 1, observe: tuple[str, ...] = ()) -> Callable[..., None]:
+        loop = getattr(self._module(k, observe), name)
+
+        def call(*arguments: Any) -> None:
+            try:
+                loop(*arguments)
+            except NumbaError as error:
+                reason = " ".join(line.strip() for line in str(error).splitlines() if line.strip())[:600]
+                raise CompilationError(
+                    f"numba cannot compile the rule of {self.name!r}: {reason} "
+                    "Write it as rule(x, p, t, out) in numba's subset of Python, or use nnflow.TensorMap."
+                ) from error
+
+        return call
+
+    def _module(self, k: int, observe: tuple[str, ...]) -> types.ModuleType:
+        if (k, observe) not in self._modules:
+            periods = np.array([self.periods.get(name, 0.0) for name in self.coordinates])
+            names: dict[str, Any] = {"rule": self.functions.rule, "DIM": self.dim, "K": k, "PERIODS": periods}
+            names["LANES"] = LOCKSTEP if self.dim <= SMALL else 1
+            glue = self._tangent_glue(names) + self._observe_glue(names, observe)
+            self._modules[k, observe] = _load(glue, names)
+        return self._modules[k, observe]
+
+    @cached_property
+    def _modules(self) -> dict[tuple[int, tuple[str, ...]], types.ModuleType]:
+        return {}
+
+    def _tangent_glue(self, names: dict[str, Any]) -> str:
+        if self.functions.frame_tangent is not None:
+            names["frame_tangent"] = self.functions.frame_tangent
+            return ""
+        if self.functions.tangent is not None:
+            names["tangent"] = self.functions.tangent
+            return "\nframe_tangent = one_by_one\n"
+        return "\nframe_tangent = by_differences\n"
+
+    def _observe_glue(self, names: dict[str, Any], observe: tuple[str, ...]) -> str:
+        lines = ["", "", "@njit(nogil=True, cache=True, forceinline=True)", "def observe(x, p, t, out):"]
+        for i, name in enumerate(observe):
+            if name in self.coordinates:
+                lines.append(f"    out[{i}] = x[{self.column(name)}]")
+            else:
+                names[f"observable_{i}"] = self.observables[name]
+                lines.append(f"    out[{i}] = observable_{i}(x, p, t)")
+        if observe == self.coordinates:
+            lines[4:] = ["    put(out, x)"]
+        return "\n".join([*lines, *([] if observe else ["    pass"]), ""])
+
+    def __getstate__(self) -> bytes:
+        state = {name: value for name, value in self.__dict__.items() if name != "_modules"}
+        return bytes(cloudpickle.dumps(state))
+
+    def __setstate__(self, state: bytes) -> None:
+        self.__dict__.update(cloudpickle.loads(state))
+
+
+def _python(function: Any) -> Any:
+    return function.py_func if isinstance(function, Dispatcher) else function
+
+
+def _call_plain(function: Any, *arguments: Any) -> None:
+    """Call a rule from Python with numba's meaning of bad arithmetic: inf or NaN, no exception."""
+    with np.errstate(all="ignore"):
+        try:
+            function(*arguments)
+        except (OverflowError, ZeroDivisionError):
+            arguments[-1][...] = np.nan
+
+
+# -- modules made for one map, found again on disk ----------------------------------------------------------------
+
+_loaded: dict[str, types.ModuleType] = {}
+_loading = threading.Lock()
+
+
+def cache_directory() -> Path:
+    """Where compiled loops are kept: $NNFLOW_CACHE_DIR, or the user's cache directory; a temporary one if neither can be written."""
+    directory = Path(os.environ.get("NNFLOW_CACHE_DIR") or user_cache_path("nnflow"))
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            return directory
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="nnflow-"))
+
+
+def _load(glue: str, names: dict[str, Any]) -> types.ModuleType:
+    """The loops bound to one map's functions: loaded once a process, compiled once a machine."""
+    text = files("nnflow").joinpath("loops.py").read_text() + glue
+    digest = fingerprint(text, names)
+    with _loading:
+        if digest not in _loaded:
+            _loaded[digest] = _execute(text, names, digest)
+    return _loaded[digest]
+
+
+def _execute(text: str, names: dict[str, Any], digest: str) -> types.ModuleType:
+    path = cache_directory() / f"loops_{digest}.py"
+    if not path.exists():
+        scratch = path.with_suffix(f".{os.getpid()}.tmp")
+        scratch.write_text(text)
+        scratch.replace(path)
+    module = types.ModuleType(path.stem)
+    module.__file__ = str(path)
+    for name, value in names.items():
+        compiled = callable(value) and not isinstance(value, Dispatcher)
+        setattr(module, name, njit(nogil=True, error_model="numpy")(value) if compiled else value)
+    sys.modules[module.__name__] = module  # numba looks the module of cached code up by name
+    exec(compile(text, str(path), "exec"), module.__dict__)
+    return module
+
+
+def fingerprint(*objects: Any) -> str:
+    """A name for functions with all they depend on: bytecode, constants, closures, the globals they use, and versions."""
+    hasher = hashlib.sha256()
+    _feed(hasher, (sys.version, version("numba"), version("numpy"), objects), set())
+    return hasher.hexdigest()[:24]
+
+
+def _feed(hasher: Any, thing: Any, seen: set[int]) -> None:
+    thing = _python(thing)
+    hasher.update(type(thing).__name__.encode())
+    if isinstance(thing, np.ndarray):
+        hasher.update(f"{thing.dtype}{thing.shape}".encode() + np.ascontiguousarray(thing).tobytes())
+    elif isinstance(thing, types.CodeType):
+        hasher.update(thing.co_code)
+        _feed(hasher, (thing.co_consts, thing.co_names), seen)
+    elif isinstance(thing, types.FunctionType) and thing.__module__.partition(".")[0] not in ("numpy", "numba"):
+        if id(thing) not in seen:
+            seen.add(id(thing))
+            cells = [cell.cell_contents for cell in thing.__closure__ or ()]
+            uses = [(name, thing.__globals__[name]) for name in _names(thing.__code__) if name in thing.__globals__]
+            _feed(hasher, (thing.__code__, thing.__defaults__, cells, uses), seen)
+    elif isinstance(thing, (tuple, list)):
+        for item in thing:
+            _feed(hasher, item, seen)
+    elif isinstance(thing, (dict, frozenset, set)):
+        _feed(hasher, sorted(thing.items() if isinstance(thing, dict) else thing, key=repr), seen)
+    elif isinstance(thing, (types.ModuleType, type)) or callable(thing):
+        hasher.update(getattr(thing, "__qualname__", getattr(thing, "__name__", "")).encode())
+    else:
+        hasher.update(repr(thing).encode())
+
+
+def _names(code: types.CodeType) -> list[str]:
+    nested = [name for const in code.co_consts if isinstance(const, types.CodeType) for name in _names(const)]
+    return sorted({*code.co_names, *nested})

@@ -1,0 +1,373 @@
+"""An ensemble is many copies of a map: a scan is an ensemble with one member per grid point and initial state.
+
+Names and shapes are checked here, once; the verbs below check nothing. What is drawn (states, frames, perturbations)
+belongs to the `init` index: one init starts from the same state with the same frame at every grid point of the scan,
+whatever the chunking. `Recording` is measured data in the same clothes: it offers only `orbit`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from nnflow.map import Array, End, IntArray, Map, TangentRecords, begin, generator, unknown
+
+FASTEST, SLOWEST = 0.1, 0.4  # seconds: how long one call of a verb is meant to take, so that Ctrl-C and bars work
+
+Tick = Callable[[int], None]
+
+
+class Axis(NamedTuple):
+    """One axis of a scan: its name, its values, and what it varies ("parameter", "coordinate", "init" or "member")."""
+
+    name: str
+    values: npt.NDArray[Any]
+    kind: str
+
+
+@dataclass(frozen=True, eq=False)
+class Ensemble:
+    """Many members of one map: native `state (member, dim)`, `parameters (member, parameter)`, all at step index `t`.
+
+    `escaped (member,)` is the step index of each member's first non-finite state (-1 = never). `axes` shape the
+    members, the last axis varying fastest; `init (member,)` is the index of each member's initial state. `frame` is
+    what the last `tangent_orbit` or `separation_orbit` carried along. Make one with `Ensemble.grid`.
+    """
+
+    map: Map
+    state: Any
+    parameters: Array
+    t: int
+    escaped: IntArray
+    axes: tuple[Axis, ...]
+    init: IntArray
+    seed: int = 0
+    frame: Any = None
+    tick: Tick | None = field(default=None, repr=False)
+
+    @classmethod
+    def grid(
+        cls, map: Map, states: npt.ArrayLike | None = None, inits: int | None = None, seed: int = 0, **axes: Any
+    ) -> Ensemble:
+        """One member per point of the grid spanned by the keyword axes, and per initial state.
+
+        `states (n, dim)` are the initial states (one row: no `init` axis), or `inits` many are drawn by the map from
+        `seed` (one if neither is given). Each keyword is a parameter or a coordinate of the map with the values to
+        scan, in order (a single number: no axis); a coordinate's values replace that component of the initial state.
+
+        Raises ValueError for a name the map does not have, an empty axis, values or states that are not finite or do
+        not fit, and TypeError if `map` is no Map.
+        """
+        if not isinstance(map, Map):
+            raise TypeError(f"{map!r} is not a map: make one first, e.g. nnflow.maps['henon']()")
+        first = _initial_states(map, states, inits, seed)
+        scanned = [_axis(map, name, values) for name, values in axes.items()]
+        shape = [len(axis.values) for axis in scanned]
+        index = np.indices([*shape, len(first)]).reshape(len(shape) + 1, -1)
+        x, p = first[index[-1]], np.tile(list(map.parameters.values()), (index.shape[1], 1)).astype(np.float64)
+        for axis, i in zip(scanned, index, strict=False):
+            target, names = (p, list(map.parameters)) if axis.kind == "parameter" else (x, list(map.coordinates))
+            target[:, names.index(axis.name)] = axis.values[i]
+        kept = [axis for axis in scanned if np.ndim(axes[axis.name]) > 0]
+        if len(first) > 1:
+            kept.append(Axis("init", np.arange(len(first)), "init"))
+        return cls(map, map.native(x), p, 0, begin(x), tuple(kept), index[-1].astype(np.int64), int(seed))
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"seed = {self.seed}: give a whole number, 0 or larger")
+
+    def __len__(self) -> int:
+        return len(self.parameters)
+
+    @property
+    def states(self) -> Array:
+        """The current states as numpy, ``(member, dim)``."""
+        return self.map.to_numpy(self.state)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The lengths of the axes; their product is the number of members."""
+        return tuple(len(axis.values) for axis in self.axes)
+
+    # -- choosing members ------------------------------------------------------------------------------------------
+
+    def take(self, members: npt.ArrayLike, axes: tuple[Axis, ...] | None = None) -> Ensemble:
+        """The members of these indices, in this order; `axes` shape them (default: one axis, "member")."""
+        chosen = np.asarray(members, dtype=np.int64).ravel()
+        return replace(
+            self,
+            state=self.state[chosen],
+            parameters=self.parameters[chosen],
+            escaped=self.escaped[chosen],
+            init=self.init[chosen],
+            frame=None if self.frame is None else self.frame[chosen],
+            axes=(Axis("member", chosen, "member"),) if axes is None else axes,
+        )
+
+    def index(self, axis: str) -> IntArray:
+        """Member indices ``(len(axis), the rest)``: row i holds the members at the i-th value of an axis."""
+        names = [a.name for a in self.axes]
+        if axis not in names:
+            raise ValueError(unknown("axis of the ensemble", axis, names))
+        members = np.arange(len(self)).reshape(self.shape)
+        return np.moveaxis(members, names.index(axis), 0).reshape(self.shape[names.index(axis)], -1)
+
+    def select(self, axis: str, i: int) -> Ensemble:
+        """The members at the i-th value of an axis; the other axes stay. Raises ValueError for an unknown axis."""
+        return self.take(self.index(axis)[i], tuple(a for a in self.axes if a.name != axis))
+
+    def split(self, size: int, whole: Sequence[str] = ()) -> list[tuple[IntArray, Ensemble]]:
+        """Chunks of about `size` members, as (member indices, ensemble); the axes in `whole` are never cut."""
+        kept = [a for a in self.axes if a.name in whole]
+        members = np.arange(len(self)).reshape(self.shape)
+        source = [i for i, a in enumerate(self.axes) if a.name in whole]
+        rows = np.moveaxis(members, source, range(-len(source), 0)).reshape(
+            -1, int(np.prod([len(a.values) for a in kept], dtype=int))
+        )
+        step = max(1, size // rows.shape[1])
+        chunks = [rows[i : i + step] for i in range(0, len(rows), step)]
+        return [(c.ravel(), self.take(c, (Axis("member", c[:, 0], "member"), *kept))) for c in chunks]
+
+    def with_states(self, states: Any, t: int | None = None) -> Ensemble:
+        """The same members in other (native) states, none escaped, at step index t (default: the present one)."""
+        fresh = begin(states)
+        return replace(self, state=states, frame=None, escaped=fresh, t=self.t if t is None else t)
+
+    # -- drawing by init index -------------------------------------------------------------------------------------
+
+    def draw(self, purpose: str, shape: tuple[int, ...], kind: str = "normal", seed: int | None = None) -> Array:
+        """Random numbers ``(member, *shape)``, the same for all members of one init: "normal" or "uniform" on (−1, 1)."""
+        rng = generator(self.seed if seed is None else seed, purpose)
+        count = (int(self.init.max()) + 1, *shape)
+        drawn = rng.standard_normal(count) if kind == "normal" else rng.uniform(-1.0, 1.0, count)
+        return np.asarray(drawn[self.init])
+
+    def with_frame(self, k: int, seed: int | None = None) -> Ensemble:
+        """The same ensemble with a Haar-random orthonormal frame of k vectors, drawn per init (`draw`).
+
+        Raises ValueError unless 1 ≤ k ≤ dim.
+        """
+        if not 1 <= k <= self.map.dim:
+            raise ValueError(f"k = {k}: {self.map.name} has dim {self.map.dim}, so 1 <= k <= {self.map.dim}")
+        q, r = np.linalg.qr(self.draw("frame", (k, self.map.dim), seed=seed).transpose(0, 2, 1))
+        sign = np.where(np.einsum("mjj->mj", r) < 0, -1.0, 1.0)
+        return replace(self, frame=self.map.native((q * sign[:, None, :]).transpose(0, 2, 1)))
+
+    # -- the verbs -------------------------------------------------------------------------------------------------
+
+    def advance(self, steps: int) -> Ensemble:
+        """`steps` steps further (0 is allowed); any frame is dropped."""
+        now = replace(self, frame=None)
+        for block in self._blocks(steps, 1, "steps", least=0):
+            now = now._moved(now.map.advance(now.state, now.parameters, now.t, block))
+        return now
+
+    def orbit(
+        self, steps: int, every: int = 1, observe: str | Sequence[str] | None = None
+    ) -> tuple[Array, Ensemble]:
+        """Records ``(member, steps // every, channel)`` at t, t + every, …, and the ensemble after `steps` steps.
+
+        `observe`: a name, or names, of coordinates or observables (default: all coordinates). Raises ValueError for an
+        unknown name, or `steps` that is not a positive multiple of `every`.
+        """
+        names = self.map.channels(observe)
+        now, records = replace(self, frame=None), np.empty((len(self), _whole(steps, every), len(names)))
+        for block in self._blocks(steps, every):
+            done = (now.t - self.t) // every
+            seen, end = now.map.orbit(now.state, now.parameters, now.t, block, every, names)
+            records[:, done : done + seen.shape[1]] = seen
+            now = now._moved(end)
+        return records, now
+
+    def tangent_orbit(
+        self, steps: int, every: int = 1, keep: Sequence[str] = ()
+    ) -> tuple[TangentRecords, Ensemble]:
+        """Carry the frame (see `with_frame`) along; it is re-orthonormalised each `every` steps.
+
+        Returns `TangentRecords` (`keep` may ask for "frames" and "factors") and the ensemble after `steps` steps, whose
+        frame continues. Raises ValueError without a frame, or if `steps` is not a positive multiple of `every`.
+        """
+        if self.frame is None:
+            raise ValueError("the ensemble carries no frame: call .with_frame(k) first")
+        now, seen = self, []
+        for block in self._blocks(steps, every):
+            records, end = now.map.tangent_orbit(now.state, now.parameters, now.t, now.frame, block, every, keep)
+            seen.append(records)
+            now = now._moved(end)
+        stretches, *kept = zip(*seen, strict=True)
+        frames, factors = (None if k[0] is None else np.concatenate(k, axis=1) for k in kept)
+        return TangentRecords(np.concatenate(stretches, axis=1), frames, factors), now
+
+    def separation_orbit(
+        self, neighbours: Any, steps: int, every: int = 1, norm: str = "l1"
+    ) -> tuple[Array, Ensemble]:
+        """Distances ``(member, perturbation, steps // every)`` of `neighbours (member, perturbation, dim)` from the orbit.
+
+        The ensemble that comes back holds the neighbours, where they ended, as its `frame`. Raises ValueError if shapes
+        do not fit, for an unknown norm, or if `steps` is not a positive multiple of `every`.
+        """
+        if neighbours.ndim != 3 or neighbours.shape[::2] != (len(self), self.map.dim):
+            raise ValueError(
+                f"neighbours have shape {tuple(neighbours.shape)}: give ({len(self)}, perturbations, {self.map.dim})"
+            )
+        now, seen = replace(self, frame=neighbours), []
+        for block in self._blocks(steps, every):
+            distances, end = now.map.separation_orbit(
+                now.state, now.frame, now.parameters, now.t, block, every, norm
+            )
+            seen.append(distances)
+            now = now._moved(end)
+        return np.concatenate(seen, axis=2), now
+
+    def _moved(self, end: End) -> Ensemble:
+        escaped = np.where(self.escaped >= 0, self.escaped, end.escaped)
+        if self.tick is not None:
+            self.tick((end.t - self.t) * len(self))
+        return replace(self, state=end.states, frame=end.frame, t=end.t, escaped=escaped)
+
+    def _blocks(self, steps: int, every: int, name: str = "steps", least: int = 1) -> Iterator[int]:
+        """Cut the time into calls of a fraction of a second: sizes are multiples of `every` that add up to `steps`."""
+        _whole(steps, every, least)
+        size, left = 1, steps // every
+        while left > 0:
+            began, now = time.perf_counter(), min(size, left)
+            yield now * every
+            left -= now
+            taken = time.perf_counter() - began
+            size = size * 4 if taken < FASTEST / 4 else size * 2 if taken < FASTEST else size
+            size = max(1, size // 2) if taken > SLOWEST else size
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """Measured series that go through the same analyses: an ensemble that offers only `orbit`.
+
+    `values` is ``(time,)``, ``(time, channel)`` or ``(series, time, channel)``; `names` name the channels. `advance`
+    drops samples from the start. What needs a map (tangents, perturbations) raises TypeError.
+    """
+
+    values: npt.ArrayLike
+    names: Sequence[str] = ("x",)
+    t: int = 0
+    tick: Tick | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        values = np.asarray(self.values, dtype=np.float64)
+        cube = values[None, :, None] if values.ndim == 1 else values[None] if values.ndim == 2 else values
+        names = (self.names,) if isinstance(self.names, str) else tuple(self.names)
+        if cube.ndim != 3 or cube.shape[2] != len(names) or 0 in cube.shape:
+            raise ValueError(
+                f"values of shape {values.shape} with names {names}: give (time,), (time, channel) or "
+                "(series, time, channel), and one name a channel"
+            )
+        object.__setattr__(self, "values", cube)
+        object.__setattr__(self, "names", names)
+
+    @property
+    def cube(self) -> Array:
+        """The values as ``(series, time, channel)``."""
+        return np.asarray(self.values)
+
+    def __len__(self) -> int:
+        return len(self.cube)
+
+    @property
+    def samples(self) -> int:
+        """How many samples are left from the present time on."""
+        return int(self.cube.shape[1]) - self.t
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """One axis, "series", if there is more than one."""
+        return (Axis("series", np.arange(len(self)), "member"),) if len(self) > 1 else ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The lengths of the axes."""
+        return tuple(len(axis.values) for axis in self.axes)
+
+    @property
+    def escaped(self) -> IntArray:
+        """The index of the first sample that is not finite, per series; -1 = none."""
+        bad = ~np.isfinite(self.cube[:, : self.t]).all(axis=2)
+        return np.where(bad.any(axis=1), bad.argmax(axis=1), -1).astype(np.int64)
+
+    @property
+    def map(self) -> Map:
+        """There is none: raises TypeError."""
+        raise TypeError("a recording has no map: only analyses of observed series apply to it")
+
+    def take(self, members: npt.ArrayLike, axes: tuple[Axis, ...] | None = None) -> Recording:
+        """The series of these indices."""
+        return replace(self, values=self.cube[np.asarray(members, dtype=np.int64).ravel()])
+
+    def split(self, size: int, whole: Sequence[str] = ()) -> list[tuple[IntArray, Recording]]:
+        """Chunks of at most `size` series, as (indices, recording)."""
+        rows = np.arange(len(self))
+        chunks = [rows[i : i + max(1, size)] for i in range(0, len(self), max(1, size))]
+        return [(c, self.take(c)) for c in chunks]
+
+    def advance(self, steps: int) -> Recording:
+        """The recording from `steps` samples later on. Raises ValueError if it is too short."""
+        if not 0 <= steps <= self.samples:
+            raise ValueError(f"steps = {steps}: the recording has {self.samples} samples left")
+        if self.tick is not None:
+            self.tick(steps * len(self))
+        return replace(self, t=self.t + steps)
+
+    def orbit(
+        self, steps: int, every: int = 1, observe: str | Sequence[str] | None = None
+    ) -> tuple[Array, Recording]:
+        """The next `steps` samples, every `every`-th: ``(series, steps // every, channel)``, and what follows."""
+        names = list(self.names)
+        wanted = names if observe is None else [observe] if isinstance(observe, str) else list(observe)
+        for name in wanted:
+            if name not in names:
+                raise ValueError(unknown("channel of the recording", name, names))
+        _whole(steps, every)
+        after = self.advance(steps)
+        return self.cube[:, self.t : after.t : every, [names.index(name) for name in wanted]].copy(), after
+
+
+def _whole(steps: int, every: int, least: int = 1) -> int:
+    if every < 1 or steps < least or steps % every:
+        raise ValueError(
+            f"steps = {steps}, every = {every}: steps must be a {'positive ' if least else ''}multiple of every >= 1"
+        )
+    return steps // every
+
+
+def _initial_states(map: Map, states: npt.ArrayLike | None, inits: int | None, seed: int) -> Array:
+    if states is not None and inits is not None:
+        raise ValueError("give states or inits, not both")
+    if states is None:
+        if inits is not None and inits < 1:
+            raise ValueError(f"inits = {inits}: draw at least 1 initial state")
+        if seed < 0:
+            raise ValueError(f"seed = {seed}: give a whole number, 0 or larger")
+        return map.initial_states(inits or 1, seed)
+    first = np.array(states, dtype=np.float64)
+    if first.ndim != 2 or first.shape[1] != map.dim or not len(first):
+        raise ValueError(f"states of shape {first.shape}: {map.name} needs (n, {map.dim}), one initial state a row")
+    if not np.isfinite(first).all():
+        row = int(np.flatnonzero(~np.isfinite(first).all(axis=1))[0])
+        raise ValueError(f"states: row {row} is not finite: {first[row]}")
+    return first
+
+
+def _axis(map: Map, name: str, values: Any) -> Axis:
+    if name not in map.parameters and name not in map.coordinates:
+        shown = [*map.parameters, *map.coordinates[:12], *(["…"] if map.dim > 12 else [])]
+        raise ValueError(unknown(f"axis for {map.name}", name, shown, map.structure_hint(name)))
+    numbers = np.atleast_1d(np.asarray(values, dtype=np.float64))
+    if numbers.ndim != 1 or not numbers.size:
+        raise ValueError(f"axis {name}: {'no values' if not numbers.size else 'give a one-dimensional array of values'}")
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"axis {name}: value {numbers[~np.isfinite(numbers)][0]} is not finite")
+    return Axis(name, numbers, "parameter" if name in map.parameters else "coordinate")

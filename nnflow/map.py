@@ -1,0 +1,326 @@
+"""The contract: a map offers four verbs, written here once as plain loops (which are their definition).
+
+A map is x' = f(x, p, t). Whoever subclasses `Map` writes `step` (and `tangent`, if known) for a whole batch of
+members in numpy; a backend writes the same verbs as compiled loops (`CompiledMap`) or on tensors (`TensorMap`).
+
+Shapes, once and for all: states ``x (member, dim)``, parameters ``p (member, parameter)``, tangent vectors
+``v (member, k, dim)``: one vector a row. Time ``t`` is the step index (an int), the same for all members.
+
+A member that leaves the finite numbers is NaN from then on, and `End.escaped` holds the step index of its first
+non-finite state (-1 = never). This never raises, and never disturbs another member.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+Observable = Callable[[Any, Any, int], Any]
+
+NORMS = ("l1", "l2", "max")
+KEEP = ("frames", "factors")
+
+
+class End(NamedTuple):
+    """Where a verb stopped, so that whatever comes next continues exactly there.
+
+    `states (member, dim)` and `frame` are in the backend's own arrays; `t` is the next step index; `escaped (member,)`
+    int64 is the step index of the first non-finite state, -1 = never. After `separation_orbit`, `frame` holds the
+    perturbed states ``(member, perturbation, dim)``.
+    """
+
+    states: Any
+    frame: Any
+    t: int
+    escaped: IntArray
+
+
+class TangentRecords(NamedTuple):
+    """What `tangent_orbit` saw, one entry a block of `every` steps.
+
+    `log_stretches (member, block, k)` = ln R_jj of the block; on request `frames (member, block, k, dim)`, the
+    orthonormal frame at the start of each block, and `factors (member, block, k, k)`, the upper-triangular R with
+    M Q = Q' R (M the block's tangent map, Q and Q' the frames before and after it, as columns).
+    """
+
+    log_stretches: Array
+    frames: Array | None
+    factors: Array | None
+
+
+def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> str:
+    """One sentence for a name that is not known: the name, the nearest known one, all known ones."""
+    known = list(known)
+    near = get_close_matches(name, known, n=1)
+    nearest = f" Did you mean {near[0]!r}?" if near else ""
+    listing = ", ".join(known) if known else "none"
+    return f"unknown {kind} {name!r}.{nearest} Known: {listing}.{' ' + hint if hint else ''}"
+
+
+def uniform_box(low: Sequence[float], high: Sequence[float]) -> Callable[[int, int], Array]:
+    """Initial states uniform in a box: a function ``(n, seed) -> (n, dim)`` whose row i does not depend on n."""
+    lower, upper = np.asarray(low, float), np.asarray(high, float)
+
+    def draw(n: int, seed: int) -> Array:
+        return lower + (upper - lower) * generator(seed, "states").random((n, len(lower)))
+
+    return draw
+
+
+def generator(seed: int, purpose: str) -> np.random.Generator:
+    """The random generator of one purpose ("states", "frame", "perturbation", …) under one seed."""
+    return np.random.default_rng([seed, *purpose.encode()])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Map:
+    """A discrete map x' = f(x, p, t): subclass it and write `step`, for all members at once, in numpy.
+
+    Fields: `dim`; `parameters`, ordered name → default; `coordinates`, names of the state's components (default
+    x0, x1, …); `periods`, coordinate → period of an angle, so that distances do not jump at the wrap; `observables`,
+    name → function of (state, parameters, t); `box`, (low, high) rows for uniform initial states (default: the unit
+    cube), or `initial`, a function (n, seed) → (n, dim) whose row i must not depend on n; `ranges`, parameter →
+    (low, high) where the map is usually studied; `structure`, what was fixed when the map was made (not scannable);
+    `memory`, how many trailing components are optimiser memory; `source`, where the map comes from.
+
+    Raises ValueError if names clash or shapes do not fit.
+    """
+
+    dim: int = 1
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    coordinates: tuple[str, ...] = ()
+    periods: Mapping[str, float] = field(default_factory=dict)
+    observables: Mapping[str, Observable] = field(default_factory=dict)
+    box: tuple[Sequence[float], Sequence[float]] | None = None
+    initial: Callable[[int, int], Array] | None = None
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    structure: Mapping[str, Any] = field(default_factory=dict)
+    memory: int = 0
+    name: str = "map"
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if int(self.dim) != self.dim or self.dim < 1:
+            raise ValueError(f"dim = {self.dim!r}: a map needs a whole number of state components, at least 1")
+        names = tuple(self.coordinates) or tuple(f"x{i}" for i in range(self.dim))
+        object.__setattr__(self, "coordinates", names)
+        object.__setattr__(self, "parameters", {str(k): float(v) for k, v in self.parameters.items()})
+        if len(names) != self.dim:
+            raise ValueError(f"{len(names)} coordinates named for a map of dim {self.dim}: name each component once")
+        everything = [*self.parameters, *names, *self.observables]
+        if len(set(everything)) < len(everything):
+            twice = sorted({n for n in everything if everything.count(n) > 1})
+            raise ValueError(f"{', '.join(twice)}: used twice among parameters, coordinates and observables")
+        for name in self.periods:
+            self.column(name)
+        low, high = np.asarray(self.box or (np.zeros(self.dim), np.ones(self.dim)), dtype=float)
+        if low.shape != (self.dim,) or not (np.isfinite([low, high]).all() and (low <= high).all()):
+            raise ValueError(f"box = {self.box!r}: give (low, high), each {self.dim} finite numbers, low <= high")
+        object.__setattr__(self, "box", (tuple(low.tolist()), tuple(high.tolist())))
+
+    threads: ClassVar[bool] = True  # whether members are best shared out among threads
+
+    # -- what a map is -------------------------------------------------------------------------------------------
+
+    def step(self, x: Any, p: Any, t: int) -> Any:
+        """One step of every member: ``x (member, dim)`` → ``(member, dim)``."""
+        raise NotImplementedError(f"{type(self).__name__} does not write step(x, p, t)")
+
+    def tangent(self, x: Any, p: Any, t: int, v: Any) -> Any:
+        """The Jacobian at x_t times each row of ``v (member, k, dim)``; here by central differences.
+
+        The error of the differences is about 1e-10 relative on smooth maps; write the exact tangent where it is known.
+        """
+        scale = np.cbrt(np.finfo(float).eps) * np.maximum(1.0, np.abs(x).max(axis=1))[:, None]
+        out = np.empty_like(v)
+        for j in range(v.shape[1]):
+            length = np.sqrt((v[:, j] ** 2).sum(axis=1, keepdims=True))
+            h = scale / np.where(length > 0, length, 1.0)
+            ahead, behind = self.step(x + h * v[:, j], p, t), self.step(x - h * v[:, j], p, t)
+            out[:, j] = self.difference(ahead, behind) / (2 * h)
+        return out
+
+    def curvature(self, x: Any, p: Any, t: int, v: Any) -> Any:
+        """The loss Hessian at x_t times each row of ``v (member, k, weights)``; only training maps have one."""
+        raise TypeError(f"{self.name} has no loss, so no curvature: use a training map")
+
+    @property
+    def exact_tangent(self) -> bool:
+        """Whether `tangent` is exact (or differentiated automatically), not by central differences."""
+        return type(self).tangent is not Map.tangent
+
+    def initial_states(self, n: int, seed: int) -> Array:
+        """``(n, dim)`` drawn states; state i depends on the seed and on i alone."""
+        assert self.box is not None
+        draw = self.initial or uniform_box(*self.box)
+        return np.asarray(draw(n, seed), dtype=np.float64)
+
+    def with_parameters(self, **values: float) -> Self:
+        """The same map with other parameter defaults. Raises ValueError for a name that is no parameter."""
+        for name in values:
+            if name not in self.parameters:
+                raise ValueError(unknown(f"parameter of {self.name}", name, self.parameters, self.structure_hint(name)))
+        changed = object.__new__(type(self))
+        changed.__dict__.update(self.__dict__, parameters={**self.parameters, **{k: float(v) for k, v in values.items()}})
+        return changed
+
+    def structure_hint(self, name: str) -> str:
+        """What to say when `name` is structure: fixed when the map is made, so not scannable."""
+        return f"{name} is structure: it is fixed when the map is made." if name in self.structure else ""
+
+    def column(self, name: str) -> int:
+        """The index of a coordinate. Raises ValueError for an unknown name."""
+        if name not in self.coordinates:
+            raise ValueError(unknown(f"coordinate of {self.name}", name, self.coordinates))
+        return self.coordinates.index(name)
+
+    def channels(self, observe: str | Sequence[str] | None) -> tuple[str, ...]:
+        """The names of what is observed: None is all coordinates. Raises ValueError for an unknown name."""
+        names = self.coordinates if observe is None else (observe,) if isinstance(observe, str) else tuple(observe)
+        for name in names:
+            if name not in self.coordinates and name not in self.observables:
+                known = [*self.coordinates[:12], *(["…"] if self.dim > 12 else []), *self.observables]
+                raise ValueError(unknown(f"observable of {self.name}", name, known))
+        return tuple(names)
+
+    def difference(self, x: Any, y: Any) -> Any:
+        """x − y, with angles taken the short way round."""
+        d = x - y
+        for name, period in self.periods.items():
+            i = self.column(name)
+            d[..., i] -= period * np.round(d[..., i] / period)
+        return d
+
+    def native(self, x: Array) -> Any:
+        """A float64 array as the backend holds it (numpy here; a tensor on its device for a tensor map)."""
+        return np.ascontiguousarray(x, dtype=np.float64)
+
+    def to_numpy(self, x: Any) -> Array:
+        """A backend's array as numpy."""
+        return np.asarray(x)
+
+    def observable(self, name: str, x: Any, p: Any, t: int) -> Array:
+        """One observable of every member, ``(member,)``."""
+        return np.asarray(self.observables[name](x, p, t), dtype=np.float64)
+
+    def observe(self, x: Any, p: Any, t: int, names: Sequence[str]) -> Array:
+        """The named coordinates and observables, ``(member, channel)``; NaN for a member that has escaped."""
+        out = np.empty((len(x), len(names)))
+        states = self.to_numpy(x)
+        for i, name in enumerate(names):
+            is_coordinate = name in self.coordinates
+            out[:, i] = states[:, self.column(name)] if is_coordinate else self.observable(name, x, p, t)
+        out[~np.isfinite(states).all(axis=1)] = np.nan
+        return out
+
+    # -- the four verbs, as plain loops --------------------------------------------------------------------------
+
+    def advance(self, x: Any, p: Any, t: int, steps: int) -> End:
+        """`steps` steps from step index t; no record."""
+        x, escaped = settle(x, begin(x), t)
+        for s in range(t, t + steps):
+            x, escaped = settle(self.step(x, p, s), escaped, s + 1)
+        return End(x, None, t + steps, escaped)
+
+    def orbit(self, x: Any, p: Any, t: int, steps: int, every: int, observe: Sequence[str]) -> tuple[Array, End]:
+        """Records ``(member, steps // every, channel)`` of what is observed at t, t + every, …, and the end."""
+        end = self.advance(x, p, t, 0)
+        records = np.empty((len(x), steps // every, len(observe)))
+        for block in range(steps // every):
+            records[:, block] = self.observe(end.states, p, end.t, observe)
+            end = follow(end, self.advance(end.states, p, end.t, every))
+        return records, end
+
+    def tangent_orbit(
+        self, x: Any, p: Any, t: int, frame: Any, steps: int, every: int, keep: Sequence[str] = ()
+    ) -> tuple[TangentRecords, End]:
+        """Carry ``frame (member, k, dim)`` along the orbit, re-orthonormalised each `every` steps."""
+        members, k, dim = frame.shape
+        end = self.advance(x, p, t, 0)._replace(frame=frame)
+        records = tangent_records(members, steps // every, k, dim, keep)
+        for block in range(steps // every):
+            if records.frames is not None:
+                records.frames[:, block] = end.frame
+            for s in range(t + block * every, t + (block + 1) * every):
+                frame = self.tangent(end.states, p, s, end.frame)
+                end = follow(end, self.advance(end.states, p, s, 1))._replace(frame=frame)
+            frame, factor = orthonormalise(end.frame, end.escaped >= 0)
+            end = end._replace(frame=frame)
+            with np.errstate(divide="ignore"):
+                records.log_stretches[:, block] = np.log(np.einsum("mjj->mj", factor))
+            if records.factors is not None:
+                records.factors[:, block] = factor
+        return records, end
+
+    def separation_orbit(
+        self, x: Any, y: Any, p: Any, t: int, steps: int, every: int, norm: str = "l1"
+    ) -> tuple[Array, End]:
+        """Distances ``(member, perturbation, steps // every)`` of ``y (member, perturbation, dim)`` from the orbit of x."""
+        end = self.advance(x, p, t, 0)._replace(frame=y.copy())
+        distances = np.empty((*y.shape[:2], steps // every))
+        for block in range(steps // every):
+            distances[:, :, block] = length(self.difference(end.frame, end.states[:, None]), norm)
+            for j in range(y.shape[1]):
+                end.frame[:, j] = self.advance(end.frame[:, j], p, end.t, every).states
+            end = follow(end, self.advance(end.states, p, end.t, every))._replace(frame=end.frame)
+        return distances, end
+
+
+# -- the small steps the verbs share -----------------------------------------------------------------------------
+
+
+def begin(x: Any) -> IntArray:
+    """No member has escaped yet."""
+    return np.full(len(x), -1, dtype=np.int64)
+
+
+def settle(x: Any, escaped: IntArray, t: int) -> tuple[Any, IntArray]:
+    """Make every state that is not finite NaN, for good, and note the step index t of its first such state."""
+    bad = ~np.isfinite(x).all(axis=1) | (escaped >= 0)
+    return np.where(bad[:, None], np.nan, x), np.where(bad & (escaped < 0), t, escaped)
+
+
+def follow(before: End, after: End) -> End:
+    """`after`, with the escapes of `before` kept."""
+    return after._replace(escaped=np.where(before.escaped >= 0, before.escaped, after.escaped))
+
+
+def tangent_records(members: int, blocks: int, k: int, dim: int, keep: Sequence[str]) -> TangentRecords:
+    """Empty records of the asked-for kinds. Raises ValueError for a kind that does not exist."""
+    for name in keep:
+        if name not in KEEP:
+            raise ValueError(unknown("record", name, KEEP))
+    frames = np.empty((members, blocks, k, dim)) if "frames" in keep else None
+    factors = np.empty((members, blocks, k, k)) if "factors" in keep else None
+    return TangentRecords(np.empty((members, blocks, k)), frames, factors)
+
+
+def orthonormalise(frame: Array, escaped: npt.NDArray[np.bool_]) -> tuple[Array, Array]:
+    """QR of each member's rows, with a positive diagonal: the new rows ``(member, k, dim)`` and R ``(member, k, k)``.
+
+    Householder reflections keep the new frame orthonormal where a vector was stretched to exactly 0.
+    """
+    bad = escaped | ~np.isfinite(frame).all(axis=(1, 2))
+    q, r = np.linalg.qr(np.where(bad[:, None, None], 0.0, frame).transpose(0, 2, 1))
+    sign = np.where(np.einsum("mjj->mj", r) < 0, -1.0, 1.0)
+    rows, factor = (q * sign[:, None, :]).transpose(0, 2, 1).copy(), r * sign[:, :, None]
+    rows[bad], factor[bad] = np.nan, np.nan
+    return rows, factor
+
+
+def length(d: Array, norm: str) -> Array:
+    """The norm of the last axis: "l1", "l2" or "max". Raises ValueError for another name."""
+    if norm == "l1":
+        return np.asarray(np.abs(d).sum(axis=-1))
+    if norm == "l2":
+        return np.asarray(np.sqrt((d * d).sum(axis=-1)))
+    if norm == "max":
+        return np.asarray(np.abs(d).max(axis=-1))
+    raise ValueError(unknown("norm", norm, NORMS))

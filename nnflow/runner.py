@@ -1,0 +1,225 @@
+"""run(): members → chunks → executor → xarray.Dataset. The only place where results are shaped.
+
+Kernels are serial and release the GIL, so the default executor is a thread pool, one thread a core. Time is cut into
+short calls by the ensemble itself, which ticks after each: that moves the progress bar and lets Ctrl-C through.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
+from dataclasses import asdict, fields, is_dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from tqdm import tqdm
+
+from nnflow.analysis import Analysis, Result
+from nnflow.ensemble import Ensemble, Recording
+from nnflow.map import IntArray, Map, unknown
+from nnflow.registry import Registry
+
+PACKAGES = ("nnflow", "numpy", "numba", "torch", "scipy", "xarray")
+CONVENTIONS = (
+    "float64 unless the map says otherwise; natural logarithms, per iteration; Jacobian at x_t; steps count after the "
+    "transient; records hold x at t, t + every, ...; escaped is the step index of the first non-finite state, -1 = never"
+)
+analyses = Registry("nnflow.analyses", "analysis")
+
+
+class Cancelled(Exception):
+    """The run was interrupted; a worker thread stops at its next tick."""
+
+
+def run(
+    analysis: str | Analysis,
+    ensemble: Ensemble | Recording | Map,
+    *,
+    executor: Executor | None = None,
+    chunk: int | None = None,
+    progress: bool | None = None,
+    **settings: Any,
+) -> xr.Dataset:
+    """Apply an analysis to every member of an ensemble, in parallel, and label the result.
+
+    `analysis` is a registered name with its settings as keywords, or an instance (then without). A bare map is one
+    member with its default parameters and one drawn state. `executor`: any `concurrent.futures.Executor` (default: one
+    thread a core); `chunk`: members per task (it never changes the result of a compiled map); `progress`: a bar on
+    stderr (default: only on a terminal).
+
+    Returns a dataset whose dims are the scan axes in order, then `init` if there are several, then the analysis's own.
+    Its attributes hold the analysis, settings, map, parameters, seed, versions and conventions.
+
+    Raises LookupError for an unknown analysis, ValueError for a setting it does not have or refuses, TypeError if
+    `ensemble` is none, and whatever the analysis raises. An escaping orbit is a value: NaN, and `escaped`.
+    """
+    if isinstance(ensemble, Map):
+        ensemble = Ensemble.grid(ensemble)
+    if not isinstance(ensemble, (Ensemble, Recording)):
+        raise TypeError(f"{ensemble!r}: give an Ensemble, a Recording or a Map")
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk = {chunk}: give 1 member or more")
+    name, method = resolve(analysis, ensemble, settings)
+    size = chunk or _chunk_size(ensemble)
+    chunks = ensemble.split(size, method.couples(ensemble))
+    shown = sys.stderr.isatty() if progress is None else progress
+    with tqdm(total=method.work(ensemble), desc=name, unit=" steps", unit_scale=True, disable=not shown) as bar:
+        results = _map(method, chunks, executor, bar)
+    return _shape(name, method, ensemble, [members for members, _ in chunks], results)
+
+
+def resolve(analysis: str | Analysis, ensemble: Ensemble | Recording, settings: Mapping[str, Any]) -> tuple[str, Analysis]:
+    """The name that goes into the result, and the analysis with its settings."""
+    if not isinstance(analysis, str):
+        if settings:
+            raise ValueError(f"settings {', '.join(settings)}: put them into the {type(analysis).__name__} instance")
+        if not isinstance(analysis, Analysis) or not is_dataclass(analysis):
+            raise TypeError(f"{analysis!r}: give an analysis by name, or an instance of a nnflow.Analysis dataclass")
+        return _registered_name(type(analysis)), analysis
+    kind = analyses[analysis]
+    known = [f.name for f in fields(kind)]
+    for name in settings:
+        if name not in known:
+            raise ValueError(unknown(f"setting of {analysis}", name, known))
+    chosen = {**_window_of(ensemble, known, settings), **settings}
+    return analysis, kind(**chosen)
+
+
+def _window_of(ensemble: Ensemble | Recording, known: list[str], settings: Mapping[str, Any]) -> dict[str, int]:
+    """A recording has its own length: unless told otherwise, all of it is used and nothing is dropped."""
+    if not isinstance(ensemble, Recording):
+        return {}
+    transient, every = settings.get("transient", 0), settings.get("every", 1)
+    window = {"transient": transient, "steps": (ensemble.samples - transient) // every * every}
+    return {name: value for name, value in window.items() if name in known}
+
+
+def _registered_name(kind: type) -> str:
+    path = f"{kind.__module__}:{kind.__qualname__}"
+    return next((name for name, value in analyses.values() if value == path), path)
+
+
+def _chunk_size(ensemble: Ensemble | Recording) -> int:
+    if isinstance(ensemble, Ensemble) and not ensemble.map.threads:
+        return len(ensemble)
+    share = -(-len(ensemble) // (4 * (os.cpu_count() or 1)))
+    return -(-share // 8) * 8 if share > 8 else share
+
+
+def _map(
+    method: Analysis, chunks: list[tuple[IntArray, Any]], executor: Executor | None, bar: tqdm[Any]
+) -> list[Result]:
+    cancelled, lock = threading.Event(), threading.Lock()
+
+    def tick(steps: int) -> None:
+        if cancelled.is_set():
+            raise Cancelled
+        with lock:
+            bar.update(steps)
+
+    pool = executor or ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
+    local = isinstance(pool, ThreadPoolExecutor)
+    parts = [replace(part, tick=tick if local else None) for _, part in chunks]
+    futures: list[Future[Result]] = []
+    try:
+        futures.extend(pool.submit(method, part) for part in parts)
+        for future in as_completed(futures):
+            future.result()
+            if not local:
+                bar.update(bar.total // len(futures))
+        return [future.result() for future in futures]
+    except BaseException:
+        cancelled.set()
+        for future in futures:
+            future.cancel()
+        raise
+    finally:
+        if executor is None:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+# -- shaping -----------------------------------------------------------------------------------------------------
+
+
+def _shape(
+    name: str, method: Analysis, ensemble: Ensemble | Recording, members: list[IntArray], results: list[Result]
+) -> xr.Dataset:
+    if "escaped" not in results[0]:
+        raise ValueError(f"{name} returned no 'escaped': return {{…, 'escaped': ('member', after.escaped)}}")
+    axes = [axis.name for axis in ensemble.axes]
+    variables, coordinates = {}, {axis.name: (axis.name, axis.values) for axis in ensemble.axes}
+    for variable in results[0]:
+        dims, values, attrs = _joined(name, variable, len(ensemble), members, [r[variable] for r in results])
+        if dims[:1] == ("member",):
+            dims, values = (*axes, *dims[1:]), values.reshape((*ensemble.shape, *values.shape[1:]))
+        if dims == (variable,):
+            coordinates[variable] = (*(dims, values), attrs)  # type: ignore[assignment]
+        else:
+            variables[variable] = (dims, values, attrs)
+    variables["escaped"][2].setdefault("long_name", "step index of the first non-finite state, -1 = never")
+    return xr.Dataset(variables, coordinates, _attributes(name, method, ensemble))
+
+
+def _joined(
+    name: str, variable: str, count: int, members: list[IntArray], parts: list[Any]
+) -> tuple[tuple[str, ...], Any, dict[str, Any]]:
+    """One variable of all chunks, back in member order."""
+    dims = (parts[0][0],) if isinstance(parts[0][0], str) else tuple(parts[0][0])
+    attrs = dict(parts[0][2]) if len(parts[0]) > 2 else {}
+    arrays = [np.asarray(part[1]) for part in parts]
+    if dims[:1] != ("member",):
+        return dims, arrays[0], attrs
+    for rows, array in zip(members, arrays, strict=True):
+        if array.ndim != len(dims) or array.shape[0] != len(rows) or array.shape[1:] != arrays[0].shape[1:]:
+            raise ValueError(f"{name}: variable {variable!r} has dims {dims} but shape {array.shape} for {len(rows)} members")
+    whole = np.empty((count, *arrays[0].shape[1:]), dtype=arrays[0].dtype)
+    for rows, array in zip(members, arrays, strict=True):
+        whole[rows] = array
+    return dims, whole, attrs
+
+
+def _attributes(name: str, method: Analysis, ensemble: Ensemble | Recording) -> dict[str, Any]:
+    attributes = {
+        "analysis": name,
+        "settings": json.dumps(asdict(method)),  # type: ignore[call-overload]
+        "versions": json.dumps({package: version(package) for package in PACKAGES}),
+        "conventions": CONVENTIONS,
+    }
+    if isinstance(ensemble, Recording):
+        return {**attributes, "map": "recording"}
+    map = ensemble.map
+    return {
+        **attributes,
+        "map": map.name,
+        "parameters": json.dumps(dict(map.parameters)),
+        "structure": json.dumps(dict(map.structure), default=str),
+        "seed": ensemble.seed,
+        "tangent": "exact" if map.exact_tangent else "central differences",
+        "source": map.source,
+    }
+
+
+def save(dataset: xr.Dataset, path: str | Path) -> None:
+    """Write a dataset to a netCDF file, whole or not at all. Raises OSError if the file cannot be written."""
+    path = Path(path)
+    handle, scratch = tempfile.mkstemp(suffix=".nc", prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    try:
+        dataset.to_netcdf(scratch, engine="h5netcdf")
+        os.chmod(scratch, 0o644)
+        os.replace(scratch, path)
+    finally:
+        Path(scratch).unlink(missing_ok=True)
+
+
+def load(path: str | Path) -> xr.Dataset:
+    """Read a dataset that `save` wrote, whole, into memory. Raises OSError if there is no such netCDF file."""
+    return xr.load_dataset(path, engine="h5netcdf")

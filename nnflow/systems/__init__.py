@@ -1,0 +1,1 @@
+"""The registered maps: classic ones, optimisers as maps, networks in training."""

@@ -1,0 +1,1 @@
+"""Whole studies: programs that use nnflow's public names only."""
