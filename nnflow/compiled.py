@@ -20,7 +20,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cloudpickle
 import numpy as np
 from numba import njit
 from numba.core.dispatcher import Dispatcher
@@ -213,13 +212,6 @@ class CompiledMap(Map):
         if observe == self.coordinates:
             lines[4:] = ["    put(out, x)"]
         return "\n".join([*lines, *([] if observe else ["    pass"]), ""])
-
-    def __getstate__(self) -> bytes:
-        state = {name: value for name, value in self.__dict__.items() if name != "_modules"}
-        return bytes(cloudpickle.dumps(state))
-
-    def __setstate__(self, state: bytes) -> None:
-        self.__dict__.update(cloudpickle.loads(state))
 
 
 def _python(function: Any) -> Any:

@@ -220,6 +220,16 @@ class Map:
         out[~np.isfinite(states).all(axis=1)] = np.nan
         return out
 
+    def __getstate__(self) -> bytes:
+        import cloudpickle  # rules are often closures, which pickle itself cannot carry to a process pool
+
+        return bytes(cloudpickle.dumps({name: value for name, value in self.__dict__.items() if name[0] != "_"}))
+
+    def __setstate__(self, state: bytes) -> None:
+        import cloudpickle
+
+        self.__dict__.update(cloudpickle.loads(state))
+
     # -- the four verbs, as plain loops --------------------------------------------------------------------------
 
     def advance(self, x: Any, p: Any, t: int, steps: int) -> End:

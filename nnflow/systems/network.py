@@ -1,0 +1,214 @@
+"""Networks in training as maps: `training_map` for a torch module, `iris` for the network of the reference study.
+
+A small fully connected network in float64 gets the compiled rule of `perceptron`; any other module, device or dtype the
+tensor rule of `modules`. Both have the same state: the parameters in the module's order, each flattened, then the
+optimiser's memory. Only the functions that take a torch module import torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnflow.compiled import CompiledMap
+from nnflow.map import Array, Map, generator, unknown
+from nnflow.systems.data import iris_split
+from nnflow.systems.descent import compiled_descent, memory_names, optimiser
+from nnflow.systems.perceptron import Perceptron
+
+if TYPE_CHECKING:
+    import torch
+
+Layout = tuple[tuple[str, tuple[int, ...]], ...]
+BACKENDS = ("auto", "compiled", "tensor")
+
+
+class TrainingMap(Map):
+    """What every training map can do beside the verbs: carry states to and from modules.
+
+    `layout` lists (name, shape) of the module's parameters in the order of the state; `weights` is their total size.
+    """
+
+    layout: Layout
+
+    @property
+    def weights(self) -> int:
+        """How many of the state's components are weights (the first ones); the rest is optimiser memory."""
+        return self.dim - self.memory
+
+    def state_of(self, module: torch.nn.Module) -> Array:
+        """The state ``(dim,)`` of a module of this map's shape, with optimiser memory 0. Raises ValueError if it does not fit."""
+        parts = [p.detach().cpu().numpy().astype(np.float64).ravel() for p in self._fitting(module)]
+        return np.concatenate([*parts, np.zeros(self.memory)])
+
+    def load_state(self, module: torch.nn.Module, state: Any) -> torch.nn.Module:
+        """Write the weights of a state ``(dim,)`` into a module of this map's shape, and return it.
+
+        Raises ValueError if module or state do not fit.
+        """
+        import torch
+
+        values, parameters = self.to_numpy(state), self._fitting(module)
+        if values.shape != (self.dim,):
+            raise ValueError(f"the state has shape {values.shape}: give one state of shape ({self.dim},)")
+        ends = np.cumsum([p.numel() for p in parameters])
+        with torch.no_grad():
+            for parameter, part in zip(parameters, np.split(values[: self.weights], ends[:-1]), strict=True):
+                parameter.copy_(torch.as_tensor(part.reshape(parameter.shape)))
+        return module
+
+    def _fitting(self, module: torch.nn.Module) -> list[torch.nn.Parameter]:
+        parameters = list(module.parameters())
+        shapes, wanted = [tuple(p.shape) for p in parameters], [shape for _, shape in self.layout]
+        if shapes != wanted:
+            raise ValueError(f"the module has parameters of shapes {shapes}; this map has {wanted}")
+        return parameters
+
+
+class CompiledTraining(TrainingMap, CompiledMap):
+    """A small fully connected network in training, compiled."""
+
+
+def coordinate_names(layout: Layout, optimizer: str) -> tuple[str, ...]:
+    """A name for every component of the state: "0.weight[2,1]", "0.bias[2]", …, "velocity.0.weight[2,1]", …."""
+    names = [
+        f"{name}[{','.join(map(str, index))}]" if shape else name for name, shape in layout for index in np.ndindex(*shape)
+    ]
+    return (*names, *memory_names(optimizer, tuple(names)))
+
+
+def perceptron_map(
+    network: Perceptron,
+    optimizer: str = "gd",
+    *,
+    layout: Layout | None = None,
+    initial: Callable[[int, int], Array] | None = None,
+    structure: Mapping[str, Any] | None = None,
+    name: str = "perceptron",
+    source: str = "",
+    **defaults: float,
+) -> CompiledTraining:
+    """Full-batch training of a small fully connected network as a compiled map.
+
+    Parameters eta (and beta for "heavy_ball"); states drawn with kernels N(0, 1) and biases 0 unless `initial` says
+    otherwise. Observables: loss, accuracy (classification), test_loss, test_accuracy (with test data), l1, l2 (norms of
+    the weights), gradient_norm, and for bounded activations `stuck_on` and `saturated` (hidden units that stay within
+    0.01 of their upper limit, or of one of their limits, for every training input).
+    """
+    parameters = optimiser(optimizer, **defaults)
+    layout = layout or _layers(network.sizes)
+    coordinates = coordinate_names(layout, optimizer)
+    kernels, size = network.kernels(), network.dim
+    made = CompiledTraining(
+        *_positional(compiled_descent(kernels.gradient, kernels.hessian_products, size, optimizer)),
+        name=name,
+        dim=len(coordinates),
+        parameters=parameters,
+        coordinates=coordinates,
+        observables={key: _of_weights(function, size) for key, function in kernels.observables.items()},
+        initial=initial or Drawn(layout, len(coordinates) - size),
+        memory=len(coordinates) - size,
+        structure={"optimizer": optimizer, **(structure or {})},
+        source=source,
+    )
+    object.__setattr__(made, "layout", layout)
+    return made
+
+
+def _positional(functions: Any) -> tuple[Any, ...]:
+    return functions.rule, None, functions.frame_tangent, functions.hessian
+
+
+def _layers(sizes: tuple[int, ...]) -> Layout:
+    pairs = list(enumerate(pairwise(sizes), start=1))
+    return tuple(
+        entry for i, (inputs, outputs) in pairs for entry in ((f"W{i}", (outputs, inputs)), (f"b{i}", (outputs,)))
+    )
+
+
+def _of_weights(function: Any, size: int) -> Callable[[Array, Array, int], float]:
+    def observable(x: Array, p: Array, t: int) -> float:
+        value: float = function(x[:size])
+        return value
+
+    return observable
+
+
+class Drawn:
+    """Initial states of a network: kernels N(0, scale²), biases and optimiser memory 0."""
+
+    def __init__(self, layout: Layout, memory: int, scale: float = 1.0) -> None:
+        kernel = [np.full(int(np.prod(shape)), len(shape) > 1) for _, shape in layout]
+        self.kernels = np.concatenate([*kernel, np.zeros(memory, dtype=bool)])
+        self.scale = scale
+
+    def __call__(self, n: int, seed: int) -> Array:
+        states = np.zeros((n, len(self.kernels)))
+        drawn = generator(seed, "states").standard_normal((n, int(self.kernels.sum())))
+        states[:, self.kernels] = self.scale * drawn
+        return states
+
+
+def iris(split: int = 0, optimizer: str = "gd", **parameters: float) -> CompiledTraining:
+    """The network of the reference study on Iris: 4-10-3, sigmoid, softmax cross-entropy, full batch, raw features.
+
+    `split` seeds the 120/30 split; 83 weights: 10 × 4, 10 biases, 3 × 10, 3 biases; kernels drawn N(0, 1), biases 0.
+    Observables as in `perceptron_map`. Raises ValueError for a negative split or an unknown optimizer.
+    (K. Danovski, M. C. Soriano, L. Lacasa, Front. Complex Syst. 2, 1367957 (2024), arXiv:2404.05782.)
+    """
+    data = iris_split(split)
+    network = Perceptron((4, 10, 3), "sigmoid", "cross_entropy", data.inputs, data.labels, data.test_inputs, data.test_labels)
+    return perceptron_map(
+        network,
+        optimizer,
+        name="iris",
+        structure={"split": split},
+        source="K. Danovski, M. C. Soriano, L. Lacasa, Front. Complex Syst. 2, 1367957 (2024), arXiv:2404.05782",
+    ).with_parameters(**{"eta": 1.0, **parameters})
+
+
+def training_map(
+    module: torch.nn.Module,
+    loss_fn: Callable[[Any, Any], Any],
+    inputs: Any,
+    targets: Any,
+    optimizer: str = "gd",
+    test: tuple[Any, Any] | None = None,
+    device: Any = None,
+    backend: str = "auto",
+    *,
+    dtype: Any = None,
+    scale: float | None = None,
+    **defaults: float,
+) -> TrainingMap:
+    """Full-batch training of a torch module as a map: W' = W − η∇L(W), L = loss_fn(module(inputs), targets).
+
+    `inputs`, `targets` and the pair `test` are arrays or tensors. `optimizer`: "gd" (parameter eta) or "heavy_ball"
+    (eta, beta; the state is (w, velocity)); `defaults` set the parameters' defaults. The map works on a float64 copy
+    (`dtype`: another torch dtype); the module itself is never changed. States are drawn by the module's own
+    `reset_parameters`, seeded, or with `scale`: kernels N(0, scale²), biases 0.
+
+    `backend`: "compiled" for a Sequential of Linear layers and sigmoid, tanh, ReLU, softplus or identity, with
+    cross-entropy or mean squared error, on the CPU in float64; "tensor" for anything else; "auto" takes the compiled
+    one where it applies and the data are under 1 MB. Observables: loss, accuracy (classification), test_loss,
+    test_accuracy, l1, l2, gradient_norm; the compiled ones see `perceptron_map`.
+
+    Raises ValueError for an unknown backend, optimizer or parameter, a module whose outputs do not fit the loss, or one
+    that is not a fixed function of its parameters (dropout or batch-norm in training mode: call module.eval()).
+    """
+    from nnflow.systems.modules import Training, recognise, tensor_training
+
+    if backend not in BACKENDS:
+        raise ValueError(unknown("backend", backend, BACKENDS))
+    task = Training.checked(module, loss_fn, inputs, targets, test, device, dtype, scale)
+    network = recognise(task)
+    if backend == "compiled" and isinstance(network, str):
+        raise ValueError(f"backend = 'compiled': {network}; use backend='tensor'")
+    small = task.inputs.nbytes + task.targets.nbytes <= 2**20
+    if isinstance(network, str) or backend == "tensor" or (backend == "auto" and not small):
+        return tensor_training(task, optimizer, **defaults)
+    initial = task.initial(len(coordinate_names(task.layout, optimizer)) - network.dim)
+    return perceptron_map(network, optimizer, layout=task.layout, initial=initial, name=task.name, **defaults)
