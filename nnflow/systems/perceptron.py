@@ -1,16 +1,16 @@
-"""Small fully connected networks, compiled: loss, gradient, Hessian-vector products and what one watches in training.
+"""Small fully connected networks, compiled: loss, gradient, Hessian-vector products, and what one watches in training.
 
-The whole pass runs on one *sheet* (see ``rows``): a scratch array with one row per unit and one column per sample, which
-stays in the first-level cache. Long data sets are cut into blocks of samples, each a sheet of its own. The sheet holds
+The whole pass runs on one *sheet* (see ``rows``): scratch with one row per unit and one column per sample, small enough
+for the first-level cache. Many samples are cut into blocks, one after the other on the same sheet. Its rows are
 
-    top, total, inverse   scratch of the softmax          slope   f'(z) of every unit
-    weight                weight of every sample          delta   dL/dz, on its way dL/da
-    p                     softmax probabilities           bend    dL/da f''(z)
-    a                     inputs, then every unit         rz, ra, rd   derivatives of z, a and delta along a vector
+    top, total, inverse   scratch of the softmax        slope        f'(z) of every unit
+    weight                of every sample               delta        dL/dz, on its way dL/da
+    p                     softmax probabilities         bend         dL/da f''(z)
+    a                     the inputs, then every unit   rz, ra, rd   derivatives of z, a and delta along a vector
 
-and every region of units has the same order, so that the row of a unit in one region is its row in another plus a
-multiple of the number of units. Hessian-vector products are the derivative of the gradient along v (Pearlmutter 1994,
-"Fast exact multiplication by the Hessian"): slope, delta and bend are computed once, then each v costs one more pass.
+and from a to rd every region of units has the same order: a unit's row in one region is its row in another plus a
+multiple of the number of units, the `gap`. Hessian-vector products are the derivative of the gradient along v
+(Pearlmutter 1994, "Fast exact multiplication by the Hessian"): a, slope, delta and bend are computed once for all v.
 
 Weights are flat in torch's order (``parameters_to_vector`` of Linear, activation, Linear, …): W1 by rows (out, in), b1,
 W2, b2, …
@@ -22,16 +22,37 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
+import numba
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.systems import rows
-from nnflow.systems.rows import Array, kernel
+from nnflow.systems.rows import (  # names, not the module: fingerprints follow functions, not attributes of modules
+    FAST,
+    OPTIONS,
+    Array,
+    Function,
+    add_products,
+    add_sums,
+    combine,
+    copy_rows,
+    dots,
+    fill_row,
+    kernel,
+    log_sum,
+    multiply_rows,
+    nan_unless_finite,
+    new_sheet,
+    relu_rows,
+    sigmoid_rows,
+    softmax_derivative,
+    softmax_rows,
+    softplus_rows,
+    tanh_rows,
+)
 
-ACTIVATIONS = ("identity", "sigmoid", "tanh", "relu", "softplus")
-IDENTITY, SIGMOID, TANH, RELU, SOFTPLUS = range(5)
+Integers = npt.NDArray[np.int64]
 LIMITS = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}  # of the bounded ones
 LOSSES = ("cross_entropy", "mse")
 TOP, TOTAL, INVERSE, WEIGHT, P = range(5)  # first rows of a sheet
@@ -41,123 +62,215 @@ Observable = Callable[[Array], float]
 
 
 class Kernels(NamedTuple):
-    """Compiled functions of the flat weights, for Python and for other compiled code."""
+    """Compiled functions of the flat weights w (dim,), for Python and for other compiled code.
+
+    gradient(w, g) -> loss writes dL/dw into g (dim,). hessian_products(w, V, out) writes H V[j] into out[j], for V and
+    out (k, dim); a row does not depend on the others. observables: name -> f(w) -> float.
+
+    Where an entry of w is not finite, everything is NaN; where one of V[j] is not, out[j] is.
+
+    Observables: loss, test_loss; accuracy, test_accuracy (share of samples whose largest output is the label's; the
+    first of equals counts); l1, l2 (norms of w), gradient_norm (Euclidean). With sigmoid or tanh, over all their hidden
+    units in all layers: stuck_on, how many stay above their upper limit less 0.01 for every training input, and
+    saturated, how many do or stay below their lower limit plus 0.01.
+    """
 
     gradient: Callable[[Array, Array], float]
-    """gradient(w, g) -> loss: writes dL/dw into g (dim,)."""
     hessian_products: Callable[[Array, Array, Array], None]
-    """hessian_products(w, V, out): writes H V[j] into out[j]; V and out are (k, dim)."""
     observables: dict[str, Observable]
-    """name -> f(w)."""
+
+
+INNER: dict[str, Any] = {"no_cpython_wrapper": True}
+
+
+def _inner(function: Function) -> Function:
+    """A kernel for other kernels only: Python must not call it, and no time is spent on compiling a way in."""
+    return cast(Function, numba.njit(fastmath=FAST, **OPTIONS, **INNER)(function))
 
 
 # -------------------------------------------------------------------------------------------------------------- layers
+# The activations of `rows`, and here their curvatures: bend = delta f''(z) / f'(z) = dL/da f''(z), written without the
+# division. Both find the regions of a unit at multiples of `gap`, the number of units: slope 1, delta 2, bend 3.
 
 
-@kernel
-def _activate(t: Array, code: int, z: int, count: int, slope: int) -> None:
-    if code == SIGMOID:
-        rows.sigmoid_rows(t, z, count, slope)
-    elif code == TANH:
-        rows.tanh_rows(t, z, count, slope)
-    elif code == RELU:
-        rows.relu_rows(t, z, count, slope)
-    elif code == SOFTPLUS:
-        rows.softplus_rows(t, z, count, slope)
+@_inner
+def _no_rows(t: Array, a: int, count: int, gap: int) -> None:
+    pass
 
 
-@kernel
-def _bend(t: Array, code: int, bend: int, count: int, a: int, slope: int, delta: int) -> None:
-    """bend = delta f''(z), by way of a and f'(z)."""
+@_inner
+def _straight(t: Array, a: int, count: int, gap: int) -> None:
     for r in range(count):
-        rows.fill_row(t, bend + r, 0.0)
         for s in range(t.shape[1]):
-            if code == SIGMOID:
-                t[bend + r, s] = t[delta + r, s] * t[slope + r, s] * (1.0 - 2.0 * t[a + r, s])
-            elif code == TANH:
-                t[bend + r, s] = t[delta + r, s] * t[slope + r, s] * (-2.0 * t[a + r, s])
-            elif code == SOFTPLUS:
-                t[bend + r, s] = t[delta + r, s] * t[slope + r, s] * (1.0 - t[slope + r, s])
+            t[a + 3 * gap + r, s] = 0.0
+
+
+@_inner
+def _sigmoid_bend(t: Array, a: int, count: int, gap: int) -> None:
+    for r in range(count):
+        for s in range(t.shape[1]):
+            t[a + 3 * gap + r, s] = t[a + 2 * gap + r, s] * (1.0 - 2.0 * t[a + r, s])
+
+
+@_inner
+def _tanh_bend(t: Array, a: int, count: int, gap: int) -> None:
+    for r in range(count):
+        for s in range(t.shape[1]):
+            t[a + 3 * gap + r, s] = t[a + 2 * gap + r, s] * (-2.0 * t[a + r, s])
+
+
+@_inner
+def _softplus_bend(t: Array, a: int, count: int, gap: int) -> None:
+    for r in range(count):
+        for s in range(t.shape[1]):
+            t[a + 3 * gap + r, s] = t[a + 2 * gap + r, s] * (1.0 - t[a + gap + r, s])
+
+
+_Rows = Callable[[Array, int, int, int], None]
+CURVES: dict[str, tuple[_Rows, _Rows]] = {  # name -> the activation, its bend
+    "identity": (_no_rows, _no_rows),
+    "sigmoid": (sigmoid_rows, _sigmoid_bend),
+    "tanh": (tanh_rows, _tanh_bend),
+    "relu": (relu_rows, _straight),
+    "softplus": (softplus_rows, _softplus_bend),
+}
+ACTIVATIONS = tuple(CURVES)
+IDENTITY = ACTIVATIONS.index("identity")
+
+
+def _by_code(codes: frozenset[int], part: int) -> Callable[[Array, int, int, int, int], None]:
+    """A kernel that chooses by code among those that occur: what a network does not use is not compiled."""
+    code = max(codes)
+    chosen = CURVES[ACTIVATIONS[code]][part]
+
+    @_inner
+    def alone(t: Array, this: int, a: int, count: int, gap: int) -> None:
+        chosen(t, a, count, gap)
+
+    if len(codes) == 1:
+        return alone
+    others = _by_code(codes - {code}, part)
+
+    @_inner
+    def choice(t: Array, this: int, a: int, count: int, gap: int) -> None:
+        if this == code:
+            chosen(t, a, count, gap)
+        else:
+            others(t, this, a, count, gap)
+
+    return choice
+
+
+class _Layout(NamedTuple):
+    """Where layer i + 1 finds its things; closures take these arrays as constants."""
+
+    n: Integers  # units of layer i; 0 is the inputs
+    row: Integers  # row of its first unit
+    matrix: Integers  # its weights, in the flat vector
+    bias: Integers
+    step: Integers  # between the weights that lead to one unit: 1 (as a literal, numba would compile for it once more)
+
+
+def _layout(sizes: tuple[int, ...], first: int) -> _Layout:
+    n = np.array(sizes)
+    row = first + np.cumsum(n) - n
+    ends = np.cumsum(n[1:] * (n[:-1] + 1))
+    return _Layout(n, row, ends - n[1:] * (n[:-1] + 1), ends - n[1:], np.ones_like(ends))
 
 
 class _Passes(NamedTuple):
-    """The passes over a sheet that is loaded with a block of samples; `first` is the row of the inputs."""
+    """The passes of a gradient over a sheet that is loaded with a block of samples."""
 
     forward: Callable[[Array, Array], None]  # (w, t): a, slope
-    backward: Callable[[Array, Array, bool], None]  # (w, t, bent): delta (from dL/da of the outputs) and bend
+    backward: Callable[[Array, Array], None]  # (w, t): delta, from the dL/da of the outputs
     collect: Callable[[Array, Array], None]  # (t, g): g += the gradient
-    push: Callable[[Array, Array, Array], None]  # (w, v, t): rz, ra
-    pull: Callable[[Array, Array, Array, Array], None]  # (w, v, t, g): rd (from that of the outputs), g += H v
 
 
 def _passes(sizes: tuple[int, ...], codes: tuple[int, ...], first: int) -> _Passes:
-    layers, units = len(codes), sum(sizes[1:])
-    n = np.array(sizes)
-    row = first + np.concatenate(([0], np.cumsum(n[:-1])))  # of the outputs of layer l; 0 is the inputs
-    matrix = np.concatenate(([0], np.cumsum(n[1:] * (n[:-1] + 1))))[:-1]  # where the weights of layer l + 1 begin
-    bias = matrix + n[1:] * n[:-1]
-    code = np.array(codes)
-    slope, delta, bend, rz, ra, rd = (units * i for i in range(1, 7))
+    layers, gap, code = len(codes), sum(sizes[1:]), np.array(codes)
+    n, row, matrix, bias, step = _layout(sizes, first)
+    activate = _by_code(frozenset(codes), 0)
 
-    @kernel
+    @_inner
     def forward(w: Array, t: Array) -> None:
         for i in range(layers):
-            z = row[i + 1]
+            a = row[i + 1]
             for o in range(n[i + 1]):
-                rows.fill_row(t, z + o, w[bias[i] + o])
-            rows.combine(t, z, n[i + 1], row[i], n[i], w, matrix[i], n[i], 1)
-            _activate(t, code[i], z, n[i + 1], z + slope)
+                fill_row(t, a + o, w[bias[i] + o])
+            combine(t, a, n[i + 1], row[i], n[i], w, matrix[i], n[i], step[i])
+            activate(t, code[i], a, n[i + 1], gap)
 
-    @kernel
-    def backward(w: Array, t: Array, bent: bool) -> None:
+    @_inner
+    def backward(w: Array, t: Array) -> None:
         for i in range(layers - 1, -1, -1):
-            a, d = row[i + 1], row[i + 1] + delta
-            if bent:
-                _bend(t, code[i], a + bend, n[i + 1], a, a + slope, d)
+            a, before = row[i + 1], row[i]
             if code[i] != IDENTITY:
-                rows.multiply_rows(t, d, n[i + 1], a + slope)
+                multiply_rows(t, a + 2 * gap, n[i + 1], a + gap)
             if i > 0:
                 for o in range(n[i]):
-                    rows.fill_row(t, row[i] + delta + o, 0.0)
-                rows.combine(t, row[i] + delta, n[i], d, n[i + 1], w, matrix[i], 1, n[i])
+                    fill_row(t, before + 2 * gap + o, 0.0)
+                combine(t, before + 2 * gap, n[i], a + 2 * gap, n[i + 1], w, matrix[i], step[i], n[i])
 
-    @kernel
+    @_inner
     def collect(t: Array, g: Array) -> None:
         for i in range(layers):
-            d = row[i + 1] + delta
-            rows.dots(t, d, n[i + 1], row[i], n[i], g, matrix[i])
-            rows.add_sums(t, d, n[i + 1], g, bias[i])
+            delta = row[i + 1] + 2 * gap
+            dots(t, delta, n[i + 1], row[i], n[i], g, matrix[i])
+            add_sums(t, delta, n[i + 1], g, bias[i])
 
-    @kernel
+    return _Passes(forward, backward, collect)
+
+
+class _PassesAlong(NamedTuple):
+    """The derivatives of those passes along a vector v of weights."""
+
+    bend: Callable[[Array], None]  # (t): bend; needs no v
+    push: Callable[[Array, Array, Array], None]  # (w, v, t): rz, ra
+    pull: Callable[[Array, Array, Array, Array], None]  # (w, v, t, g): rd, from that of the outputs; g += H v
+
+
+def _passes_along(sizes: tuple[int, ...], codes: tuple[int, ...], first: int) -> _PassesAlong:
+    layers, gap, code = len(codes), sum(sizes[1:]), np.array(codes)
+    n, row, matrix, bias, step = _layout(sizes, first)
+    bend_rows = _by_code(frozenset(codes), 1)
+
+    @_inner
+    def bend(t: Array) -> None:
+        for i in range(layers):
+            bend_rows(t, code[i], row[i + 1], n[i + 1], gap)
+
+    @_inner
     def push(w: Array, v: Array, t: Array) -> None:
         for i in range(layers):
-            z = row[i + 1] + rz
+            a, before = row[i + 1], row[i]
+            rz, ra = a + 4 * gap, a + 5 * gap
             for o in range(n[i + 1]):
-                rows.fill_row(t, z + o, v[bias[i] + o])
-            rows.combine(t, z, n[i + 1], row[i], n[i], v, matrix[i], n[i], 1)
+                fill_row(t, rz + o, v[bias[i] + o])
+            combine(t, rz, n[i + 1], before, n[i], v, matrix[i], n[i], step[i])
             if i > 0:
-                rows.combine(t, z, n[i + 1], row[i] + ra, n[i], w, matrix[i], n[i], 1)
-            rows.copy_rows(t, row[i + 1] + ra, n[i + 1], z)
+                combine(t, rz, n[i + 1], before + 5 * gap, n[i], w, matrix[i], n[i], step[i])
+            copy_rows(t, ra, n[i + 1], rz)
             if code[i] != IDENTITY:
-                rows.multiply_rows(t, row[i + 1] + ra, n[i + 1], row[i + 1] + slope)
+                multiply_rows(t, ra, n[i + 1], a + gap)
 
-    @kernel
+    @_inner
     def pull(w: Array, v: Array, t: Array, g: Array) -> None:
         for i in range(layers - 1, -1, -1):
-            a, d = row[i + 1], row[i + 1] + rd
+            a, before = row[i + 1], row[i]
+            rd = a + 6 * gap
             if code[i] != IDENTITY:
-                rows.multiply_rows(t, d, n[i + 1], a + slope)
-                rows.add_products(t, d, n[i + 1], a + bend, a + rz)
-            rows.dots(t, d, n[i + 1], row[i], n[i], g, matrix[i])
-            rows.add_sums(t, d, n[i + 1], g, bias[i])
+                multiply_rows(t, rd, n[i + 1], a + gap)
+                add_products(t, rd, n[i + 1], a + 3 * gap, a + 4 * gap)
+            dots(t, rd, n[i + 1], before, n[i], g, matrix[i])
+            add_sums(t, rd, n[i + 1], g, bias[i])
             if i > 0:
-                rows.dots(t, a + delta, n[i + 1], row[i] + ra, n[i], g, matrix[i])
+                dots(t, a + 2 * gap, n[i + 1], before + 5 * gap, n[i], g, matrix[i])
                 for o in range(n[i]):
-                    rows.fill_row(t, row[i] + rd + o, 0.0)
-                rows.combine(t, row[i] + rd, n[i], d, n[i + 1], w, matrix[i], 1, n[i])
-                rows.combine(t, row[i] + rd, n[i], a + delta, n[i + 1], v, matrix[i], 1, n[i])
+                    fill_row(t, before + 6 * gap + o, 0.0)
+                combine(t, before + 6 * gap, n[i], rd, n[i + 1], w, matrix[i], step[i], n[i])
+                combine(t, before + 6 * gap, n[i], a + 2 * gap, n[i + 1], v, matrix[i], step[i], n[i])
 
-    return _Passes(forward, backward, collect, push, pull)
+    return _PassesAlong(bend, push, pull)
 
 
 # ---------------------------------------------------------------------------------------------------------------- data
@@ -169,8 +282,8 @@ class _Data(NamedTuple):
     inputs: Array
     targets: Array  # one-hot rows times the weight, or the target values
     weights: Array  # (block, sample): 1/n for cross-entropy, 2/(n outputs) for the squared error
-    counts: npt.NDArray[np.int64]  # samples of weight > 0
-    labels: npt.NDArray[np.int64]  # (block, sample), of cross-entropy
+    counts: Integers  # samples of weight > 0
+    labels: Integers  # (block, sample), of cross-entropy
 
 
 def _blocks(inputs: Array, targets: npt.NDArray[Any], outputs: int, loss: str) -> _Data:
@@ -203,7 +316,7 @@ def _cost(data: _Data, loss: str, first: int, out: int, units: int) -> _Cost:
     features, outputs = inputs.shape[1], targets.shape[1]
     delta, ra, rd = out + 2 * units, out + 5 * units, out + 6 * units
 
-    @kernel
+    @_inner
     def load(t: Array, block: int) -> None:
         for s in range(t.shape[1]):
             t[WEIGHT, s] = weights[block, s]
@@ -211,17 +324,18 @@ def _cost(data: _Data, loss: str, first: int, out: int, units: int) -> _Cost:
             for s in range(t.shape[1]):
                 t[first + r, s] = inputs[block, r, s]
 
-    @kernel
+    @_inner
     def cross_entropy(t: Array, block: int) -> float:
-        rows.softmax_rows(t, P, outputs, out, TOP, TOTAL, INVERSE)
-        total = rows.log_sum(t, TOTAL, counts[block]) * t[WEIGHT, 0]
+        softmax_rows(t, P, outputs, out, TOP, TOTAL, INVERSE)
+        total: float = log_sum(t, TOTAL, counts[block]) * t[WEIGHT, 0]
         for c in range(outputs):
             for s in range(t.shape[1]):
-                total -= targets[block, c, s] * (t[out + c, s] - t[TOP, s])
+                margin = t[out + c, s] - t[TOP, s]  # -inf where logits differ by more than float64 holds
+                total -= targets[block, c, s] * margin if targets[block, c, s] > 0.0 else 0.0
                 t[delta + c, s] = t[WEIGHT, s] * t[P + c, s] - targets[block, c, s]
         return total
 
-    @kernel
+    @_inner
     def squared_error(t: Array, block: int) -> float:
         total = 0.0
         for c in range(outputs):
@@ -231,11 +345,11 @@ def _cost(data: _Data, loss: str, first: int, out: int, units: int) -> _Cost:
                 t[delta + c, s] = t[WEIGHT, s] * error
         return total
 
-    @kernel
+    @_inner
     def cross_entropy_along(t: Array) -> None:
-        rows.softmax_derivative(t, rd, outputs, ra, P, WEIGHT, TOP)
+        softmax_derivative(t, rd, outputs, ra, P, WEIGHT, TOP)
 
-    @kernel
+    @_inner
     def squared_error_along(t: Array) -> None:
         for c in range(outputs):
             for s in range(t.shape[1]):
@@ -249,8 +363,8 @@ def _cost(data: _Data, loss: str, first: int, out: int, units: int) -> _Cost:
 # -------------------------------------------------------------------------------------------------------- observables
 
 
-class _Sheet(NamedTuple):
-    """Everything about one data set: its blocks, its passes, the size of its sheet."""
+class _Task(NamedTuple):
+    """Everything about one data set: its blocks, its passes, the size of its task."""
 
     data: _Data
     passes: _Passes
@@ -260,14 +374,14 @@ class _Sheet(NamedTuple):
     height: int  # rows that a gradient needs
 
 
-def _loss(sheet: _Sheet) -> Observable:
-    blocks, length = sheet.data.weights.shape
-    height, load, forward, cost = sheet.height, sheet.cost.load, sheet.passes.forward, sheet.cost.cost
+def _loss(task: _Task) -> Observable:
+    blocks, length = task.data.weights.shape
+    height, load, forward, cost = task.height, task.cost.load, task.passes.forward, task.cost.cost
 
     @kernel
     def loss(w: Array) -> float:
-        t = rows.sheet(height, length)
-        total = rows.nan_unless_finite(w)
+        t = new_sheet(height, length)
+        total = nan_unless_finite(w)
         for block in range(blocks):
             load(t, block)
             forward(w, t)
@@ -277,15 +391,15 @@ def _loss(sheet: _Sheet) -> Observable:
     return loss
 
 
-def _accuracy(sheet: _Sheet, out: int, outputs: int) -> Observable:
-    labels, counts = sheet.data.labels, sheet.data.counts
-    blocks, length = sheet.data.weights.shape
-    height, load, forward, share = sheet.height, sheet.cost.load, sheet.passes.forward, 1.0 / int(counts.sum())
+def _accuracy(task: _Task, out: int, outputs: int) -> Observable:
+    labels, counts = task.data.labels, task.data.counts
+    blocks, length = task.data.weights.shape
+    height, load, forward, share = task.height, task.cost.load, task.passes.forward, 1.0 / int(counts.sum())
 
     @kernel
     def accuracy(w: Array) -> float:
-        t = rows.sheet(height, length)
-        right, broken = 0, rows.nan_unless_finite(w)
+        t = new_sheet(height, length)
+        right, broken = 0, nan_unless_finite(w)
         for block in range(blocks):
             load(t, block)
             forward(w, t)
@@ -300,16 +414,16 @@ def _accuracy(sheet: _Sheet, out: int, outputs: int) -> Observable:
     return accuracy
 
 
-def _held_units(sheet: _Sheet, floor: Array, ceiling: Array, hidden: int) -> Observable:
+def _held_units(task: _Task, floor: Array, ceiling: Array, hidden: int) -> Observable:
     """Number of hidden units that stay above their ceiling or below their floor for every training input."""
-    blocks, length = sheet.data.weights.shape
-    height, load, forward = sheet.height, sheet.cost.load, sheet.passes.forward
+    blocks, length = task.data.weights.shape
+    height, load, forward = task.height, task.cost.load, task.passes.forward
 
     @kernel
     def held(w: Array) -> float:
-        t = rows.sheet(height, length)
+        t = new_sheet(height, length)
         above, below = np.ones(floor.size, np.bool_), np.ones(floor.size, np.bool_)
-        broken = rows.nan_unless_finite(w)
+        broken = nan_unless_finite(w)
         for block in range(blocks):
             load(t, block)
             forward(w, t)
@@ -326,12 +440,13 @@ def _held_units(sheet: _Sheet, floor: Array, ceiling: Array, hidden: int) -> Obs
 
 @kernel
 def _l1(w: Array) -> float:
-    return rows.nan_unless_finite(w) + np.sum(np.abs(w))
+    total: float = nan_unless_finite(w) + np.sum(np.abs(w))
+    return total
 
 
 @kernel
 def _l2(w: Array) -> float:
-    return rows.nan_unless_finite(w) + math.sqrt(np.sum(w * w))
+    return nan_unless_finite(w) + math.sqrt(np.sum(w * w))
 
 
 def _gradient_norm(gradient: Callable[[Array, Array], float]) -> Observable:
@@ -347,43 +462,45 @@ def _gradient_norm(gradient: Callable[[Array, Array], float]) -> Observable:
 # ------------------------------------------------------------------------------------------------------------- kernels
 
 
-def _gradient(sheet: _Sheet) -> Callable[[Array, Array], float]:
-    blocks, length = sheet.data.weights.shape
-    height, load, cost = sheet.height, sheet.cost.load, sheet.cost.cost
-    forward, backward, collect = sheet.passes.forward, sheet.passes.backward, sheet.passes.collect
+def _gradient(task: _Task) -> Callable[[Array, Array], float]:
+    blocks, length = task.data.weights.shape
+    height, load, cost = task.height, task.cost.load, task.cost.cost
+    forward, backward, collect = task.passes.forward, task.passes.backward, task.passes.collect
 
     @kernel
     def gradient(w: Array, g: Array) -> float:
-        t = rows.sheet(height, length)
-        loss = rows.nan_unless_finite(w)
+        t = new_sheet(height, length)
+        loss = nan_unless_finite(w)
         g[:] = loss
         for block in range(blocks):
             load(t, block)
             forward(w, t)
             loss += cost(t, block)
-            backward(w, t, False)
+            backward(w, t)
             collect(t, g)
         return loss
 
     return gradient
 
 
-def _hessian_products(sheet: _Sheet) -> Callable[[Array, Array, Array], None]:
-    blocks, length = sheet.data.weights.shape
-    height, load, cost, cost_along = sheet.height + 4 * sheet.units, *sheet.cost
-    forward, backward, _, push, pull = sheet.passes
+def _hessian_products(task: _Task, along: _PassesAlong) -> Callable[[Array, Array, Array], None]:
+    blocks, length = task.data.weights.shape
+    height, load, cost, cost_along = task.height + 4 * task.units, *task.cost
+    forward, backward, _ = task.passes
+    bend, push, pull = along
 
     @kernel
     def hessian_products(w: Array, V: Array, out: Array) -> None:
-        t = rows.sheet(height, length)
-        broken = rows.nan_unless_finite(w)
+        t = new_sheet(height, length)
+        broken = nan_unless_finite(w)
         for j in range(len(V)):
-            out[j] = broken + rows.nan_unless_finite(V[j])
+            out[j] = broken + nan_unless_finite(V[j])
         for block in range(blocks):
             load(t, block)
             forward(w, t)
             cost(t, block)
-            backward(w, t, True)
+            backward(w, t)
+            bend(t)
             for j in range(len(V)):
                 push(w, V[j], t)
                 cost_along(t)
@@ -442,9 +559,11 @@ class Perceptron:
         """Check one data set and keep a copy: float64 inputs and values, int64 labels."""
         x, y = np.array(inputs, dtype=np.float64, order="C"), np.array(targets)
         if x.ndim != 2 or x.shape[1] != self.sizes[0] or len(x) == 0:
-            raise ValueError(f"{kind}inputs have shape {x.shape}: give (samples, {self.sizes[0]}), as in sizes")
+            raise ValueError(f"{kind}inputs have shape {x.shape}: give at least one sample of {self.sizes[0]} features")
         if not np.isfinite(x).all():
-            raise ValueError(f"{kind}inputs hold {np.sum(~np.isfinite(x))} values that are not finite: remove them")
+            raise ValueError(
+                f"{kind}inputs are not finite in {np.sum(~np.isfinite(x))} of {x.size} entries: clean them"
+            )
         check = _check_values if self.loss == "mse" else _check_labels
         object.__setattr__(self, f"{kind}inputs", x)
         object.__setattr__(self, f"{kind}targets", check(f"{kind}targets", y, len(x), self.sizes[-1]))
@@ -462,27 +581,32 @@ class Perceptron:
 
     def kernels(self) -> Kernels:
         """Build the compiled functions; each compiles at its first call."""
-        train = self._sheet(self.inputs, self.targets)
+        passes = _passes(self.sizes, self._codes, P + self.sizes[-1])
+        train = self._task(passes, self.inputs, self.targets)
         gradient = _gradient(train)
-        return Kernels(gradient, _hessian_products(train), self._observables(train, gradient))
+        along = _passes_along(self.sizes, self._codes, train.first)
+        return Kernels(gradient, _hessian_products(train, along), self._observables(train, gradient))
 
-    def _sheet(self, inputs: npt.NDArray[Any], targets: npt.NDArray[Any]) -> _Sheet:
+    @property
+    def _codes(self) -> tuple[int, ...]:
+        return tuple(ACTIVATIONS.index(name) for name in self.activations)
+
+    def _task(self, passes: _Passes, inputs: npt.NDArray[Any], targets: npt.NDArray[Any]) -> _Task:
         units, outputs = sum(self.sizes[1:]), self.sizes[-1]
         first = P + outputs
         data = _blocks(inputs, targets, outputs, self.loss)
-        passes = _passes(self.sizes, tuple(ACTIVATIONS.index(name) for name in self.activations), first)
         cost = _cost(data, self.loss, first, first + sum(self.sizes[:-1]), units)
-        return _Sheet(data, passes, cost, first, units, first + self.sizes[0] + 3 * units)
+        return _Task(data, passes, cost, first, units, first + self.sizes[0] + 3 * units)
 
-    def _observables(self, train: _Sheet, gradient: Callable[[Array, Array], float]) -> dict[str, Observable]:
-        sheets = {"": train}
+    def _observables(self, train: _Task, gradient: Callable[[Array, Array], float]) -> dict[str, Observable]:
+        tasks = {"": train}
         if self.test_inputs is not None and self.test_targets is not None:
-            sheets["test_"] = self._sheet(self.test_inputs, self.test_targets)
+            tasks["test_"] = self._task(train.passes, self.test_inputs, self.test_targets)
         found: dict[str, Observable] = {}
-        for kind, sheet in sheets.items():
-            found[f"{kind}loss"] = _loss(sheet)
+        for kind, task in tasks.items():
+            found[f"{kind}loss"] = _loss(task)
             if self.loss == "cross_entropy":
-                found[f"{kind}accuracy"] = _accuracy(sheet, train.first + sum(self.sizes[:-1]), self.sizes[-1])
+                found[f"{kind}accuracy"] = _accuracy(task, train.first + sum(self.sizes[:-1]), self.sizes[-1])
         found |= {"l1": _l1, "l2": _l2, "gradient_norm": _gradient_norm(gradient)}
         names = np.repeat(self.activations[:-1], self.sizes[1:-1]).tolist()
         if any(name in LIMITS for name in names):
@@ -498,7 +622,7 @@ def _check_values(name: str, y: npt.NDArray[Any], samples: int, outputs: int) ->
         raise ValueError(f"{name} have shape {y.shape}: with the loss mse, give ({samples}, {outputs})")
     values = y.astype(np.float64)
     if not np.isfinite(values).all():
-        raise ValueError(f"{name} hold {np.sum(~np.isfinite(values))} values that are not finite: remove them")
+        raise ValueError(f"{name} are not finite in {np.sum(~np.isfinite(values))} of {y.size} entries: clean them")
     return values
 
 
