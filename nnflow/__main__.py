@@ -1,0 +1,571 @@
+"""The command line: `nnflow list | run | plot | check`, and one command for every registered study, such as `nnflow demo`.
+
+An analysis's settings become options and help by themselves (tyro reads its dataclass), so a stranger's plugin needs no
+line here. Only the plugin that was asked for is imported. Misuse is one line on stderr and exit status 2.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import math
+import os
+import re
+import shutil
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+
+import nnflow
+from nnflow.analysis import RESERVED
+from nnflow.map import unknown
+from nnflow.registry import UnknownPlugin
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+SERIES = (".csv", ".npy")
+ROWS = 20  # of a scan, in the summary
+NARROW = 4  # a variable with at most so many entries a member gets a column each
+
+USAGE = """\
+usage: nnflow COMMAND ...
+
+  nnflow list                                the maps, analyses and studies that are installed
+  nnflow run ANALYSIS --map NAME [options]   apply an analysis to a map, or to a scan of one; see nnflow run --help
+  nnflow plot FILE.nc [-o FILE.png]          draw a result that was written by nnflow run
+  nnflow check NAME                          test a map or an analysis against the contract
+"""
+
+EXAMPLE = """\
+example: nnflow run lyapunov_spectrum --map logistic --scan r=3.5:4:400 --inits 8 --steps 2000 -o out.nc --plot out.png
+"""
+
+
+class Misuse(Exception):
+    """What was typed makes no sense; the message says what would."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0, 1 for a failed check, 2 for misuse, 130 for Ctrl-C."""
+    try:
+        status = _dispatch(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        return _complain("interrupted; no half-written file is left", 130)
+    except BrokenPipeError:  # nnflow list | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except (Misuse, nnflow.PluginError, UnknownPlugin, OSError, MemoryError) as error:
+        return _complain(error)
+    except (ValueError, TypeError) as error:
+        if not _deliberate(error):
+            raise
+        return _complain(error)
+
+
+def _complain(message: object, status: int = 2) -> int:
+    print(f"nnflow: {' '.join(str(message).split())}", file=sys.stderr)
+    return status
+
+
+def _deliberate(error: Exception) -> bool:
+    """Whether somebody wrote `raise` here, for a user to read; what numpy or Python refuse by themselves is a bug."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and (frames[-1].line or "").startswith("raise ")
+
+
+def _dispatch(argv: list[str]) -> int:
+    commands: dict[str, Callable[[list[str]], int]] = {"list": _list, "run": _run, "plot": _plot, "check": _check}
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_usage(), end="", file=sys.stdout if argv else sys.stderr)
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        print(f"nnflow {nnflow.__version__}")
+        return 0
+    if argv[0] in commands:
+        return commands[argv[0]](argv[1:])
+    if argv[0] in nnflow.studies:
+        return _study(argv[0], argv[1:])
+    raise Misuse(unknown("command", argv[0], [*commands, *nnflow.studies.names()]))
+
+
+def _usage() -> str:
+    studies = [f"  nnflow {name:<36}a study; see nnflow {name} --help\n" for name in nnflow.studies.names()]
+    return USAGE + "".join(studies) + "\nCOMMAND --help says more.\n"
+
+
+# -- list ----------------------------------------------------------------------------------------------------------
+
+
+def _list(argv: list[str]) -> int:
+    if argv in (["-h"], ["--help"]):
+        print("usage: nnflow list\n\nThe maps, analyses and studies that are installed; imports none of them.")
+        return 0
+    if argv:
+        raise Misuse(f"nnflow list takes no arguments, not {' '.join(argv)}")
+    listed = {"maps": nnflow.maps, "analyses": nnflow.analyses, "studies": nnflow.studies}
+    print("\n\n".join(f"{title}\n{_listing(registry)}" for title, registry in listed.items()))
+    return 0
+
+
+def _listing(registry: nnflow.Registry) -> str:
+    names = registry.names()
+    width = max(map(len, names), default=0)
+    return "\n".join(f"  {name:<{width}}  {_owner(registry, name)}".rstrip() for name in names) or "  none installed"
+
+
+def _owner(registry: nnflow.Registry, name: str) -> str:
+    """The distribution a plugin comes from, when it is not nnflow itself."""
+    try:
+        owner = registry.distribution(name)
+    except nnflow.PluginError as clash:
+        return f"cannot be used: {clash}"
+    return "" if owner == "nnflow" else f"({owner})"
+
+
+# -- options, by tyro ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `nnflow run` beside the analysis's own settings."""
+
+    map: str
+    """A registered map, or a recorded series: a .csv file (a header row names the columns) or a .npy array."""
+    set: tuple[tuple[str, ...], ...] = ()
+    """Set parameters of the map, or what is fixed when it is made (size, optimizer, ...)."""
+    scan: tuple[tuple[str, ...], ...] = ()
+    """Scan parameters or coordinates: COUNT evenly spaced values, both ends included (descending is fine), or a list."""
+    inits: int | None = None
+    """How many initial states to draw, the same ones at every point of the scan (default: one)."""
+    seed: int = 0
+    """Seed of the initial states, and of the analysis if it draws something."""
+    output: Path | None = None
+    """Write the result to this netCDF file (.nc)."""
+    plot: Path | None = None
+    """Draw the result into this picture (.png, .pdf, .svg, ...)."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Draw a result that `nnflow run` wrote."""
+
+    file: Path
+    """The netCDF file."""
+    output: Path | None = None
+    """The picture (default: FILE.png beside the file)."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """Test a registered map or analysis against the contract; exit status 1 if it fails."""
+
+    name: str
+    """A registered map or analysis."""
+    map: str | None = None
+    """The map to try an analysis on, for one that needs more than the logistic map offers."""
+
+
+def _parse(kind: Any, argv: list[str], prog: str, description: str | None = None, **options: Any) -> Any:
+    """The instance of a dataclass that the arguments describe; misuse as one line instead of tyro's box."""
+    import tyro
+
+    heard = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(heard):
+            return tyro.cli(kind, args=argv, prog=prog, description=description, **options)
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise Misuse(f"{_unboxed(heard.getvalue())} (options: {prog} --help)") from None
+    except tyro.UnsupportedTypeAnnotationError as error:
+        raise nnflow.PluginError(f"{prog} has a setting that cannot be an option: {error}") from error
+
+
+def _unboxed(text: str) -> str:
+    """What tyro says in its box, without the box: the message, and the option it suggests."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    lines = [line.strip("│| ") for line in plain.splitlines() if not line.startswith(("╭", "╰", "+"))]
+    rules = [i for i, line in enumerate(lines) if line and not line.strip("─-")] or [len(lines)]
+    near = [f"Did you mean {lines[i + 1]}?" for i, line in enumerate(lines[:-1]) if line == "Perhaps you meant:"]
+    return " ".join([*lines[: rules[0]], *near]) or plain
+
+
+def _annotated(kind: type, **annotations: Any) -> type:
+    """A dataclass that tells tyro more about some of its fields, and keeps its own checks for later."""
+    known = {f.name: f for f in fields(kind)}
+    changed = [
+        (name, annotation, field(default=known[name].default, default_factory=known[name].default_factory))  # type: ignore[call-overload]
+        for name, annotation in annotations.items()
+    ]
+    own = {"__doc__": " ", "__post_init__": lambda self: None}
+    return make_dataclass(kind.__name__, changed, bases=(kind,), namespace=own, frozen=True)
+
+
+def _picture_option() -> Any:
+    from tyro.conf import arg
+
+    return Annotated[Path | None, arg(aliases=["-o"], metavar="FILE")]
+
+
+def _parse_run(name: str, kind: type, argv: list[str]) -> tuple[Options, dict[str, Any]]:
+    """The options, and those settings of the analysis that were given."""
+    from tyro.conf import OmitArgPrefixes, Suppress, UseAppendAction, arg
+
+    many, file = UseAppendAction[tuple[tuple[str, ...], ...]], Annotated[Path | None, arg(metavar="FILE")]
+    options = _annotated(
+        Options,
+        map=Annotated[str, arg(metavar="NAME|FILE")],
+        set=Annotated[many, arg(metavar="NAME=VALUE")],
+        scan=Annotated[many, arg(metavar="NAME=START:STOP:COUNT|NAME=V1,V2,...")],
+        inits=Annotated[int | None, arg(metavar="COUNT")],
+        output=_picture_option(),
+        plot=file,
+    )
+    names = [f.name for f in fields(kind)]
+    settings = _annotated(kind, **({"seed": Suppress[int]} if "seed" in names else {}))
+    whole = make_dataclass("Run", [("run", OmitArgPrefixes[options]), ("analysis", OmitArgPrefixes[settings])])  # type: ignore[valid-type]
+    parsed = _parse(whole, argv, f"nnflow run {name}", kind.__doc__)
+    given = _flags(argv)
+    chosen = {n: getattr(parsed.analysis, n) for n in names if n in given and n != "seed"}
+    if "seed" in names and "seed" in given:
+        chosen["seed"] = parsed.run.seed
+    return parsed.run, chosen
+
+
+def _flags(argv: list[str]) -> set[str]:
+    """The names of the options that were typed."""
+    typed = {re.split("[=.]", word[2:])[0].replace("-", "_") for word in argv if word.startswith("--")}
+    return typed | {name.removeprefix("no_") for name in typed}
+
+
+# -- run -----------------------------------------------------------------------------------------------------------
+
+
+def _run(argv: list[str]) -> int:
+    if argv in ([], ["-h"], ["--help"]):
+        print("usage: nnflow run ANALYSIS --map NAME [options]\n\nanalyses\n" + _listing(nnflow.analyses))
+        print(f"\n{EXAMPLE}\nnflow run ANALYSIS --help lists the settings of one analysis.".replace("\nnflow", "\nnnflow"))
+        return 0 if argv else 2
+    if argv[0].startswith("-"):
+        raise Misuse("name the analysis first: nnflow run ANALYSIS --map NAME ... (nnflow list shows them)")
+    kind = _analysis(argv[0])
+    options, settings = _parse_run(argv[0], kind, argv[1:])
+    if options.output is not None:
+        _check_writable(options.output, [".nc"])
+    if options.plot is not None:
+        _check_picture(options.plot, kind, argv[0])
+    ensemble = _ensemble(options)
+    dataset = nnflow.run(argv[0], ensemble, **settings)
+    if options.output is not None:
+        nnflow.save(dataset, options.output)
+        print(f"wrote {options.output}: {_title(dataset, ensemble)}")
+    if options.plot is not None:
+        _save_picture(dataset, options.plot)
+    if options.output is None and options.plot is None:
+        print(_summary(dataset, ensemble))
+    return 0
+
+
+def _analysis(name: str) -> type[nnflow.Analysis]:
+    kind = nnflow.analyses[name]
+    if not (isinstance(kind, type) and is_dataclass(kind) and issubclass(kind, nnflow.Analysis)):
+        raise nnflow.PluginError(f"{name!r} is no frozen dataclass derived from nnflow.Analysis: {kind!r}")
+    taken = [f.name for f in fields(kind) if f.name in RESERVED]
+    if taken:
+        raise nnflow.PluginError(
+            f"the settings {', '.join(taken)} of {name!r} clash with the command line's own: its author must rename them"
+        )
+    return kind
+
+
+def _ensemble(options: Options) -> nnflow.Ensemble | nnflow.Recording:
+    values = {name: _number(name, text) for name, text in _pairs("--set", options.set).items()}
+    axes = {name: _values(name, text) for name, text in _pairs("--scan", options.scan).items()}
+    if Path(options.map).suffix in SERIES:
+        if values or axes or options.inits is not None:
+            raise Misuse(f"{options.map} is a recorded series: --set, --scan and --inits are for maps")
+        return _recording(Path(options.map))
+    twice = sorted(set(values) & set(axes))
+    if twice:
+        raise Misuse(f"{', '.join(twice)}: in --set and in --scan; give one of them")
+    map = _map(options.map, values)
+    for name in axes:
+        if name not in map.parameters and name not in map.coordinates:
+            shown = [*map.parameters, *map.coordinates[:12]]
+            raise Misuse(unknown(f"parameter or coordinate of {map.name}", name, shown, map.structure_hint(name)))
+    return nnflow.Ensemble.grid(map, inits=options.inits, seed=options.seed, **axes)
+
+
+def _map(name: str, values: Mapping[str, Any]) -> nnflow.Map:
+    factory = nnflow.maps[name]
+    try:
+        map = factory(**values)
+    except (TypeError, ValueError) as error:
+        if not values:
+            raise
+        raise Misuse(f"--set for {name}: {error}") from error
+    if not isinstance(map, nnflow.Map):
+        raise nnflow.PluginError(f"the map {name!r} of {nnflow.maps.distribution(name)} made no nnflow.Map: {map!r}")
+    return map
+
+
+def _pairs(option: str, given: tuple[tuple[str, ...], ...]) -> dict[str, str]:
+    """NAME=TEXT words as a dict."""
+    pairs: dict[str, str] = {}
+    for word in (word for words in given for word in words):
+        name, equals, text = word.partition("=")
+        if not (name.isidentifier() and equals and text):
+            raise Misuse(f"{option} {word}: write NAME=..., e.g. {option} {'r=3.5' if option == '--set' else 'r=2.5:4:400'}")
+        if name in pairs:
+            raise Misuse(f"{option} {word}: {name} is given twice")
+        pairs[name] = text
+    if given and not pairs:
+        raise Misuse(f"{option}: no NAME=... after it")
+    return pairs
+
+
+def _number(name: str, text: str) -> int | float | str:
+    """A whole number, another number, or the text itself."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            number = kind(text)
+            if not math.isfinite(number):
+                raise Misuse(f"--set {name}={text}: give a finite number")
+            return number
+    return text
+
+
+def _values(name: str, text: str) -> Any:
+    """The values of START:STOP:COUNT or V1,V2,…."""
+    try:
+        if ":" not in text:
+            return np.array([float(part) for part in text.split(",")])
+        start, stop, count = text.split(":")
+        ends, number = (float(start), float(stop)), int(count)
+    except ValueError:
+        raise Misuse(f"--scan {name}={text}: write {name}=START:STOP:COUNT, or {name}=V1,V2,...") from None
+    if number < 1:
+        raise Misuse(f"--scan {name}={text}: an empty scan; the count after the second colon must be 1 or more")
+    return np.linspace(*ends, number)
+
+
+def _recording(path: Path) -> nnflow.Recording:
+    """The series of a file: rows are times; columns are channels, named by a header row if there is one."""
+    if not path.is_file():
+        raise Misuse(f"{path}: no such file")
+    names: list[str] = []
+    try:
+        values = np.load(path, allow_pickle=False) if path.suffix == ".npy" else None
+        if values is None:
+            names = _header(path)
+            values = np.loadtxt(path, delimiter=",", skiprows=1 if names else 0, ndmin=2, encoding="utf-8-sig")
+    except (ValueError, EOFError, csv.Error) as error:
+        raise Misuse(f"{path} cannot be read as a table of numbers: {error}") from error
+    if not np.issubdtype(values.dtype, np.number) or not 1 <= values.ndim <= 3 or not values.size:
+        raise Misuse(f"{path} has shape {values.shape} of {values.dtype}: give numbers (time,) or (time, channel)")
+    count = 1 if values.ndim == 1 else values.shape[-1]
+    return nnflow.Recording(values, names or (["x"] if count == 1 else [f"x{i}" for i in range(count)]))
+
+
+def _header(path: Path) -> list[str]:
+    """The names in the first row, if it is not a row of numbers."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        cells = [cell.strip() for cell in next(csv.reader(file), [])]
+    if not cells:
+        raise Misuse(f"{path} is empty")
+    try:
+        [float(cell) for cell in cells]
+    except ValueError:
+        return [cells[0].lstrip("# "), *cells[1:]]
+    return []
+
+
+# -- files ---------------------------------------------------------------------------------------------------------
+
+
+def _check_writable(path: Path, suffixes: Sequence[str]) -> None:
+    """Find out before a long run, not after it, that its result cannot be written."""
+    if path.suffix.lower() not in suffixes:
+        raise Misuse(f"{path}: the name must end in {', '.join(suffixes)}")
+    if path.is_dir():
+        raise Misuse(f"{path} is a folder: give the name of a file")
+    if not path.parent.is_dir():
+        raise Misuse(f"cannot write {path}: there is no folder {path.parent}")
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise Misuse(f"cannot write {path}: {error.strerror}") from error
+
+
+def _check_picture(path: Path, kind: type, name: str) -> None:
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    if not hasattr(kind, "draw"):
+        raise Misuse(f"{name} does not draw: write its result with -o FILE.nc and plot what you need")
+    _check_writable(path, [f".{ending}" for ending in sorted(FigureCanvasBase.get_supported_filetypes())])
+
+
+def _save_picture(dataset: xr.Dataset, path: Path) -> None:
+    """Draw into a file, whole or not at all."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    handle, scratch = tempfile.mkstemp(suffix=path.suffix, prefix=f".{path.stem}.", dir=path.parent)
+    os.close(handle)
+    try:
+        figure = nnflow.plot(dataset)
+        figure.savefig(scratch, dpi=200)
+        plt.close(figure)
+        os.chmod(scratch, 0o644)
+        os.replace(scratch, path)
+    finally:
+        Path(scratch).unlink(missing_ok=True)
+    print(f"wrote {path}")
+
+
+def _plot(argv: list[str]) -> int:
+    from nnflow.plotting import analysis_of
+
+    options = _parse(_annotated(Plot, output=_picture_option()), argv, "nnflow plot", Plot.__doc__, config=_positional())
+    picture = options.output or options.file.with_suffix(".png")
+    if not options.file.is_file():
+        raise Misuse(f"{options.file}: no such file")
+    dataset = nnflow.load(options.file)
+    _check_picture(picture, type(analysis_of(dataset)), dataset.attrs["analysis"])
+    _save_picture(dataset, picture)
+    return 0
+
+
+def _positional() -> tuple[Any, ...]:
+    from tyro.conf import PositionalRequiredArgs
+
+    return (PositionalRequiredArgs,)
+
+
+# -- the summary of a result ---------------------------------------------------------------------------------------
+
+
+def _title(dataset: xr.Dataset, ensemble: nnflow.Ensemble | nnflow.Recording) -> str:
+    shape = " x ".join(f"{len(axis.values)} {axis.name}" for axis in ensemble.axes)
+    members = f"{len(ensemble)} member{'s' if len(ensemble) > 1 else ''}"
+    escaped = int((dataset["escaped"] >= 0).sum())
+    return (
+        f"{dataset.attrs['analysis']} of {dataset.attrs['map']}, {members}"
+        f"{f' ({shape})' if shape else ''}, {escaped or 'none'} escaped"
+    )
+
+
+def _summary(dataset: xr.Dataset, ensemble: nnflow.Ensemble | nnflow.Recording) -> str:
+    """A table to read at once: one row a value of the first scanned axis, medians over everything else."""
+    axes = [axis.name for axis in ensemble.axes]
+    row = next((axis for axis in ensemble.axes if axis.kind != "init"), None)
+    columns = _columns(dataset, axes, row.name if row else None)
+    lines = [_title(dataset, ensemble)]
+    others = [name for name in axes if row is None or name != row.name]
+    if others:
+        lines[0] += f"; medians over {', '.join(others)}"
+    if row is None:
+        width = max(map(len, columns))
+        return "\n".join([*lines, *(f"  {name:<{width}}  {_cell(values[0])}" for name, values in columns.items())])
+    chosen = np.unique(np.linspace(0, len(row.values) - 1, min(ROWS, len(row.values))).round().astype(int))
+    if len(chosen) < len(row.values):
+        lines[0] += f"; {len(chosen)} of {len(row.values)} values of {row.name} shown"
+    table = {row.name: row.values, **columns}
+    return "\n".join([*lines, *_table({name: [_cell(values[i]) for i in chosen] for name, values in table.items()})])
+
+
+def _columns(dataset: xr.Dataset, axes: list[str], row: str | None) -> dict[str, Any]:
+    """Name → one number a row: a small variable whole, a large one by its smallest and largest values."""
+    columns: dict[str, Any] = {}
+    numeric = {str(n): v for n, v in dataset.data_vars.items() if v.dtype.kind in "biuf" and set(axes) <= set(v.dims)}
+    for name, variable in numeric.items():
+        own = [dim for dim in variable.dims if dim not in axes]
+        ordered = variable.transpose(*([row] if row else []), ..., *own).values.astype(float)
+        cube = ordered.reshape(dataset.sizes[row] if row else 1, -1, math.prod(dataset.sizes[dim] for dim in own))
+        if name == "escaped":
+            columns["escaped members"] = (cube[:, :, 0] >= 0).sum(axis=1)
+        elif cube.shape[2] > NARROW:
+            columns[f"{name} min"] = _reduced(cube, min)
+            columns[f"{name} max"] = _reduced(cube, max)
+        else:
+            for i in range(cube.shape[2]):
+                columns[f"{name}[{i + 1}]" if own else name] = _reduced(cube[:, :, i : i + 1], _middle)
+    return columns
+
+
+def _reduced(cube: Any, reduce: Callable[[Any], float]) -> Any:
+    """One number a row, of the values that are numbers; NaN if there are none."""
+    known = [values[~np.isnan(values)] for values in cube.reshape(len(cube), -1)]
+    return np.array([reduce(values) if values.size else np.nan for values in known])
+
+
+def _middle(values: Any) -> float:
+    """The lower median: always one of the values, so that a period stays a whole number."""
+    return float(np.sort(values)[(len(values) - 1) // 2])
+
+
+def _cell(value: Any) -> str:
+    return "-" if np.isnan(value) else f"{value:.6g}"
+
+
+def _table(columns: dict[str, list[str]]) -> list[str]:
+    """The columns that fit the terminal, right-aligned, and the names of those that do not."""
+    room, shown, left = shutil.get_terminal_size((100, 24)).columns, {}, []
+    for name, cells in columns.items():
+        width = 2 + max(map(len, [name, *cells]))
+        room -= width
+        if room < 0 and shown:
+            left.append(name)
+        else:
+            shown[name] = [cell.rjust(width) for cell in [name, *cells]]
+    lines = ["".join(cells) for cells in zip(*shown.values(), strict=True)]
+    return [*lines, f"  and {', '.join(left)}: -o FILE.nc keeps everything"] if left else lines
+
+
+# -- check and studies ---------------------------------------------------------------------------------------------
+
+
+def _check(argv: list[str]) -> int:
+    from nnflow import testing
+
+    options = _parse(Check, argv, "nnflow check", config=_positional())
+    name, tried = options.name, 0
+    if name not in nnflow.maps and name not in nnflow.analyses:
+        raise Misuse(unknown("map or analysis", name, [*nnflow.maps.names(), *nnflow.analyses.names()]))
+    on = None if options.map is None else _map(options.map, {})
+    checks: list[tuple[str, Callable[[], list[str]]]] = []
+    if name in nnflow.maps:
+        checks.append(("map", lambda: testing.check_map(nnflow.maps[name]())))
+    if name in nnflow.analyses:
+        checks.append(("analysis", lambda: testing.check_analysis(nnflow.analyses[name], on)))
+    for kind, check in checks:
+        try:
+            passed = check()
+        except AssertionError as error:
+            return _complain(f"the {kind} {name} fails: {error}", 1)
+        print(f"{kind} {name}: {len(passed)} checks passed", *passed, sep="\n  ")
+        tried += 1
+    return 0
+
+
+def _study(name: str, argv: list[str]) -> int:
+    kind = nnflow.studies[name]
+    if not (isinstance(kind, type) and is_dataclass(kind) and callable(kind)):
+        raise nnflow.PluginError(f"the study {name!r} is no dataclass with a __call__: {kind!r}")
+    return _parse(kind, argv, f"nnflow {name}")() or 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
