@@ -254,7 +254,9 @@ def _flags(argv: list[str]) -> set[str]:
 def _run(argv: list[str]) -> int:
     if argv in ([], ["-h"], ["--help"]):
         print("usage: nnflow run ANALYSIS --map NAME [options]\n\nanalyses\n" + _listing(nnflow.analyses))
-        print(f"\n{EXAMPLE}\nnflow run ANALYSIS --help lists the settings of one analysis.".replace("\nnflow", "\nnnflow"))
+        print(
+            f"\n{EXAMPLE}\nnflow run ANALYSIS --help lists the settings of one analysis.".replace("\nnflow", "\nnnflow")
+        )
         return 0 if argv else 2
     if argv[0].startswith("-"):
         raise Misuse("name the analysis first: nnflow run ANALYSIS --map NAME ... (nnflow list shows them)")
@@ -325,7 +327,9 @@ def _pairs(option: str, given: tuple[tuple[str, ...], ...]) -> dict[str, str]:
     for word in (word for words in given for word in words):
         name, equals, text = word.partition("=")
         if not (name.isidentifier() and equals and text):
-            raise Misuse(f"{option} {word}: write NAME=..., e.g. {option} {'r=3.5' if option == '--set' else 'r=2.5:4:400'}")
+            raise Misuse(
+                f"{option} {word}: write NAME=..., e.g. {option} {'r=3.5' if option == '--set' else 'r=2.5:4:400'}"
+            )
         if name in pairs:
             raise Misuse(f"{option} {word}: {name} is given twice")
         pairs[name] = text
@@ -438,7 +442,9 @@ def _save_picture(dataset: xr.Dataset, path: Path) -> None:
 def _plot(argv: list[str]) -> int:
     from nnflow.plotting import analysis_of
 
-    options = _parse(_annotated(Plot, output=_picture_option()), argv, "nnflow plot", Plot.__doc__, config=_positional())
+    options = _parse(
+        _annotated(Plot, output=_picture_option()), argv, "nnflow plot", Plot.__doc__, config=_positional()
+    )
     picture = options.output or options.file.with_suffix(".png")
     if not options.file.is_file():
         raise Misuse(f"{options.file}: no such file")

@@ -73,4 +73,3 @@ def one_of(known: Sequence[str], **settings: str) -> None:
     for name, value in settings.items():
         if value not in known:
             raise ValueError(f"{name} = {value!r}: give one of {', '.join(known)}")
-

@@ -14,11 +14,11 @@ import tempfile
 import threading
 import types
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numba import njit
@@ -135,7 +135,8 @@ class CompiledMap(Map):
         self, x: Array, p: Array, t: int, steps: int, every: int, observe: tuple[str, ...], records: Array
     ) -> End:
         x, escaped = np.array(x, dtype=np.float64), begin(x)
-        self._kernel("orbit", observe=observe)(x, p, t, steps, every, records, escaped)
+        scratch = np.empty((LOCKSTEP, self.dim)), np.empty(len(observe))
+        self._kernel("orbit", observe=observe)(x, p, t, steps, every, records, escaped, *scratch)
         return End(x, None, t + steps, escaped)
 
     def tangent_orbit(
@@ -149,13 +150,14 @@ class CompiledMap(Map):
         factors = factors if records.factors is None else records.factors
         x, frame, escaped = np.array(x, dtype=np.float64), np.array(frame, dtype=np.float64), begin(x)
         loop = self._kernel("tangent_orbit", k)
-        loop(x, p, t, frame, steps, every, records.log_stretches, frames, factors, escaped)
+        scratch = np.empty(dim), np.empty((k, dim)), np.empty((k, k)), np.empty((k, k))
+        loop(x, p, t, frame, steps, every, records.log_stretches, frames, factors, escaped, *scratch)
         return records, End(x, frame, t + steps, escaped)
 
     def separation_orbit(
         self, x: Array, y: Array, p: Array, t: int, steps: int, every: int, norm: str = "l1"
     ) -> tuple[Array, End]:
-        """Distances ``(member, perturbation, steps // every)`` of ``y (member, perturbation, dim)`` from the orbit of x."""
+        """Distances ``(member, perturbation, steps // every)`` of y ``(member, perturbation, dim)`` from the orbit."""
         if norm not in NORMS:
             raise ValueError(unknown("norm", norm, NORMS))
         x, y, escaped = np.array(x, dtype=np.float64), np.array(y, dtype=np.float64), begin(x)
@@ -214,6 +216,20 @@ class CompiledMap(Map):
         return "\n".join([*lines, *([] if observe else ["    pass"]), ""])
 
 
+@lru_cache(maxsize=256)
+def _compiled(function: Any) -> Dispatcher:
+    """A rule as numba's dispatcher: one for all the loops it enters, so that its own code is compiled once a process.
+
+    The loops are compiled without reference counting (see `loops.py`): what they call has to say that it may allocate.
+    """
+
+    def passed_on(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": True}
+    return cast(Dispatcher, njit(**options)(passed_on if isinstance(function, Dispatcher) else function))
+
+
 def _python(function: Any) -> Any:
     return function.py_func if isinstance(function, Dispatcher) else function
 
@@ -234,7 +250,7 @@ _loading = threading.Lock()
 
 
 def cache_directory() -> Path:
-    """Where compiled loops are kept: $NNFLOW_CACHE_DIR, or the user's cache directory; a temporary one if neither can be written."""
+    """Where compiled loops are kept: $NNFLOW_CACHE_DIR or the user's cache; a temporary one where that is read-only."""
     directory = Path(os.environ.get("NNFLOW_CACHE_DIR") or user_cache_path("nnflow"))
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -263,33 +279,34 @@ def _execute(text: str, names: dict[str, Any], digest: str) -> types.ModuleType:
     module = types.ModuleType(path.stem)
     module.__file__ = str(path)
     for name, value in names.items():
-        compiled = callable(value) and not isinstance(value, Dispatcher)
-        setattr(module, name, njit(nogil=True, error_model="numpy")(value) if compiled else value)
+        setattr(module, name, _compiled(value) if callable(value) else value)
     sys.modules[module.__name__] = module  # numba looks the module of cached code up by name
     exec(compile(text, str(path), "exec"), module.__dict__)
     return module
 
 
 def fingerprint(*objects: Any) -> str:
-    """A name for functions with all they depend on: bytecode, constants, closures, the globals they use, and versions."""
+    """A name for functions with all they depend on: bytecode, constants, closures, globals in use, and versions."""
     hasher = hashlib.sha256()
     _feed(hasher, (sys.version, version("numba"), version("numpy"), objects), set())
     return hasher.hexdigest()[:24]
 
 
 def _feed(hasher: Any, thing: Any, seen: set[int]) -> None:
-    thing = _python(thing)
+    if isinstance(thing, Dispatcher):
+        _feed(hasher, thing.targetoptions, seen)
+        thing = thing.py_func
     hasher.update(type(thing).__name__.encode())
     if isinstance(thing, np.ndarray):
         hasher.update(f"{thing.dtype}{thing.shape}".encode() + np.ascontiguousarray(thing).tobytes())
     elif isinstance(thing, types.CodeType):
         hasher.update(thing.co_code)
         _feed(hasher, (thing.co_consts, thing.co_names), seen)
-    elif isinstance(thing, types.FunctionType) and thing.__module__.partition(".")[0] not in ("numpy", "numba"):
+    elif isinstance(thing, types.FunctionType) and not _versioned(thing.__module__):
         if id(thing) not in seen:
             seen.add(id(thing))
             cells = [cell.cell_contents for cell in thing.__closure__ or ()]
-            uses = [(name, thing.__globals__[name]) for name in _names(thing.__code__) if name in thing.__globals__]
+            uses = _uses(_names(thing.__code__), thing.__globals__, set())
             _feed(hasher, (thing.__code__, thing.__defaults__, cells, uses), seen)
     elif isinstance(thing, (tuple, list)):
         for item in thing:
@@ -300,6 +317,21 @@ def _feed(hasher: Any, thing: Any, seen: set[int]) -> None:
         hasher.update(getattr(thing, "__qualname__", getattr(thing, "__name__", "")).encode())
     else:
         hasher.update(repr(thing).encode())
+
+
+def _versioned(module: str) -> bool:
+    """Whether a module's contents are told by the versions in the fingerprint."""
+    return module.partition(".")[0] in ("numpy", "numba", *sys.stdlib_module_names)
+
+
+def _uses(names: list[str], space: dict[str, Any], seen: set[str]) -> list[tuple[str, Any]]:
+    """What these names may stand for in a function's globals, and in the modules among them."""
+    found = [(name, space[name]) for name in names if name in space]
+    for _, value in list(found):
+        if isinstance(value, types.ModuleType) and not _versioned(value.__name__) and value.__name__ not in seen:
+            seen.add(value.__name__)
+            found += _uses(names, vars(value), seen)
+    return found
 
 
 def _names(code: types.CodeType) -> list[str]:

@@ -168,9 +168,7 @@ class Ensemble:
             now = now._moved(now.map.advance(now.state, now.parameters, now.t, block))
         return now
 
-    def orbit(
-        self, steps: int, every: int = 1, observe: str | Sequence[str] | None = None
-    ) -> tuple[Array, Ensemble]:
+    def orbit(self, steps: int, every: int = 1, observe: str | Sequence[str] | None = None) -> tuple[Array, Ensemble]:
         """Records ``(member, steps // every, channel)`` at t, t + every, …, and the ensemble after `steps` steps.
 
         `observe`: a name, or names, of coordinates or observables (default: all coordinates). Raises ValueError for an
@@ -185,9 +183,7 @@ class Ensemble:
             now = now._moved(end)
         return records, now
 
-    def tangent_orbit(
-        self, steps: int, every: int = 1, keep: Sequence[str] = ()
-    ) -> tuple[TangentRecords, Ensemble]:
+    def tangent_orbit(self, steps: int, every: int = 1, keep: Sequence[str] = ()) -> tuple[TangentRecords, Ensemble]:
         """Carry the frame (see `with_frame`) along; it is re-orthonormalised each `every` steps.
 
         Returns `TangentRecords` (`keep` may ask for "frames" and "factors") and the ensemble after `steps` steps, whose
@@ -204,9 +200,7 @@ class Ensemble:
         frames, factors = (None if k[0] is None else np.concatenate(k, axis=1) for k in kept)
         return TangentRecords(np.concatenate(stretches, axis=1), frames, factors), now
 
-    def separation_orbit(
-        self, neighbours: Any, steps: int, every: int = 1, norm: str = "l1"
-    ) -> tuple[Array, Ensemble]:
+    def separation_orbit(self, neighbours: Any, steps: int, every: int = 1, norm: str = "l1") -> tuple[Array, Ensemble]:
         """Distances ``(member, perturbation, steps // every)`` of `neighbours (member, perturbation, dim)` from the orbit.
 
         The ensemble that comes back holds the neighbours, where they ended, as its `frame`. Raises ValueError if shapes
@@ -218,9 +212,7 @@ class Ensemble:
             )
         now, seen = replace(self, frame=neighbours), []
         for block in self._blocks(steps, every):
-            distances, end = now.map.separation_orbit(
-                now.state, now.frame, now.parameters, now.t, block, every, norm
-            )
+            distances, end = now.map.separation_orbit(now.state, now.frame, now.parameters, now.t, block, every, norm)
             seen.append(distances)
             now = now._moved(end)
         return np.concatenate(seen, axis=2), now
@@ -321,9 +313,7 @@ class Recording:
             self.tick(steps * len(self))
         return replace(self, t=self.t + steps)
 
-    def orbit(
-        self, steps: int, every: int = 1, observe: str | Sequence[str] | None = None
-    ) -> tuple[Array, Recording]:
+    def orbit(self, steps: int, every: int = 1, observe: str | Sequence[str] | None = None) -> tuple[Array, Recording]:
         """The next `steps` samples, every `every`-th: ``(series, steps // every, channel)``, and what follows."""
         names = list(self.names)
         wanted = names if observe is None else [observe] if isinstance(observe, str) else list(observe)
@@ -367,7 +357,9 @@ def _axis(map: Map, name: str, values: Any) -> Axis:
         raise ValueError(unknown(f"axis for {map.name}", name, shown, map.structure_hint(name)))
     numbers = np.atleast_1d(np.asarray(values, dtype=np.float64))
     if numbers.ndim != 1 or not numbers.size:
-        raise ValueError(f"axis {name}: {'no values' if not numbers.size else 'give a one-dimensional array of values'}")
+        raise ValueError(
+            f"axis {name}: {'no values' if not numbers.size else 'give a one-dimensional array of values'}"
+        )
     if not np.isfinite(numbers).all():
         raise ValueError(f"axis {name}: value {numbers[~np.isfinite(numbers)][0]} is not finite")
     return Axis(name, numbers, "parameter" if name in map.parameters else "coordinate")

@@ -2,6 +2,10 @@
 
 `compiled.py` copies this text into the cache once per (rule, dimension, k), with the names below bound to the map's
 own functions and constants, so that numba compiles them as constants and finds the machine code on disk next time.
+
+Two things make it fast to run and to compile. The loops own no array (scratch comes in as an argument), so they are
+compiled without reference counting (numba's `_nrt`), which would cost more than a step of a small map. And their parts are inlined
+before compilation: each compiled function in a chain of calls would optimise the whole rule once more.
 """
 
 from __future__ import annotations
@@ -21,10 +25,13 @@ K: int
 PERIODS: Any  # (dim,) float64, 0 = not an angle
 LANES: int  # members in lockstep: their independent operations overlap in the processor
 
+LOOP: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy", "_nrt": False}  # owns no array
+OWNER: dict[str, Any] = {**LOOP, "_nrt": True}  # may allocate
+PART: dict[str, Any] = {"inline": "always", "error_model": "numpy"}
 ASSOCIATIVE = {"reassoc", "contract", "nsz", "arcp"}  # lets sums vectorise; NaN and inf keep their meaning
 
 
-@njit(nogil=True, cache=True, error_model="numpy", forceinline=True)
+@njit(**PART)
 def finite(x):  # type: ignore[no-untyped-def]
     """Whether all components are finite."""
     good = True
@@ -33,21 +40,28 @@ def finite(x):  # type: ignore[no-untyped-def]
     return good
 
 
-@njit(nogil=True, cache=True, error_model="numpy", forceinline=True)
+@njit(**PART)
 def put(a, b):  # type: ignore[no-untyped-def]
     """a = b, component by component (a slice assignment costs ten times as much on a small state)."""
     for i in range(a.shape[0]):
         a[i] = b[i]
 
 
-@njit(nogil=True, cache=True, error_model="numpy", forceinline=True)
+@njit(**PART)
+def copy(a, b):  # type: ignore[no-untyped-def]
+    """The same for two matrices."""
+    for i in range(a.shape[0]):
+        put(a[i], b[i])
+
+
+@njit(**PART)
 def blank(a):  # type: ignore[no-untyped-def]
     """a = NaN."""
     for i in range(a.shape[0]):
         a[i] = np.nan
 
 
-@njit(nogil=True, cache=True, error_model="numpy", forceinline=True)
+@njit(**PART)
 def move(x, p, t, steps, escaped, m, lanes, y):  # type: ignore[no-untyped-def]
     """Advance members m … m + lanes − 1 in lockstep; an escaped member turns NaN and stays."""
     for s in range(t, t + steps):
@@ -61,7 +75,7 @@ def move(x, p, t, steps, escaped, m, lanes, y):  # type: ignore[no-untyped-def]
                     escaped[m + j] = s + 1
 
 
-@njit(nogil=True, cache=True, error_model="numpy", forceinline=True)
+@njit(**PART)
 def start(x, t, escaped):  # type: ignore[no-untyped-def]
     """Members that are not finite to begin with have escaped at t."""
     for m in range(x.shape[0]):
@@ -70,7 +84,7 @@ def start(x, t, escaped):  # type: ignore[no-untyped-def]
             escaped[m] = t
 
 
-@njit(nogil=True, cache=True, error_model="numpy", forceinline=True)
+@njit(**PART)
 def record(x, p, t, escaped, m, lanes, block, records, seen):  # type: ignore[no-untyped-def]
     """Write what is observed of members m … m + lanes − 1; NaN for an escaped one."""
     for j in range(lanes):
@@ -82,7 +96,7 @@ def record(x, p, t, escaped, m, lanes, block, records, seen):  # type: ignore[no
             records[m + j, block, c] = seen[c]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(**PART)
 def orbit_of(x, p, t, steps, every, records, escaped, m, lanes, y, seen):  # type: ignore[no-untyped-def]
     """The orbit of members m … m + lanes − 1; records of zero length record nothing."""
     for block in range(steps // every):
@@ -92,10 +106,9 @@ def orbit_of(x, p, t, steps, every, records, escaped, m, lanes, y, seen):  # typ
         move(x, p, s, every, escaped, m, lanes, y)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def orbit(x, p, t, steps, every, records, escaped):  # type: ignore[no-untyped-def]
+@njit(**LOOP)
+def orbit(x, p, t, steps, every, records, escaped, y, seen):  # type: ignore[no-untyped-def]
     """Advance x in place, recording each `every` steps unless records has zero length."""
-    y, seen = np.empty((LANES, DIM)), np.empty(records.shape[2])
     start(x, t, escaped)
     whole = x.shape[0] - x.shape[0] % LANES
     for m in range(0, whole, LANES):
@@ -104,7 +117,7 @@ def orbit(x, p, t, steps, every, records, escaped):  # type: ignore[no-untyped-d
         orbit_of(x, p, t, steps, every, records, escaped, m, 1, y, seen)
 
 
-@njit(nogil=True, cache=True, error_model="numpy", forceinline=True, fastmath=ASSOCIATIVE)
+@njit(**OWNER, forceinline=True, fastmath=ASSOCIATIVE)
 def dot(v, i, j):  # type: ignore[no-untyped-def]
     """The inner product of rows i and j."""
     total = 0.0
@@ -113,7 +126,7 @@ def dot(v, i, j):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(nogil=True, cache=True, error_model="numpy", forceinline=True)
+@njit(**OWNER, forceinline=True)
 def project(v, j, r):  # type: ignore[no-untyped-def]
     """Take from row j its components along the rows before it, adding them to R; returns the length that is left."""
     for i in range(j):
@@ -124,14 +137,14 @@ def project(v, j, r):  # type: ignore[no-untyped-def]
     return np.sqrt(dot(v, j, j))
 
 
-@njit(nogil=True, cache=True, error_model="numpy", forceinline=True)
+@njit(**OWNER, forceinline=True)
 def divide(v, j, divisor):  # type: ignore[no-untyped-def]
     """Row j, divided."""
     for c in range(DIM):
         v[j, c] /= divisor
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(**OWNER)
 def replace(v, j, spare):  # type: ignore[no-untyped-def]
     """Row j vanished: put in its place the unit vector farthest from the rows before it, made orthonormal to them."""
     for c in range(DIM):
@@ -144,7 +157,7 @@ def replace(v, j, spare):  # type: ignore[no-untyped-def]
     divide(v, j, np.sqrt(dot(v, j, j)))
 
 
-@njit(nogil=True, cache=True, error_model="numpy", forceinline=True)
+@njit(**OWNER, forceinline=True)
 def orthonormalise(v, r, spare):  # type: ignore[no-untyped-def]
     """Gram–Schmidt on the rows of v (k, dim), repeated where cancellation asks for it; r (k, k) is the factor R."""
     for j in range(K):
@@ -164,7 +177,7 @@ def orthonormalise(v, r, spare):  # type: ignore[no-untyped-def]
             replace(v, j, spare)
 
 
-@njit(nogil=True, cache=True, error_model="numpy", forceinline=True)
+@njit(**PART)
 def usable(v):  # type: ignore[no-untyped-def]
     """Whether every component of a frame is finite."""
     good = True
@@ -174,14 +187,15 @@ def usable(v):  # type: ignore[no-untyped-def]
     return good
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(**PART)
 def lose(v, r):  # type: ignore[no-untyped-def]
     """A frame that is no longer finite, or whose member escaped."""
-    v[:, :] = np.nan
-    r[:, :] = np.nan
+    for j in range(K):
+        blank(v[j])
+        blank(r[j])
 
 
-@njit(nogil=True, cache=True, error_model="numpy", forceinline=True)
+@njit(**PART)
 def carry(x, p, t, steps, v, w, y):  # type: ignore[no-untyped-def]
     """Advance one state and its frame; returns the step index of the first state that is not finite, or -1."""
     for s in range(t, t + steps):
@@ -191,23 +205,19 @@ def carry(x, p, t, steps, v, w, y):  # type: ignore[no-untyped-def]
             blank(x)
             return s + 1
         put(x, y)
-        for j in range(K):
-            for c in range(DIM):
-                v[j, c] = w[j, c]
+        copy(v, w)
     return -1
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def tangent_orbit(x, p, t, frame, steps, every, stretches, frames, factors, escaped):  # type: ignore[no-untyped-def]
+@njit(**LOOP)
+def tangent_orbit(x, p, t, frame, steps, every, stretches, frames, factors, escaped, y, w, r, spare):  # type: ignore[no-untyped-def]
     """Carry each member's frame along its orbit; frames and factors of zero length are not kept."""
-    y, w = np.empty(DIM), np.empty((K, DIM))
-    r, spare = np.empty((K, K)), np.empty((K, K))
     start(x, t, escaped)
     for m in range(x.shape[0]):
         state, parameters, v = x[m], p[m], frame[m]
         for block in range(steps // every):
             if frames.shape[1] > 0:
-                frames[m, block] = v
+                copy(frames[m, block], v)
             if escaped[m] < 0:
                 escaped[m] = carry(state, parameters, t + block * every, every, v, w, y)
             if escaped[m] < 0 and usable(v):
@@ -217,10 +227,10 @@ def tangent_orbit(x, p, t, frame, steps, every, stretches, frames, factors, esca
             for j in range(K):
                 stretches[m, block, j] = np.log(r[j, j])
             if factors.shape[1] > 0:
-                factors[m, block] = r
+                copy(factors[m, block], r)
 
 
-@njit(nogil=True, cache=True, error_model="numpy", forceinline=True)
+@njit(**PART)
 def distance(x, y, norm):  # type: ignore[no-untyped-def]
     """The distance of two states, angles the short way round; norm 0 = L1, 1 = L2, 2 = max."""
     total = 0.0
@@ -237,7 +247,7 @@ def distance(x, y, norm):  # type: ignore[no-untyped-def]
     return np.sqrt(total) if norm == 1 else total
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(**OWNER)
 def separation_orbit(x, y, p, t, steps, every, norm, distances, escaped):  # type: ignore[no-untyped-def]
     """Advance x and its perturbed copies y (member, perturbation, dim) in place, recording their distances."""
     z, gone = np.empty((1, DIM)), np.empty(1, np.int64)
@@ -255,14 +265,14 @@ def separation_orbit(x, y, p, t, steps, every, norm, distances, escaped):  # typ
             move(x, p, s, every, escaped, m, 1, z)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(**OWNER)
 def one_by_one(x, p, t, v, out):  # type: ignore[no-untyped-def]
     """The tangent map on a frame, vector by vector."""
     for j in range(v.shape[0]):
         tangent(x, p, t, v[j], out[j])
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(**OWNER)
 def by_differences(x, p, t, v, out):  # type: ignore[no-untyped-def]
     """The tangent map on a frame by central differences of the rule."""
     reach = 1.0

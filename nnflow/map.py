@@ -168,7 +168,9 @@ class Map:
             if name not in self.parameters:
                 raise ValueError(unknown(f"parameter of {self.name}", name, self.parameters, self.structure_hint(name)))
         changed = object.__new__(type(self))
-        changed.__dict__.update(self.__dict__, parameters={**self.parameters, **{k: float(v) for k, v in values.items()}})
+        changed.__dict__.update(
+            self.__dict__, parameters={**self.parameters, **{k: float(v) for k, v in values.items()}}
+        )
         return changed
 
     def structure_hint(self, name: str) -> str:

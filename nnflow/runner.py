@@ -76,7 +76,9 @@ def run(
     return _shape(name, method, ensemble, [members for members, _ in chunks], results)
 
 
-def resolve(analysis: str | Analysis, ensemble: Ensemble | Recording, settings: Mapping[str, Any]) -> tuple[str, Analysis]:
+def resolve(
+    analysis: str | Analysis, ensemble: Ensemble | Recording, settings: Mapping[str, Any]
+) -> tuple[str, Analysis]:
     """The name that goes into the result, and the analysis with its settings."""
     if not isinstance(analysis, str):
         if settings:
@@ -179,7 +181,9 @@ def _joined(
         return dims, arrays[0], attrs
     for rows, array in zip(members, arrays, strict=True):
         if array.ndim != len(dims) or array.shape[0] != len(rows) or array.shape[1:] != arrays[0].shape[1:]:
-            raise ValueError(f"{name}: variable {variable!r} has dims {dims} but shape {array.shape} for {len(rows)} members")
+            raise ValueError(
+                f"{name}: variable {variable!r} has dims {dims} but shape {array.shape} for {len(rows)} members"
+            )
     whole = np.empty((count, *arrays[0].shape[1:]), dtype=arrays[0].dtype)
     for rows, array in zip(members, arrays, strict=True):
         whole[rows] = array

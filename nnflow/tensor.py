@@ -79,7 +79,9 @@ class TensorMap(Map):
         out = self.rule(x, self._named(p), t)
         if not isinstance(out, Tensor) or out.shape != (self.dim,):
             shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            raise ValueError(f"the rule of {self.name!r} returned {shape}: it must return a tensor of shape ({self.dim},)")
+            raise ValueError(
+                f"the rule of {self.name!r} returned {shape}: it must return a tensor of shape ({self.dim},)"
+            )
         return out
 
     def step(self, x: Any, p: Any, t: int) -> Tensor:

@@ -19,7 +19,13 @@ from nnflow.systems.network import Layout, TrainingMap, Drawn, coordinate_names
 from nnflow.systems.perceptron import Perceptron
 from nnflow.tensor import TensorMap
 
-ACTIVATIONS = {nn.Sigmoid: "sigmoid", nn.Tanh: "tanh", nn.ReLU: "relu", nn.Softplus: "softplus", nn.Identity: "identity"}
+ACTIVATIONS = {
+    nn.Sigmoid: "sigmoid",
+    nn.Tanh: "tanh",
+    nn.ReLU: "relu",
+    nn.Softplus: "softplus",
+    nn.Identity: "identity",
+}
 INTEGER = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -111,11 +117,15 @@ def _refuse(module: nn.Module) -> None:
         raise ValueError("the module has no parameters: there is nothing to train")
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
-            raise ValueError(f"parameter {name} does not require gradients: the state holds all parameters, so none may be frozen")
+            raise ValueError(
+                f"parameter {name} does not require gradients: the state holds all parameters, so none may be frozen"
+            )
     for name, part in module.named_modules():
         noisy = isinstance(part, (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm))
         if part.training and noisy:
-            raise ValueError(f"{name or 'the module'} is a {type(part).__name__} in training mode, so a step is no fixed map: call module.eval()")
+            raise ValueError(
+                f"{name or 'the module'} is a {type(part).__name__} in training mode, so a step is no fixed map: call module.eval()"
+            )
 
 
 class _Reset:
@@ -142,7 +152,9 @@ def _reset(module: nn.Module) -> None:
         if hasattr(part, "reset_parameters"):
             part.reset_parameters()
         elif any(True for _ in part.parameters(recurse=False)):
-            raise ValueError(f"{name or 'the module'} has parameters but no reset_parameters(): give states, or scale=…")
+            raise ValueError(
+                f"{name or 'the module'} has parameters but no reset_parameters(): give states, or scale=…"
+            )
 
 
 def recognise(task: Training) -> Perceptron | str:
@@ -185,7 +197,11 @@ def _layers_of(parts: list[nn.Module]) -> tuple[tuple[int, ...], tuple[str, ...]
             sizes += [part.out_features] if sizes else [part.in_features, part.out_features]
             names.append("identity")
             fresh = True
-        elif type(part) in ACTIVATIONS and fresh and not (type(part) is nn.Softplus and (part.beta, part.threshold) != (1, 20)):
+        elif (
+            type(part) in ACTIVATIONS
+            and fresh
+            and not (type(part) is nn.Softplus and (part.beta, part.threshold) != (1, 20))
+        ):
             names[-1] = ACTIVATIONS[type(part)]
             fresh = False
         else:

@@ -75,7 +75,9 @@ class CompiledTraining(TrainingMap, CompiledMap):
 def coordinate_names(layout: Layout, optimizer: str) -> tuple[str, ...]:
     """A name for every component of the state: "0.weight[2,1]", "0.bias[2]", …, "velocity.0.weight[2,1]", …."""
     names = [
-        f"{name}[{','.join(map(str, index))}]" if shape else name for name, shape in layout for index in np.ndindex(*shape)
+        f"{name}[{','.join(map(str, index))}]" if shape else name
+        for name, shape in layout
+        for index in np.ndindex(*shape)
     ]
     return (*names, *memory_names(optimizer, tuple(names)))
 
@@ -160,7 +162,9 @@ def iris(split: int = 0, optimizer: str = "gd", **parameters: float) -> Compiled
     (K. Danovski, M. C. Soriano, L. Lacasa, Front. Complex Syst. 2, 1367957 (2024), arXiv:2404.05782.)
     """
     data = iris_split(split)
-    network = Perceptron((4, 10, 3), "sigmoid", "cross_entropy", data.inputs, data.labels, data.test_inputs, data.test_labels)
+    network = Perceptron(
+        (4, 10, 3), "sigmoid", "cross_entropy", data.inputs, data.labels, data.test_inputs, data.test_labels
+    )
     return perceptron_map(
         network,
         optimizer,

@@ -80,8 +80,10 @@ class OrbitDiagram(Analysis):
         for members in rows:
             point = ensemble.take(members)
             start = np.where(np.isfinite(carried).all(axis=1)[:, None], carried, point.states)
-            records, after = point.with_states(ensemble.map.native(start)).advance(self.transient).orbit(
-                self.steps, self.every, name
+            records, after = (
+                point.with_states(ensemble.map.native(start))
+                .advance(self.transient)
+                .orbit(self.steps, self.every, name)
             )
             values[members], escaped[members], carried = records[:, :, 0], after.escaped, after.states
         return values, escaped

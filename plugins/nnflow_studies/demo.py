@@ -118,13 +118,17 @@ class Demo:
         demo_figure.save(results, CASES, out / "demo.png")
         print(table(results))
         minutes, seconds = divmod(time.perf_counter() - began, 60)
-        print(f"\nWrote {out / 'demo.png'} and {', '.join(f'{case.name}.nc' for case in CASES)} in {int(minutes)} min {seconds:.0f} s.")
+        print(
+            f"\nWrote {out / 'demo.png'} and {', '.join(f'{case.name}.nc' for case in CASES)} in {int(minutes)} min {seconds:.0f} s."
+        )
 
     def scan(self, case: Case, bar: tqdm[Any]) -> xr.Dataset:
         """All analyses of one map over its parameter, as one dataset."""
 
         def run(analysis: Any, ensemble: nnflow.Ensemble, **settings: Any) -> xr.Dataset:
-            bar.set_description(f"{case.name}: {analysis if isinstance(analysis, str) else type(analysis).__name__.lower()}")
+            bar.set_description(
+                f"{case.name}: {analysis if isinstance(analysis, str) else type(analysis).__name__.lower()}"
+            )
             dataset = nnflow.run(analysis, ensemble, **settings)
             bar.update()
             return dataset
@@ -165,7 +169,9 @@ def _ending(data: xr.Dataset) -> xr.DataArray:
         return xr.where(data.escaped >= 0, 4, 0).assign_attrs(flag_meanings="; ".join(ENDINGS))
     stuck = np.rint(data.mean_stuck_on).clip(0, 2)
     ending = xr.where(data.mean_accuracy > CHANCE, 0, 1 + stuck)
-    return xr.where(data.escaped >= 0, 4, ending).fillna(4).astype(np.int64).assign_attrs(flag_meanings="; ".join(ENDINGS))
+    return (
+        xr.where(data.escaped >= 0, 4, ending).fillna(4).astype(np.int64).assign_attrs(flag_meanings="; ".join(ENDINGS))
+    )
 
 
 def first_doubling(data: xr.Dataset, parameter: str) -> float:
@@ -194,5 +200,7 @@ def table(results: dict[str, xr.Dataset]) -> str:
             f"{case.name:<10}{case.parameter:<11}{doubling:>15.4f}   {case.doubling_source:<22}{chaos:>13.4f}   {case.chaos_source}"
         )
     spacing = ", ".join(f"{float(np.diff(results[c.name][c.parameter].values[:2])[0]):.3g} ({c.name})" for c in CASES)
-    lines.append(f"At half or more of the initial states; grid spacing {spacing}. Exponents are finite-time (1000 steps).")
+    lines.append(
+        f"At half or more of the initial states; grid spacing {spacing}. Exponents are finite-time (1000 steps)."
+    )
     return "\n".join(lines)

@@ -101,7 +101,12 @@ def _diagram(axes: Axes, data: xr.Dataset, case: Case) -> None:
             axes.plot(x[chosen].ravel(), value[chosen].ravel(), ".", color=colours[index], markersize=0.8,
                       markeredgewidth=0, rasterized=True)  # fmt: skip
             axes.plot([], [], "o", color=colours[index], markersize=4, label=name)
-    axes.legend(framealpha=0.85, edgecolor="none", fontsize="x-small", loc="lower right" if case.name == "iris" else "lower left")
+    axes.legend(
+        framealpha=0.85,
+        edgecolor="none",
+        fontsize="x-small",
+        loc="lower right" if case.name == "iris" else "lower left",
+    )
     if case.name == "iris":
         axes.set_yscale("log")
         axes.set_ylim(axes.get_ylim()[0], 6 * float(np.nanmax(value)))

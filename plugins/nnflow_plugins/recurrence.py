@@ -1,0 +1,579 @@
+"""Recurrence: when does a series come back to where it was? The lines of the recurrence plot, counted.
+
+R_ij = 1 where the states at times i and j are no farther apart than the threshold, d(x_i, x_j) ≤ ε. A diagonal line of
+length l is a stretch of the orbit that repeats an earlier one for l samples: long lines mean predictable dynamics. A
+vertical line is a state that lingers; a white vertical line is the time the orbit stays away from a state.
+
+Everything that is reported follows from the histograms of the line lengths, and these need no matrix: the diagonals
+and the columns are computed one at a time, in memory O(N). The matrix of a series is symmetric, so half of the
+diagonals suffice.
+
+Zbilut and Webber, Phys. Lett. A 171 (1992) 199, doi:10.1016/0375-9601(92)90426-M; Marwan, Romano, Thiel and Kurths,
+Recurrence plots for the analysis of complex systems, Phys. Rep. 438 (2007) 237, doi:10.1016/j.physrep.2006.11.001;
+the window: Theiler, Phys. Rev. A 34 (1986) 2427, doi:10.1103/PhysRevA.34.2427; the recurrence times: Gao, Phys. Rev.
+Lett. 83 (1999) 3178, doi:10.1103/PhysRevLett.83.3178.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import ArrayLike, NDArray
+
+from nnflow.analysis import Analysis, Result, at_least, first, one_of
+from nnflow.ensemble import Ensemble, Recording
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.axes import Axes
+
+Array = NDArray[np.float64]
+Counts = NDArray[np.int64]
+
+NORMS = {"maximum": 0, "manhattan": 1, "euclidean": 2}
+"""The norms, and the power to which their terms are summed; 0 = not summed, each term must be small."""
+
+RATE = 0.05
+"""The recurrence rate that the analysis aims at when neither a threshold nor a rate is given."""
+
+LARGEST = 2**28
+"""Most matrix cells (bytes) that one call of the analysis returns."""
+
+CONVENTION = (
+    "recurrence: distance <= threshold; cells |i - j| < theiler are left out of every line and of the rate's "
+    "denominator; lines that meet the border or that window count with the length inside; natural logarithm"
+)
+
+MEASURES = {
+    "recurrence_rate": "recurrence rate",
+    "determinism": "determinism",
+    "mean_diagonal": "mean diagonal length",
+    "max_diagonal": "longest diagonal",
+    "diagonal_entropy": "entropy of the diagonal lengths",
+    "laminarity": "laminarity",
+    "trapping_time": "trapping time",
+    "max_vertical": "longest vertical",
+    "vertical_entropy": "entropy of the vertical lengths",
+    "mean_white": "mean white vertical length",
+    "max_white": "longest white vertical",
+    "white_entropy": "entropy of the white vertical lengths",
+    "mean_recurrence_time": "mean recurrence time",
+}
+"""The measures, in the order of the results, and what they are called in words."""
+
+
+class Lines(NamedTuple):
+    """How many lines of each length there are, `(length,)` with index 0 unused, and how many cells were looked at."""
+
+    diagonal: Counts
+    vertical: Counts
+    white: Counts
+    """Vertical lines without recurrence, those that meet the border among them."""
+    time: Counts
+    """Times from the beginning of a vertical line to the beginning of the next one in its column."""
+    cells: int
+
+
+def recurrence_measures(
+    series: ArrayLike,
+    threshold: float | None = None,
+    rate: float | None = None,
+    theiler: int = 1,
+    min_diagonal: int = 2,
+    min_vertical: int = 2,
+    embedding: int = 1,
+    delay: int = 1,
+    norm: str = "euclidean",
+) -> dict[str, float]:
+    """Return the measures of the recurrence plot of a series, from O(N) memory; see `measures_of_lines` for each.
+
+    R_ij = 1 where d(x_i, x_j) ≤ threshold, x the series embedded as in `embed`, N points long.
+
+    Arguments:
+        series: `(time,)` or `(time, channel)`.
+        threshold: the distance ε, in units of the series; or else
+        rate: the recurrence rate in (0, 1] that `threshold_of_rate` finds a threshold for.
+        theiler: cells |i − j| < theiler are left out, of every line and of the rate's denominator: 1 leaves out the
+            identity line, 0 nothing. Lines that meet the window or the border count with the length inside.
+        min_diagonal, min_vertical: the shortest lines that count, of diagonals; of verticals, black and white.
+        embedding, delay: the number of delay coordinates and the samples between two of them.
+        norm: "euclidean", "manhattan" or "maximum", over delay coordinates and channels.
+
+    A series with a value that is not finite gives NaN throughout. Raises ValueError for a series that is too short, and
+    for impossible settings, among them both or neither of threshold and rate.
+    """
+    at_least(1, min_diagonal=min_diagonal, min_vertical=min_vertical)
+    _check_choice(threshold, rate)
+    points = _points(series, embedding, delay, theiler, norm)
+    epsilon = _threshold(points, threshold, rate, theiler, norm)
+    return _measures(points, epsilon, theiler, min_diagonal, min_vertical, norm)
+
+
+def recurrence_matrix(
+    series: ArrayLike,
+    threshold: float | None = None,
+    rate: float | None = None,
+    embedding: int = 1,
+    delay: int = 1,
+    norm: str = "euclidean",
+) -> NDArray[np.bool_]:
+    """Return the recurrence matrix R_ij = [d(x_i, x_j) ≤ threshold] of a series, bool `(N, N)`.
+
+    Arguments and errors as `recurrence_measures`; a rate is that without the identity line (theiler = 1). A point with
+    a NaN recurs with none, not with itself either; with a rate, such a series gives an empty matrix.
+    """
+    _check_choice(threshold, rate)
+    points = _points(series, embedding, delay, 1, norm)
+    return _matrix(points, _threshold(points, threshold, rate, 1, norm), norm)
+
+
+def measures_of_matrix(
+    matrix: ArrayLike, theiler: int | None = None, min_diagonal: int = 2, min_vertical: int = 2
+) -> dict[str, float]:
+    """Return the measures of any recurrence matrix, `(row, column)`, square or not; see `measures_of_lines` for each.
+
+    Every entry that is not 0 is a recurrence; a column's line is a vertical one. `theiler` as in `recurrence_measures`;
+    by default 1 for a square matrix, as there, and 0 for another one, which has no identity line (give 0 for the square
+    matrix of two series). Raises ValueError for an array that is no matrix, and for impossible settings.
+    """
+    return measures_of_lines(lines_of_matrix(matrix, theiler), min_diagonal, min_vertical)
+
+
+def measures_of_lines(lines: Lines, min_diagonal: int = 2, min_vertical: int = 2) -> dict[str, float]:
+    """Return the measures that follow from the histograms P(l) of line lengths, a dict of floats in this order.
+
+    - `recurrence_rate`: Σ l P(l) / cells, the share of cells that are recurrences.
+    - `determinism`, `laminarity`: Σ_{l ≥ min} l P(l) / Σ l P(l) of the diagonals, of the verticals: the share of
+      recurrences that belong to a line.
+    - `mean_diagonal`, `trapping_time`, `mean_white`: Σ_{l ≥ min} l P(l) / Σ_{l ≥ min} P(l), in samples.
+    - `max_diagonal`, `max_vertical`, `max_white`: the longest line; 0 if there is none of at least the minimum.
+    - `diagonal_entropy`, `vertical_entropy`, `white_entropy`: −Σ p ln p, p = P(l) / Σ_{l ≥ min} P(l), in nats.
+    - `mean_recurrence_time`: the mean time from the beginning of a vertical line to that of the next in its column, in
+      samples (the second type of Gao 1999: the stay is not counted as many returns). p for a series of period p.
+
+    White lines share the minimum of the verticals. A share of nothing, a mean or an entropy over no line is NaN. Raises
+    ValueError for a minimum below 1.
+    """
+    at_least(1, min_diagonal=min_diagonal, min_vertical=min_vertical)
+    diagonal, vertical = _statistics(lines.diagonal, min_diagonal), _statistics(lines.vertical, min_vertical)
+    white, time = _statistics(lines.white, min_vertical), _statistics(lines.time, 1)
+    points = float(lines.diagonal @ np.arange(lines.diagonal.size))
+    values = (points / lines.cells, *diagonal, *vertical, *white[1:], time[1])
+    return dict(zip(MEASURES, values, strict=True))
+
+
+def lines_of_matrix(matrix: ArrayLike, theiler: int | None = None) -> Lines:
+    """Return the histograms of line lengths of a recurrence matrix; arguments and errors as `measures_of_matrix`."""
+    cells = np.ascontiguousarray(np.asarray(matrix) != 0)
+    if cells.ndim != 2:
+        raise ValueError(f"the matrix must have the shape (row, column), not {cells.shape}")
+    rows, columns = cells.shape
+    window = int(rows == columns) if theiler is None else theiler
+    at_least(0, theiler=window)
+    count = _cells(rows, columns, window)
+    if count == 0:
+        raise ValueError(f"a matrix of shape {cells.shape} has no cells outside the Theiler window, theiler = {window}")
+    return Lines(*_lines_of_matrix(cells.view(np.uint8), window), count)
+
+
+def embed(series: ArrayLike, dimension: int, delay: int) -> Array:
+    """Return the delay vectors (x(t), x(t + delay), …), `(N, dimension · channels)`, N = samples − (dimension − 1) delay.
+
+    The series is `(time,)` or `(time, channel)`; the channels of one sample stand side by side. (F. Takens, Lecture
+    Notes in Mathematics 898 (1981) 366, doi:10.1007/BFb0091924.) Raises ValueError if nothing is left.
+    """
+    at_least(1, dimension=dimension, delay=delay)
+    values = np.asarray(series, dtype=np.float64)
+    if values.ndim not in (1, 2) or 0 in values.shape[1:]:
+        raise ValueError(f"the series must have the shape (time,) or (time, channel), not {values.shape}")
+    table = values.reshape(len(values), -1)
+    count = len(table) - (dimension - 1) * delay
+    if count < 1:
+        raise ValueError(f"{len(table)} samples are too few for {dimension} delay coordinates, {delay} samples apart")
+    return np.concatenate([table[lag * delay : lag * delay + count] for lag in range(dimension)], axis=1)
+
+
+def threshold_of_rate(
+    series: ArrayLike, rate: float, theiler: int = 1, embedding: int = 1, delay: int = 1, norm: str = "euclidean"
+) -> float:
+    """Return the threshold whose recurrence rate is as near to `rate` as the series allows, to rounding.
+
+    By bisection: each of its about 30 steps counts the pairs within a trial threshold, in O(N) memory, all pairs and no
+    sample of them. Equal distances (a periodic series) recur together, so the rate is then met only as nearly as they
+    permit. NaN for a series with a value that is not finite. Arguments and errors as `recurrence_measures`.
+    """
+    _check_choice(None, rate)
+    return _threshold(_points(series, embedding, delay, theiler, norm), None, rate, theiler, norm)
+
+
+def _check_choice(threshold: float | None, rate: float | None) -> None:
+    if (threshold is None) == (rate is None):
+        raise ValueError(f"threshold = {threshold}, rate = {rate}: give exactly one of them")
+    if threshold is not None:
+        at_least(0, threshold=threshold)
+    if rate is not None and not 0.0 < rate <= 1.0:
+        raise ValueError(f"rate = {rate}: give a share of the cells, above 0 and at most 1")
+
+
+def _points(series: ArrayLike, embedding: int, delay: int, theiler: int, norm: str) -> Array:
+    """Return the embedded series as the kernels want it, `(coordinate, N)`: a coordinate lies side by side."""
+    at_least(0, theiler=theiler)
+    at_least(1, embedding=embedding, delay=delay)
+    one_of(list(NORMS), norm=norm)
+    points = np.ascontiguousarray(embed(series, embedding, delay).T)
+    if points.shape[1] < max(2, theiler + 1):
+        raise ValueError(
+            f"the series gives {points.shape[1]} points: with theiler = {theiler} give {max(2, theiler + 1)} or more"
+        )
+    return points
+
+
+def _power(points: Array, norm: str) -> int:
+    """In one dimension the norms agree, and the maximum is the cheapest."""
+    return NORMS[norm] if len(points) > 1 else 0
+
+
+def _threshold(points: Array, threshold: float | None, rate: float | None, theiler: int, norm: str) -> float:
+    if threshold is not None:
+        return float(threshold)
+    if rate is None or not np.isfinite(points).all():
+        return math.nan
+    cells = _cells(points.shape[1], points.shape[1], theiler)
+    wanted, power = rate * cells, _power(points, norm)
+    low, high = 0.0, 2.0 * float(np.sum(np.ptp(points, axis=1)))
+    below, above = _count(points, power, low, theiler), cells
+    while below < wanted < above and above - below > 2 and low < (middle := 0.5 * (low + high)) < high:
+        count = _count(points, power, middle, theiler)
+        low, below, high, above = (middle, count, high, above) if count < wanted else (low, below, middle, count)
+    return low if wanted - below < above - wanted else high
+
+
+def _measures(
+    points: Array, threshold: float, theiler: int, min_diagonal: int, min_vertical: int, norm: str
+) -> dict[str, float]:
+    if not np.isfinite(points).all():
+        return dict.fromkeys(MEASURES, math.nan)
+    count = _cells(points.shape[1], points.shape[1], theiler)
+    lines = Lines(*_lines_of_points(points, _power(points, norm), threshold, theiler), count)
+    return measures_of_lines(lines, min_diagonal, min_vertical)
+
+
+def _matrix(points: Array, threshold: float, norm: str) -> NDArray[np.bool_]:
+    return _matrix_of_points(points, _power(points, norm), threshold).view(np.bool_)
+
+
+def _cells(rows: int, columns: int, theiler: int) -> int:
+    """How many cells lie outside the Theiler window."""
+    inside = (min(rows, columns - k) - max(0, -k) for k in range(1 - theiler, theiler))
+    return rows * columns - sum(max(0, length) for length in inside)
+
+
+def _statistics(lines: Counts, least: int) -> tuple[float, float, float, float]:
+    """Share of the points in lines of at least this length, their mean length, the longest, the entropy."""
+    lengths = np.flatnonzero(lines[least:]) + least
+    if not lengths.size:
+        return 0.0 if lines[1:].any() else math.nan, math.nan, 0.0, math.nan
+    counts = lines[lengths]
+    points, p = int(lengths @ counts), counts / counts.sum()
+    share = points / int(lines @ np.arange(lines.size))
+    return share, points / int(counts.sum()), float(lengths[-1]), abs(float(p @ np.log(p)))
+
+
+# -- kernels: each row loop in its own function over contiguous views, which LLVM vectorises ------------------------
+
+
+@njit(nogil=True, cache=True)
+def _lines_of_points(
+    points: Array, power: int, threshold: float, theiler: int
+) -> tuple[Counts, Counts, Counts, Counts]:
+    size = points.shape[1]
+    diagonal, vertical, white, time = _histograms(size), _histograms(size), _histograms(size), _histograms(size)
+    near, total, changes = np.empty(size, np.uint8), np.empty(size), np.empty(size + 1, np.int32)
+    here = np.empty_like(points)
+    for k in range(theiler, size):
+        _compare_shifted(points, k, power, threshold, total, near)
+        _tally_diagonal(near[: size - k], changes, 2 if k else 1, diagonal)
+    for j in range(size):
+        _compare_with(points, j, power, threshold, here, total, near)
+        _tally_column(near, j, theiler, changes, vertical, white, time)
+    return diagonal, vertical, white, time
+
+
+@njit(nogil=True, cache=True)
+def _lines_of_matrix(matrix: NDArray[np.uint8], theiler: int) -> tuple[Counts, Counts, Counts, Counts]:
+    rows, columns = matrix.shape
+    size = max(rows, columns)
+    diagonal, vertical, white, time = _histograms(size), _histograms(size), _histograms(size), _histograms(size)
+    near, changes = np.empty(size, np.uint8), np.empty(size + 1, np.int32)
+    for k in range(1 - rows, columns):
+        start, stop = max(0, -k), min(rows, columns - k)
+        for i in range(start, stop):
+            near[i - start] = matrix[i, i + k]
+        if abs(k) >= theiler:
+            _tally_diagonal(near[: stop - start], changes, 1, diagonal)
+    for j in range(columns):
+        for i in range(rows):
+            near[i] = matrix[i, j]
+        _tally_column(near[:rows], j, theiler, changes, vertical, white, time)
+    return diagonal, vertical, white, time
+
+
+@njit(nogil=True, cache=True)
+def _matrix_of_points(points: Array, power: int, threshold: float) -> NDArray[np.uint8]:
+    size = points.shape[1]
+    matrix, total, here = np.empty((size, size), np.uint8), np.empty(size), np.empty_like(points)
+    for i in range(size):
+        _compare_with(points, i, power, threshold, here, total, matrix[i])
+    return matrix
+
+
+@njit(nogil=True, cache=True)
+def _count(points: Array, power: int, threshold: float, theiler: int) -> int:
+    """How many cells outside the Theiler window recur."""
+    size, count = points.shape[1], 0
+    near, total = np.empty(size, np.uint8), np.empty(size)
+    for k in range(theiler, size):
+        _compare_shifted(points, k, power, threshold, total, near)
+        count += (2 if k else 1) * _sum(near[: size - k])
+    return count
+
+
+@njit(nogil=True, cache=True)
+def _histograms(size: int) -> Counts:
+    return np.zeros(size + 1, np.int64)
+
+
+@njit(nogil=True, cache=True)
+def _compare_shifted(
+    points: Array, shift: int, power: int, threshold: float, total: Array, near: NDArray[np.uint8]
+) -> None:
+    """Write into near whether points i and i + shift are within the threshold: one diagonal."""
+    size = points.shape[1] - shift
+    _begin(size, power, total, near)
+    for d in range(points.shape[0]):
+        _add(points[d, :size], points[d, shift:], power, threshold, total, near)
+    if power:
+        _within(total[:size], threshold**power, near)
+
+
+@njit(nogil=True, cache=True)
+def _compare_with(
+    points: Array, j: int, power: int, threshold: float, here: Array, total: Array, near: NDArray[np.uint8]
+) -> None:
+    """Write into near whether each point is within the threshold of point j: one column."""
+    _begin(points.shape[1], power, total, near)
+    for d in range(points.shape[0]):
+        here[d] = points[d, j]
+        _add(points[d], here[d], power, threshold, total, near)
+    if power:
+        _within(total, threshold**power, near)
+
+
+@njit(nogil=True, cache=True)
+def _begin(size: int, power: int, total: Array, near: NDArray[np.uint8]) -> None:
+    if power:
+        total[:size] = 0.0
+    else:
+        near[:size] = 1
+
+
+@njit(nogil=True, cache=True)
+def _add(x: Array, y: Array, power: int, threshold: float, total: Array, near: NDArray[np.uint8]) -> None:
+    """Add one coordinate to the comparison."""
+    if power == 0:
+        for i in range(x.size):
+            near[i] &= abs(x[i] - y[i]) <= threshold
+    elif power == 1:
+        for i in range(x.size):
+            total[i] += abs(x[i] - y[i])
+    else:
+        for i in range(x.size):
+            total[i] += (x[i] - y[i]) ** 2
+
+
+@njit(nogil=True, cache=True)
+def _within(total: Array, limit: float, near: NDArray[np.uint8]) -> None:
+    for i in range(total.size):
+        near[i] = total[i] <= limit
+
+
+@njit(nogil=True, cache=True)
+def _sum(near: NDArray[np.uint8]) -> int:
+    count = 0
+    for i in range(near.size):
+        count += near[i]
+    return count
+
+
+@njit(nogil=True, cache=True)
+def _changes(near: NDArray[np.uint8], changes: NDArray[np.int32]) -> int:
+    """Write where lines begin and end, alternately, and return how many numbers that are. No branch: they mispredict."""
+    count, before = 0, 0
+    for i in range(near.size):
+        changes[count] = i
+        count += near[i] ^ before
+        before = near[i]
+    changes[count] = near.size
+    return count + before
+
+
+@njit(nogil=True, cache=True)
+def _tally_diagonal(near: NDArray[np.uint8], changes: NDArray[np.int32], weight: int, lines: Counts) -> None:
+    for i in range(0, _changes(near, changes), 2):
+        lines[changes[i + 1] - changes[i]] += weight
+
+
+@njit(nogil=True, cache=True)
+def _tally_column(
+    near: NDArray[np.uint8],
+    j: int,
+    theiler: int,
+    changes: NDArray[np.int32],
+    lines: Counts,
+    white: Counts,
+    time: Counts,
+) -> None:
+    """Count the lines of column j above and below the Theiler window, or of the whole column if there is none."""
+    if theiler == 0:
+        _tally_segment(near, changes, lines, white, time)
+    else:
+        _tally_segment(near[: max(0, j - theiler + 1)], changes, lines, white, time)
+        _tally_segment(near[j + theiler :], changes, lines, white, time)
+
+
+@njit(nogil=True, cache=True)
+def _tally_segment(
+    near: NDArray[np.uint8], changes: NDArray[np.int32], lines: Counts, white: Counts, time: Counts
+) -> None:
+    end, start = 0, -1
+    for i in range(0, _changes(near, changes), 2):
+        if start >= 0:
+            time[changes[i] - start] += 1
+        start = changes[i]
+        white[start - end] += 1  # length 0, at the border, falls into the unused entry
+        end = changes[i + 1]
+        lines[end - start] += 1
+    white[near.size - end] += 1
+
+
+@dataclass(frozen=True)
+class Recurrence(Analysis):
+    """Recurrence quantification of an observable along the orbit: how regular, how sticky, how often it returns.
+
+    Variables: `recurrence_rate`, `determinism`, `mean_diagonal`, `max_diagonal`, `diagonal_entropy`, `laminarity`,
+    `trapping_time`, `max_vertical`, `vertical_entropy`, `mean_white`, `max_white`, `white_entropy`,
+    `mean_recurrence_time` (…), lengths and times in samples; `threshold (…)`; on request `matrix (…, i, j)`. An escaped
+    member is NaN, its matrix 0. An angle that wraps round is far from itself at the wrap: observe its sine and cosine.
+    See `recurrence_measures`. (N. Marwan, M. C. Romano, M. Thiel, J. Kurths, Phys. Rep. 438, 237 (2007),
+    doi:10.1016/j.physrep.2006.11.001.)
+    """
+
+    observable: str | None = None
+    """A coordinate or observable of the map (default: the loss if it has one, else the first coordinate)."""
+    embedding: int = 1
+    """How many delay coordinates."""
+    delay: int = 1
+    """Samples between two delay coordinates."""
+    threshold: float | None = None
+    """The distance up to which two points recur, in units of the observable; or else give a rate."""
+    rate: float | None = None
+    """Recurrence rate for which every member gets its own threshold (default: 0.05, if no threshold is given)."""
+    norm: str = "euclidean"
+    """How distances are measured: euclidean, manhattan or maximum."""
+    theiler: int = 1
+    """Pairs closer in time than this many samples are left out: 1 leaves out the identity line, 0 nothing."""
+    min_diagonal: int = 2
+    """Shortest diagonal line that counts, in samples."""
+    min_vertical: int = 2
+    """Shortest vertical line that counts, black or white, in samples."""
+    matrix: bool = False
+    """Keep the recurrence matrices."""
+    steps: int = 2000
+    """Steps recorded, after the transient."""
+    transient: int = 1000
+    """Steps dropped first."""
+    every: int = 1
+    """Steps between two samples."""
+
+    def __post_init__(self) -> None:
+        at_least(0, transient=self.transient, theiler=self.theiler)
+        at_least(1, embedding=self.embedding, delay=self.delay, steps=self.steps, every=self.every)
+        at_least(1, min_diagonal=self.min_diagonal, min_vertical=self.min_vertical)
+        one_of(list(NORMS), norm=self.norm)
+        _check_choice(self.threshold, self._aim)
+        if self.steps % self.every:
+            raise ValueError(f"steps = {self.steps}, every = {self.every}: steps must be a multiple of every")
+        least = max(2, self.theiler + 1)
+        if self._size < least:
+            raise ValueError(
+                f"steps = {self.steps}: after sampling and embedding {self._size} points are left; "
+                f"with theiler = {self.theiler} at least {least} are needed"
+            )
+
+    @property
+    def _aim(self) -> float | None:
+        return RATE if self.threshold is None and self.rate is None else self.rate
+
+    @property
+    def _size(self) -> int:
+        """Points of the embedded series."""
+        return self.steps // self.every - (self.embedding - 1) * self.delay
+
+    def __call__(self, ensemble: Ensemble | Recording) -> Result:
+        """Compute the variables. Raises ValueError for an unknown observable, and for matrices too large to keep."""
+        name = first(ensemble, self.observable)
+        if self.matrix and len(ensemble) * self._size**2 > LARGEST:
+            raise ValueError(
+                f"{len(ensemble)} matrices of {self._size} x {self._size} cells are too much to keep: take fewer steps, "
+                "fewer members at a time (chunk), or leave the matrix out"
+            )
+        records, after = ensemble.advance(self.transient).orbit(self.steps, self.every, name)
+        members = [self._member(series) for series in records]
+        attrs = {"convention": CONVENTION, "observable": name}
+        result: dict[str, Any] = {
+            measure: ("member", np.array([values[measure] for values, _, _ in members]), {"long_name": words, **attrs})
+            for measure, words in MEASURES.items()
+        }
+        thresholds = np.array([threshold for _, threshold, _ in members])
+        result["threshold"] = ("member", thresholds, {"long_name": f"threshold, distance of {name}"})
+        if self.matrix:
+            result |= self._matrices([matrix for _, _, matrix in members], attrs)
+        return {**result, "escaped": ("member", after.escaped)}
+
+    def _member(self, series: Array) -> tuple[dict[str, float], float, NDArray[np.bool_] | None]:
+        """Measures, threshold and matrix of one series."""
+        points = _points(series, self.embedding, self.delay, self.theiler, self.norm)
+        threshold = _threshold(points, self.threshold, self._aim, self.theiler, self.norm)
+        measures = _measures(points, threshold, self.theiler, self.min_diagonal, self.min_vertical, self.norm)
+        return measures, threshold, _matrix(points, threshold, self.norm) if self.matrix else None
+
+    def _matrices(self, matrices: list[Any], attrs: dict[str, str]) -> dict[str, Any]:
+        times = np.arange(self._size) * self.every
+        stacked = np.array(matrices, dtype=np.int8)
+        return {
+            "i": ("i", times, {"long_name": "step after the transient"}),
+            "j": ("j", times, {"long_name": "step after the transient"}),
+            "matrix": (("member", "i", "j"), stacked, {"long_name": "recurrence", **attrs}),
+        }
+
+    def draw(self, dataset: xr.Dataset, axes: Axes) -> None:
+        """The recurrence plot of the first member if the matrix was kept, else three shares over the scanned axis."""
+        from nnflow_plugins.drawing import over_axis
+
+        if "matrix" not in dataset:
+            shares = dataset[["recurrence_rate", "determinism", "laminarity"]].to_array("measure")
+            over_axis(shares, axes, own="measure")
+            axes.set_ylim(-0.05, 1.05)
+            axes.set_ylabel("share of the pairs, of the recurrences")
+            return
+        matrix = dataset["matrix"]
+        matrix = matrix.isel({dim: 0 for dim in matrix.dims if dim not in ("i", "j")})
+        half = self.every / 2
+        ends = (-half, float(matrix["j"][-1]) + half)
+        axes.imshow(matrix.transpose("i", "j"), origin="lower", extent=(*ends, *ends), cmap="binary", vmin=0, vmax=1)
+        axes.set_xlabel(f"{matrix['j'].attrs['long_name']}, j")
+        axes.set_ylabel(f"{matrix['i'].attrs['long_name']}, i")
