@@ -1,4 +1,4 @@
-"""The command line: `nnflow list | run | plot | check`, and one command for every registered study, such as `nnflow demo`.
+"""The command line: `nnflow list | run | plot | check`, and one command for every registered study (`nnflow demo`).
 
 An analysis's settings become options and help by themselves (tyro reads its dataclass), so a stranger's plugin needs no
 line here. Only the plugin that was asked for is imported. Misuse is one line on stderr and exit status 2.
@@ -12,7 +12,6 @@ import io
 import math
 import os
 import re
-import shutil
 import sys
 import tempfile
 import traceback
@@ -27,13 +26,12 @@ import nnflow
 from nnflow.analysis import RESERVED
 from nnflow.map import unknown
 from nnflow.registry import UnknownPlugin
+from nnflow.summary import summary, title
 
 if TYPE_CHECKING:
     import xarray as xr
 
 SERIES = (".csv", ".npy")
-ROWS = 20  # of a scan, in the summary
-NARROW = 4  # a variable with at most so many entries a member gets a column each
 
 USAGE = """\
 usage: nnflow COMMAND ...
@@ -144,7 +142,7 @@ class Options:
     set: tuple[tuple[str, ...], ...] = ()
     """Set parameters of the map, or what is fixed when it is made (size, optimizer, ...)."""
     scan: tuple[tuple[str, ...], ...] = ()
-    """Scan parameters or coordinates: COUNT evenly spaced values, both ends included (descending is fine), or a list."""
+    """Scan parameters or coordinates: COUNT evenly spaced values with both ends (descending is fine), or a list."""
     inits: int | None = None
     """How many initial states to draw, the same ones at every point of the scan (default: one)."""
     seed: int = 0
@@ -204,7 +202,7 @@ def _annotated(kind: type, **annotations: Any) -> type:
     """A dataclass that tells tyro more about some of its fields, and keeps its own checks for later."""
     known = {f.name: f for f in fields(kind)}
     changed = [
-        (name, annotation, field(default=known[name].default, default_factory=known[name].default_factory))  # type: ignore[call-overload]
+        (name, annotation, field(default=known[name].default, default_factory=known[name].default_factory))
         for name, annotation in annotations.items()
     ]
     own = {"__doc__": " ", "__post_init__": lambda self: None}
@@ -233,7 +231,8 @@ def _parse_run(name: str, kind: type, argv: list[str]) -> tuple[Options, dict[st
     )
     names = [f.name for f in fields(kind)]
     settings = _annotated(kind, **({"seed": Suppress[int]} if "seed" in names else {}))
-    whole = make_dataclass("Run", [("run", OmitArgPrefixes[options]), ("analysis", OmitArgPrefixes[settings])])  # type: ignore[valid-type]
+    bare: Any = OmitArgPrefixes
+    whole = make_dataclass("Run", [("run", bare[options]), ("analysis", bare[settings])])
     parsed = _parse(whole, argv, f"nnflow run {name}", kind.__doc__)
     given = _flags(argv)
     chosen = {n: getattr(parsed.analysis, n) for n in names if n in given and n != "seed"}
@@ -270,11 +269,11 @@ def _run(argv: list[str]) -> int:
     dataset = nnflow.run(argv[0], ensemble, **settings)
     if options.output is not None:
         nnflow.save(dataset, options.output)
-        print(f"wrote {options.output}: {_title(dataset, ensemble)}")
+        print(f"wrote {options.output}: {title(dataset, ensemble)}")
     if options.plot is not None:
         _save_picture(dataset, options.plot)
     if options.output is None and options.plot is None:
-        print(_summary(dataset, ensemble))
+        print(summary(dataset, ensemble))
     return 0
 
 
@@ -285,7 +284,7 @@ def _analysis(name: str) -> type[nnflow.Analysis]:
     taken = [f.name for f in fields(kind) if f.name in RESERVED]
     if taken:
         raise nnflow.PluginError(
-            f"the settings {', '.join(taken)} of {name!r} clash with the command line's own: its author must rename them"
+            f"the settings {', '.join(taken)} of {name!r} clash with the command line's own: have its author rename them"
         )
     return kind
 
@@ -460,86 +459,6 @@ def _positional() -> tuple[Any, ...]:
     return (PositionalRequiredArgs,)
 
 
-# -- the summary of a result ---------------------------------------------------------------------------------------
-
-
-def _title(dataset: xr.Dataset, ensemble: nnflow.Ensemble | nnflow.Recording) -> str:
-    shape = " x ".join(f"{len(axis.values)} {axis.name}" for axis in ensemble.axes)
-    members = f"{len(ensemble)} member{'s' if len(ensemble) > 1 else ''}"
-    escaped = int((dataset["escaped"] >= 0).sum())
-    return (
-        f"{dataset.attrs['analysis']} of {dataset.attrs['map']}, {members}"
-        f"{f' ({shape})' if shape else ''}, {escaped or 'none'} escaped"
-    )
-
-
-def _summary(dataset: xr.Dataset, ensemble: nnflow.Ensemble | nnflow.Recording) -> str:
-    """A table to read at once: one row a value of the first scanned axis, medians over everything else."""
-    axes = [axis.name for axis in ensemble.axes]
-    row = next((axis for axis in ensemble.axes if axis.kind != "init"), None)
-    columns = _columns(dataset, axes, row.name if row else None)
-    lines = [_title(dataset, ensemble)]
-    others = [name for name in axes if row is None or name != row.name]
-    if others:
-        lines[0] += f"; medians over {', '.join(others)}"
-    if row is None:
-        width = max(map(len, columns))
-        return "\n".join([*lines, *(f"  {name:<{width}}  {_cell(values[0])}" for name, values in columns.items())])
-    chosen = np.unique(np.linspace(0, len(row.values) - 1, min(ROWS, len(row.values))).round().astype(int))
-    if len(chosen) < len(row.values):
-        lines[0] += f"; {len(chosen)} of {len(row.values)} values of {row.name} shown"
-    table = {row.name: row.values, **columns}
-    return "\n".join([*lines, *_table({name: [_cell(values[i]) for i in chosen] for name, values in table.items()})])
-
-
-def _columns(dataset: xr.Dataset, axes: list[str], row: str | None) -> dict[str, Any]:
-    """Name → one number a row: a small variable whole, a large one by its smallest and largest values."""
-    columns: dict[str, Any] = {}
-    numeric = {str(n): v for n, v in dataset.data_vars.items() if v.dtype.kind in "biuf" and set(axes) <= set(v.dims)}
-    for name, variable in numeric.items():
-        own = [dim for dim in variable.dims if dim not in axes]
-        ordered = variable.transpose(*([row] if row else []), ..., *own).values.astype(float)
-        cube = ordered.reshape(dataset.sizes[row] if row else 1, -1, math.prod(dataset.sizes[dim] for dim in own))
-        if name == "escaped":
-            columns["escaped members"] = (cube[:, :, 0] >= 0).sum(axis=1)
-        elif cube.shape[2] > NARROW:
-            columns[f"{name} min"] = _reduced(cube, min)
-            columns[f"{name} max"] = _reduced(cube, max)
-        else:
-            for i in range(cube.shape[2]):
-                columns[f"{name}[{i + 1}]" if own else name] = _reduced(cube[:, :, i : i + 1], _middle)
-    return columns
-
-
-def _reduced(cube: Any, reduce: Callable[[Any], float]) -> Any:
-    """One number a row, of the values that are numbers; NaN if there are none."""
-    known = [values[~np.isnan(values)] for values in cube.reshape(len(cube), -1)]
-    return np.array([reduce(values) if values.size else np.nan for values in known])
-
-
-def _middle(values: Any) -> float:
-    """The lower median: always one of the values, so that a period stays a whole number."""
-    return float(np.sort(values)[(len(values) - 1) // 2])
-
-
-def _cell(value: Any) -> str:
-    return "-" if np.isnan(value) else f"{value:.6g}"
-
-
-def _table(columns: dict[str, list[str]]) -> list[str]:
-    """The columns that fit the terminal, right-aligned, and the names of those that do not."""
-    room, shown, left = shutil.get_terminal_size((100, 24)).columns, {}, []
-    for name, cells in columns.items():
-        width = 2 + max(map(len, [name, *cells]))
-        room -= width
-        if room < 0 and shown:
-            left.append(name)
-        else:
-            shown[name] = [cell.rjust(width) for cell in [name, *cells]]
-    lines = ["".join(cells) for cells in zip(*shown.values(), strict=True)]
-    return [*lines, f"  and {', '.join(left)}: -o FILE.nc keeps everything"] if left else lines
-
-
 # -- check and studies ---------------------------------------------------------------------------------------------
 
 
@@ -547,7 +466,7 @@ def _check(argv: list[str]) -> int:
     from nnflow import testing
 
     options = _parse(Check, argv, "nnflow check", config=_positional())
-    name, tried = options.name, 0
+    name = options.name
     if name not in nnflow.maps and name not in nnflow.analyses:
         raise Misuse(unknown("map or analysis", name, [*nnflow.maps.names(), *nnflow.analyses.names()]))
     on = None if options.map is None else _map(options.map, {})
@@ -562,7 +481,6 @@ def _check(argv: list[str]) -> int:
         except AssertionError as error:
             return _complain(f"the {kind} {name} fails: {error}", 1)
         print(f"{kind} {name}: {len(passed)} checks passed", *passed, sep="\n  ")
-        tried += 1
     return 0
 
 

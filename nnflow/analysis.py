@@ -53,7 +53,7 @@ class Analysis:
 
 
 def first(ensemble: Ensemble | Recording, observable: str | None) -> str:
-    """The name asked for, or else what an ensemble is best known by: the loss of a training map, the first coordinate."""
+    """The name asked for, or what an ensemble is best known by: a training map's loss, the first coordinate."""
     if observable is not None:
         return observable
     if isinstance(ensemble, Recording):
@@ -69,7 +69,7 @@ def at_least(least: float, **settings: float) -> None:
 
 
 def one_of(known: Sequence[str], **settings: str) -> None:
-    """Refuse a setting that is not one of the known names. Raises ValueError with the name, value and the known ones."""
+    """Refuse a setting that is not one of the known names: a ValueError with name, value and the known ones."""
     for name, value in settings.items():
         if value not in known:
             raise ValueError(f"{name} = {value!r}: give one of {', '.join(known)}")

@@ -142,7 +142,7 @@ class Ensemble:
     # -- drawing by init index -------------------------------------------------------------------------------------
 
     def draw(self, purpose: str, shape: tuple[int, ...], kind: str = "normal", seed: int | None = None) -> Array:
-        """Random numbers ``(member, *shape)``, the same for all members of one init: "normal" or "uniform" on (−1, 1)."""
+        """Random numbers ``(member, *shape)``, one draw an init: standard "normal", or "uniform" on (−1, 1)."""
         rng = generator(self.seed if seed is None else seed, purpose)
         count = (int(self.init.max()) + 1, *shape)
         drawn = rng.standard_normal(count) if kind == "normal" else rng.uniform(-1.0, 1.0, count)
@@ -164,7 +164,7 @@ class Ensemble:
     def advance(self, steps: int) -> Ensemble:
         """`steps` steps further (0 is allowed); any frame is dropped."""
         now = replace(self, frame=None)
-        for block in self._blocks(steps, 1, "steps", least=0):
+        for block in self._blocks(steps, 1, least=0):
             now = now._moved(now.map.advance(now.state, now.parameters, now.t, block))
         return now
 
@@ -201,7 +201,7 @@ class Ensemble:
         return TangentRecords(np.concatenate(stretches, axis=1), frames, factors), now
 
     def separation_orbit(self, neighbours: Any, steps: int, every: int = 1, norm: str = "l1") -> tuple[Array, Ensemble]:
-        """Distances ``(member, perturbation, steps // every)`` of `neighbours (member, perturbation, dim)` from the orbit.
+        """Distances ``(member, perturbation, steps // every)`` of neighbours ``(member, perturbation, dim)``.
 
         The ensemble that comes back holds the neighbours, where they ended, as its `frame`. Raises ValueError if shapes
         do not fit, for an unknown norm, or if `steps` is not a positive multiple of `every`.
@@ -223,7 +223,7 @@ class Ensemble:
             self.tick((end.t - self.t) * len(self))
         return replace(self, state=end.states, frame=end.frame, t=end.t, escaped=escaped)
 
-    def _blocks(self, steps: int, every: int, name: str = "steps", least: int = 1) -> Iterator[int]:
+    def _blocks(self, steps: int, every: int, least: int = 1) -> Iterator[int]:
         """Cut the time into calls of a fraction of a second: sizes are multiples of `every` that add up to `steps`."""
         _whole(steps, every, least)
         size, left = 1, steps // every
@@ -287,7 +287,7 @@ class Recording:
     @property
     def escaped(self) -> IntArray:
         """The index of the first sample that is not finite, per series; -1 = none."""
-        bad = ~np.isfinite(self.cube[:, : self.t]).all(axis=2)
+        bad = np.asarray(~np.isfinite(self.cube[:, : self.t]).all(axis=2))
         return np.where(bad.any(axis=1), bad.argmax(axis=1), -1).astype(np.int64)
 
     @property

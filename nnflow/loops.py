@@ -4,8 +4,8 @@
 own functions and constants, so that numba compiles them as constants and finds the machine code on disk next time.
 
 Two things make it fast to run and to compile. The loops own no array (scratch comes in as an argument), so they are
-compiled without reference counting (numba's `_nrt`), which would cost more than a step of a small map. And their parts are inlined
-before compilation: each compiled function in a chain of calls would optimise the whole rule once more.
+compiled without reference counting (numba's `_nrt`), which would cost more than a step of a small map. And their parts
+are inlined before compilation: each compiled function in a chain of calls would optimise the whole rule once more.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def uniform_box(low: Sequence[float], high: Sequence[float]) -> Callable[[int, i
     lower, upper = np.asarray(low, float), np.asarray(high, float)
 
     def draw(n: int, seed: int) -> Array:
-        return lower + (upper - lower) * generator(seed, "states").random((n, len(lower)))
+        return np.asarray(lower + (upper - lower) * generator(seed, "states").random((n, len(lower))))
 
     return draw
 
@@ -225,7 +225,8 @@ class Map:
     def __getstate__(self) -> bytes:
         import cloudpickle  # rules are often closures, which pickle itself cannot carry to a process pool
 
-        return bytes(cloudpickle.dumps({name: value for name, value in self.__dict__.items() if name[0] != "_"}))
+        kept = {name: value for name, value in self.__dict__.items() if name[0] != "_"}
+        return bytes(cloudpickle.dumps(kept))  # type: ignore[no-untyped-call]
 
     def __setstate__(self, state: bytes) -> None:
         import cloudpickle
@@ -274,7 +275,7 @@ class Map:
     def separation_orbit(
         self, x: Any, y: Any, p: Any, t: int, steps: int, every: int, norm: str = "l1"
     ) -> tuple[Array, End]:
-        """Distances ``(member, perturbation, steps // every)`` of ``y (member, perturbation, dim)`` from the orbit of x."""
+        """Distances ``(member, perturbation, steps // every)`` of y ``(member, perturbation, dim)`` from the orbit."""
         end = self.advance(x, p, t, 0)._replace(frame=y.copy())
         distances = np.empty((*y.shape[:2], steps // every))
         for block in range(steps // every):

@@ -23,7 +23,7 @@ class UnknownPlugin(KeyError):
 
 
 class Registry:
-    """The plugins of one entry-point group, e.g. ``Registry("nnflow.maps", "map")``: list by `names()`, get by ``[name]``."""
+    """The plugins of one entry-point group, as ``Registry("nnflow.maps", "map")``: `names()` lists, ``[name]`` gets."""
 
     def __init__(self, group: str, kind: str = "plugin") -> None:
         self.group = group
@@ -67,7 +67,7 @@ class Registry:
     def __getitem__(self, name: str) -> Any:
         """Import (once) and return a plugin.
 
-        Raises UnknownPlugin (a KeyError) for an unknown name, PluginError for a clash of names or a plugin that fails to import.
+        Raises UnknownPlugin (a KeyError) for an unknown name, PluginError for a clash of names or a failed import.
         """
         entry = self._entry(name)
         key = (entry.name, entry.value)

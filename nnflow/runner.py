@@ -29,8 +29,9 @@ from nnflow.registry import Registry
 
 PACKAGES = ("nnflow", "numpy", "numba", "torch", "scipy", "xarray")
 CONVENTIONS = (
-    "float64 unless the map says otherwise; natural logarithms, per iteration; Jacobian at x_t; steps count after the "
-    "transient; records hold x at t, t + every, ...; escaped is the step index of the first non-finite state, -1 = never"
+    "float64 unless the map says otherwise; natural logarithms, per iteration; Jacobian at x_t; "
+    "steps count after the transient; records hold x at t, t + every, ...; "
+    "escaped is the step index of the first non-finite state, -1 = never"
 )
 analyses = Registry("nnflow.analyses", "analysis")
 
@@ -136,7 +137,7 @@ def _map(
         for future in as_completed(futures):
             future.result()
             if not local:
-                bar.update(bar.total // len(futures))
+                bar.update((bar.total or 0) // len(futures))
         return [future.result() for future in futures]
     except BaseException:
         cancelled.set()
@@ -193,7 +194,7 @@ def _joined(
 def _attributes(name: str, method: Analysis, ensemble: Ensemble | Recording) -> dict[str, Any]:
     attributes = {
         "analysis": name,
-        "settings": json.dumps(asdict(method)),  # type: ignore[call-overload]
+        "settings": json.dumps(asdict(method)),
         "versions": json.dumps({package: version(package) for package in PACKAGES}),
         "conventions": CONVENTIONS,
     }

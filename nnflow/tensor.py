@@ -153,7 +153,7 @@ class TensorMap(Map):
     def separation_orbit(
         self, x: Any, y: Any, p: Any, t: int, steps: int, every: int, norm: str = "l1"
     ) -> tuple[Array, End]:
-        """Distances ``(member, perturbation, steps // every)`` of ``y (member, perturbation, dim)`` from the orbit of x."""
+        """Distances ``(member, perturbation, steps // every)`` of y ``(member, perturbation, dim)`` from the orbit."""
         if norm not in NORMS:
             raise ValueError(unknown("norm", norm, NORMS))
         order = {"l1": 1.0, "l2": 2.0, "max": float("inf")}[norm]

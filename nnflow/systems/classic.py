@@ -83,7 +83,7 @@ def tent(box: Any = None, **parameters: float) -> CompiledMap:
 
 
 def standard(box: Any = None, **parameters: float) -> CompiledMap:
-    """p' = p + k sin θ, θ' = θ + p' (both mod 2π): the Chirikov standard map (1979, doi:10.1016/0370-1573(79)90023-1)."""
+    """p' = p + k sin θ, θ' = θ + p' (both mod 2π): Chirikov's standard map (1979, doi:10.1016/0370-1573(79)90023-1)."""
 
     def rule(x: Array, p: Array, t: int, out: Array) -> None:
         out[1] = (x[1] + p[0] * math.sin(x[0])) % TURN

@@ -15,7 +15,7 @@ from torch.func import functional_call, grad
 
 from nnflow.map import Array
 from nnflow.systems.descent import memory_names, optimiser, tensor_descent
-from nnflow.systems.network import Layout, TrainingMap, Drawn, coordinate_names
+from nnflow.systems.network import Drawn, Layout, TrainingMap, coordinate_names
 from nnflow.systems.perceptron import Perceptron
 from nnflow.tensor import TensorMap
 

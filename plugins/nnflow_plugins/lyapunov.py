@@ -45,7 +45,7 @@ def kaplan_yorke(exponents: Array) -> Array:
 class LyapunovSpectrum(Analysis):
     """The k largest Lyapunov exponents λ_i = ⟨ln R_ii⟩ per iteration, from QR along the orbit.
 
-    Variables: `exponent (…, index)` in nats per iteration, sorted descending; `history (…, time, index)` on request, the
+    Variables: `exponent (…, index)`, nats per iteration, sorted descending; `history (…, time, index)` on request, the
     running means in the order of the frame; `kaplan_yorke` when k = dim. An escaped member gives NaN; a superstable
     orbit −inf. (G. Benettin, L. Galgani, A. Giorgilli, J.-M. Strelcyn, Meccanica 15, 9 (1980), doi:10.1007/BF02128236.)
     """

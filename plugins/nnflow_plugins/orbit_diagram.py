@@ -56,7 +56,7 @@ class OrbitDiagram(Analysis):
         return () if self.follow is None else (self.follow,)
 
     def __call__(self, ensemble: Ensemble | Recording) -> Result:
-        """Compute the variables; raises ValueError for an unknown observable, or an axis to follow that is not there."""
+        """Compute the variables; raises ValueError for an unknown observable, or an axis to follow not there."""
         name = first(ensemble, self.observable)
         values, escaped = self._followed(ensemble, name) if self.follow else self._each(ensemble, name)
         samples = np.arange(0, self.steps, self.every)
@@ -79,7 +79,7 @@ class OrbitDiagram(Analysis):
         carried = np.full((rows.shape[1], ensemble.map.dim), np.nan)
         for members in rows:
             point = ensemble.take(members)
-            start = np.where(np.isfinite(carried).all(axis=1)[:, None], carried, point.states)
+            start = np.where(np.isfinite(carried).all(axis=1, keepdims=True), carried, point.states)
             records, after = (
                 point.with_states(ensemble.map.native(start))
                 .advance(self.transient)

@@ -272,8 +272,8 @@ class ZeroOneTest(Analysis):
     """The 0–1 test of an observable along the orbit: K near 0 is regular, near 1 chaotic.
 
     Variables: `K (…)`, and `drift (…)`: where it exceeds its attribute `threshold` the series has not settled and K
-    means nothing. White noise gives K = 0.998 as well: the test cannot tell noise from chaos. A constant series gives 0,
-    an escaped member NaN. See `zero_one`. (G. A. Gottwald, I. Melbourne, SIAM J. Appl. Dyn. Syst. 8, 129 (2009),
+    means nothing. White noise gives K = 0.998 as well: the test cannot tell noise from chaos. A constant series gives
+    0, an escaped member NaN. See `zero_one`. (G. A. Gottwald, I. Melbourne, SIAM J. Appl. Dyn. Syst. 8, 129 (2009),
     doi:10.1137/080718851.)
     """
 
@@ -293,7 +293,7 @@ class ZeroOneTest(Analysis):
         at_least(1, steps=self.steps, every=self.every, frequencies=self.frequencies)
         if self.steps % self.every or self.steps // self.every < SHORTEST:
             raise ValueError(
-                f"steps = {self.steps}, every = {self.every}: the 0–1 test needs a multiple of every, and {SHORTEST} samples"
+                f"steps = {self.steps}, every = {self.every}: give a multiple of every, and at least {SHORTEST} samples"
             )
 
     def __call__(self, ensemble: Ensemble | Recording) -> Result:

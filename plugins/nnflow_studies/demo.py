@@ -82,9 +82,9 @@ class Means(nnflow.Analysis):
 class Demo:
     """Scan the logistic map over r, the Hénon map over a and the Iris network over eta; write a figure and datasets.
 
-    Into the output folder go demo.png and, for each map, one netCDF file with the orbit diagram, the finite-time largest
-    exponent, the 0–1 test and (for the network) accuracy and saturated units. A table on the terminal says where each
-    map first doubles its period and turns chaotic.
+    Into the output folder go demo.png and, for each map, one netCDF file with the orbit diagram, the finite-time
+    largest exponent, the 0–1 test and (for the network) accuracy and saturated units. A table on the terminal says
+    where each map first doubles its period and turns chaotic.
     """
 
     out: Path = Path("nnflow-demo")
@@ -118,9 +118,8 @@ class Demo:
         demo_figure.save(results, CASES, out / "demo.png")
         print(table(results))
         minutes, seconds = divmod(time.perf_counter() - began, 60)
-        print(
-            f"\nWrote {out / 'demo.png'} and {', '.join(f'{case.name}.nc' for case in CASES)} in {int(minutes)} min {seconds:.0f} s."
-        )
+        files = ", ".join(f"{case.name}.nc" for case in CASES)
+        print(f"\nWrote {out / 'demo.png'} and {files} in {int(minutes)} min {seconds:.0f} s.")
 
     def scan(self, case: Case, bar: tqdm[Any]) -> xr.Dataset:
         """All analyses of one map over its parameter, as one dataset."""
@@ -157,21 +156,28 @@ ENDINGS = ("above chance", "chance, no unit stuck on", "chance, 1 stuck on", "ch
 
 def _kind(data: xr.Dataset) -> xr.DataArray:
     """What the orbit does, as an index into KINDS."""
-    period, drifting = data.period, data["drift"] > data["drift"].attrs["threshold"]
-    kind = xr.where(period == 1, 0, xr.where(period == 2, 1, xr.where(period > 2, 2, 3)))
-    kind = xr.where((period == 0) & drifting, 4, kind)
-    return xr.where(data.escaped >= 0, 5, kind).assign_attrs(flag_meanings="; ".join(KINDS))
+    period, drift = data.period.values, data["drift"]
+    conditions = [
+        data.escaped.values >= 0,
+        period == 1,
+        period == 2,
+        period > 2,
+        drift.values > drift.attrs["threshold"],
+    ]
+    return _flag(data, np.select(conditions, [5, 0, 1, 2, 4], 3), KINDS)
+
+
+def _flag(data: xr.Dataset, values: npt.NDArray[np.int64], meanings: tuple[str, ...]) -> xr.DataArray:
+    return xr.DataArray(values, data.escaped.coords, data.escaped.dims, attrs={"flag_meanings": "; ".join(meanings)})
 
 
 def _ending(data: xr.Dataset) -> xr.DataArray:
     """What the network has learnt, as an index into ENDINGS; for the classic maps, escaped or not."""
     if "mean_accuracy" not in data:
-        return xr.where(data.escaped >= 0, 4, 0).assign_attrs(flag_meanings="; ".join(ENDINGS))
-    stuck = np.rint(data.mean_stuck_on).clip(0, 2)
-    ending = xr.where(data.mean_accuracy > CHANCE, 0, 1 + stuck)
-    return (
-        xr.where(data.escaped >= 0, 4, ending).fillna(4).astype(np.int64).assign_attrs(flag_meanings="; ".join(ENDINGS))
-    )
+        return _flag(data, np.where(data.escaped.values >= 0, 4, 0), ENDINGS)
+    stuck = np.rint(data.mean_stuck_on.values).clip(0, 2)
+    conditions = [data.escaped.values >= 0, data.mean_accuracy.values > CHANCE, stuck == 0, stuck == 1]
+    return _flag(data, np.select(conditions, [4, 0, 1, 2], 3), ENDINGS)
 
 
 def first_doubling(data: xr.Dataset, parameter: str) -> float:
@@ -196,9 +202,8 @@ def table(results: dict[str, xr.Dataset]) -> str:
     for case in CASES:
         data = results[case.name]
         doubling, chaos = first_doubling(data, case.parameter), first_chaos(data, case.parameter)
-        lines.append(
-            f"{case.name:<10}{case.parameter:<11}{doubling:>15.4f}   {case.doubling_source:<22}{chaos:>13.4f}   {case.chaos_source}"
-        )
+        found = f"{doubling:>15.4f}   {case.doubling_source:<22}{chaos:>13.4f}   {case.chaos_source}"
+        lines.append(f"{case.name:<10}{case.parameter:<11}{found}")
     spacing = ", ".join(f"{float(np.diff(results[c.name][c.parameter].values[:2])[0]):.3g} ({c.name})" for c in CASES)
     lines.append(
         f"At half or more of the initial states; grid spacing {spacing}. Exponents are finite-time (1000 steps)."

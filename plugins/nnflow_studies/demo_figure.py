@@ -133,10 +133,9 @@ def _shares(axes: Axes, data: xr.Dataset, parameter: str, flag: str, colours: Se
     values = data[flag].transpose(parameter, ...).values.reshape(data.sizes[parameter], -1)
     names = data[flag].attrs["flag_meanings"].split("; ")
     shares = np.array([(values == index).mean(axis=1) for index in range(len(names))])
-    present = shares.any(axis=1)
+    present = [i for i in range(len(names)) if shares[i].any()]
     axes.stackplot(data[parameter].values, shares[present], step="mid", linewidth=0,
-                   colors=[c for c, p in zip(colours, present, strict=False) if p],
-                   labels=[n for n, p in zip(names, present, strict=False) if p])  # fmt: skip
+                   colors=[colours[i] for i in present], labels=[names[i] for i in present])  # fmt: skip
     axes.set_ylim(0, 1)
     axes.set_ylabel("share of initial states" if flag == "ending" else "")
     if "mean_accuracy" in data:  # elsewhere the diagram above has the same colours and a legend
@@ -155,7 +154,7 @@ def _curve(axes: Axes, data: xr.Dataset, parameter: str, name: str) -> None:
 
 
 def quartiles(data: xr.DataArray, parameter: str) -> npt.NDArray[np.float64]:
-    """Lower quartile, median, upper quartile over everything but the parameter, ``(3, parameter)``; −inf counts as low."""
+    """The three quartiles over everything but the parameter, ``(3, parameter)``; −inf counts as low."""
     values = data.transpose(parameter, ...).values.reshape(data.sizes[parameter], -1)
     lowered = np.where(np.isneginf(values), -1e300, values)
     out = np.full((3, len(values)), np.nan)
@@ -174,10 +173,10 @@ def _drift_band(axes: Axes, data: xr.Dataset, parameter: str) -> None:
     share = drifting.mean("init") if "init" in drifting.dims else drifting.astype(float)
     x, inside = data[parameter].values, share.values >= 0.5
     if inside.any():
-        axes.fill_between(x, 0, 1, where=inside, step="mid", transform=axes.get_xaxis_transform(), color="0.9", zorder=-1,
-                          linewidth=0)  # fmt: skip
+        heights = axes.get_xaxis_transform()
+        axes.fill_between(x, 0, 1, where=inside, step="mid", transform=heights, color="0.9", zorder=-1, linewidth=0)
         if axes.get_subplotspec().get_topmost_subplotspec().rowspan.start == 0:  # type: ignore[union-attr]
-            axes.text(float(np.median(x[inside])), 0.97, "drifting:\nno attractor", transform=axes.get_xaxis_transform(),
+            axes.text(float(np.median(x[inside])), 0.97, "drifting:\nno attractor", transform=heights,
                       fontsize="x-small", color="0.3", ha="center", va="top")  # fmt: skip
 
 
