@@ -284,7 +284,7 @@ def _analysis(name: str) -> type[nnflow.Analysis]:
     taken = [f.name for f in fields(kind) if f.name in RESERVED]
     if taken:
         raise nnflow.PluginError(
-            f"the settings {', '.join(taken)} of {name!r} clash with the command line's own: have its author rename them"
+            f"the settings {', '.join(taken)} of {name!r} clash with the command line's own: rename them"
         )
     return kind
 
