@@ -224,7 +224,7 @@ def double_well_descent(optimizer: str = "heavy_ball", box: Any = None, **parame
     The minima at ±1 have L'' = 2: first period doubling at eta = 1 + beta.
     """
     functions = (_well_gradient, _well_hessian, _well_loss)
-    return _one_weight("double_well_descent", functions, optimizer, box or ([0.2], [0.9]), {"eta": 0.5, "beta": 0.0},
+    return _one_weight("double_well_descent", functions, optimizer, box or ([0.2], [0.9]), {"eta": 1.5, "beta": 0.0},
                        parameters, {"eta": (0.05, 2.0), "beta": (-0.5, 0.9)}, "L''(1) = 2: first period doubling at eta = 1 + beta")  # fmt: skip
 
 

@@ -89,6 +89,7 @@ def perceptron_map(
     layout: Layout | None = None,
     initial: Callable[[int, int], Array] | None = None,
     structure: Mapping[str, Any] | None = None,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
     name: str = "perceptron",
     source: str = "",
     **defaults: float,
@@ -114,6 +115,7 @@ def perceptron_map(
         initial=initial or Drawn(layout, len(coordinates) - size),
         memory=len(coordinates) - size,
         structure={"optimizer": optimizer, **(structure or {})},
+        ranges={key: values for key, values in (ranges or {}).items() if key in parameters},
         source=source,
     )
     object.__setattr__(made, "layout", layout)
@@ -169,6 +171,7 @@ def iris(split: int = 0, optimizer: str = "gd", **parameters: float) -> Compiled
         network,
         optimizer,
         name="iris",
+        ranges={"eta": (0.01, 12.0), "beta": (0.0, 0.95)},
         structure={"split": split},
         source="K. Danovski, M. C. Soriano, L. Lacasa, Front. Complex Syst. 2, 1367957 (2024), arXiv:2404.05782",
     ).with_parameters(**{"eta": 1.0, **parameters})

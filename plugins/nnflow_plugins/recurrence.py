@@ -181,10 +181,11 @@ def lines_of_matrix(matrix: ArrayLike, theiler: int | None = None) -> Lines:
 
 
 def embed(series: ArrayLike, dimension: int, delay: int) -> Array:
-    """Return the delay vectors (x(t), x(t + delay), …), `(N, dimension · channels)`, N = samples − (dimension − 1) delay.
+    """Return the delay vectors (x(t), x(t + delay), …), `(N, dimension · channels)`.
 
-    The series is `(time,)` or `(time, channel)`; the channels of one sample stand side by side. (F. Takens, Lecture
-    Notes in Mathematics 898 (1981) 366, doi:10.1007/BFb0091924.) Raises ValueError if nothing is left.
+    The series is `(time,)` or `(time, channel)`; the channels of one sample stand side by side. N is the number of
+    samples less (dimension − 1) delay; raises ValueError if nothing is left. (F. Takens, Lecture Notes in Mathematics
+    898 (1981) 366, doi:10.1007/BFb0091924.)
     """
     at_least(1, dimension=dimension, delay=delay)
     values = np.asarray(series, dtype=np.float64)
@@ -244,7 +245,7 @@ def _threshold(points: Array, threshold: float | None, rate: float | None, theil
         return math.nan
     cells = _cells(points.shape[1], points.shape[1], theiler)
     wanted, power = rate * cells, _power(points, norm)
-    low, high = 0.0, 2.0 * float(np.sum(np.ptp(points, axis=1)))
+    low, high = 0.0, (1.0 + 1e-9) * float(np.sum(np.ptp(points, axis=1)))  # no distance is longer, in any norm
     below, above = _count(points, power, low, theiler), cells
     while below < wanted < above and above - below > 2 and low < (middle := 0.5 * (low + high)) < high:
         count = _count(points, power, middle, theiler)
@@ -280,7 +281,7 @@ def _statistics(lines: Counts, least: int) -> tuple[float, float, float, float]:
     counts = lines[lengths]
     points, p = int(lengths @ counts), counts / counts.sum()
     share = points / int(lines @ np.arange(lines.size))
-    return share, points / int(counts.sum()), float(lengths[-1]), abs(float(p @ np.log(p)))
+    return share, points / int(counts.sum()), float(lengths[-1]), abs(float(p @ np.log(p)))  # abs: 0, not −0
 
 
 # -- kernels: each row loop in its own function over contiguous views, which LLVM vectorises ------------------------
@@ -411,7 +412,7 @@ def _sum(near: NDArray[np.uint8]) -> int:
 
 @njit(nogil=True, cache=True)
 def _changes(near: NDArray[np.uint8], changes: NDArray[np.int32]) -> int:
-    """Write where lines begin and end, alternately, and return how many numbers that are. No branch: they mispredict."""
+    """Write where lines begin and end, alternately, and return how many numbers that are. No branch to mispredict."""
     count, before = 0, 0
     for i in range(near.size):
         changes[count] = i
@@ -528,11 +529,11 @@ class Recurrence(Analysis):
         name = first(ensemble, self.observable)
         if self.matrix and len(ensemble) * self._size**2 > LARGEST:
             raise ValueError(
-                f"{len(ensemble)} matrices of {self._size} x {self._size} cells are too much to keep: take fewer steps, "
-                "fewer members at a time (chunk), or leave the matrix out"
+                f"{len(ensemble)} matrices of {self._size} x {self._size} cells are too much to keep: take fewer "
+                "steps, fewer members at a time (chunk), or leave the matrix out"
             )
         records, after = ensemble.advance(self.transient).orbit(self.steps, self.every, name)
-        members = [self._member(series) for series in records]
+        members = [self._member(series, after) for series in records]
         attrs = {"convention": CONVENTION, "observable": name}
         result: dict[str, Any] = {
             measure: ("member", np.array([values[measure] for values, _, _ in members]), {"long_name": words, **attrs})
@@ -544,8 +545,12 @@ class Recurrence(Analysis):
             result |= self._matrices([matrix for _, _, matrix in members], attrs)
         return {**result, "escaped": ("member", after.escaped)}
 
-    def _member(self, series: Array) -> tuple[dict[str, float], float, NDArray[np.bool_] | None]:
+    def _member(
+        self, series: Array, ensemble: Ensemble | Recording
+    ) -> tuple[dict[str, float], float, NDArray[np.bool_] | None]:
         """Measures, threshold and matrix of one series."""
+        if ensemble.tick is not None:
+            ensemble.tick(0)  # a long series takes seconds: lets Ctrl-C through in between
         points = _points(series, self.embedding, self.delay, self.theiler, self.norm)
         threshold = _threshold(points, self.threshold, self._aim, self.theiler, self.norm)
         measures = _measures(points, threshold, self.theiler, self.min_diagonal, self.min_vertical, self.norm)
