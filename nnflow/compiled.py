@@ -8,7 +8,9 @@ everything it calls, with the rule bound to a global name. A rule typed at a pro
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
+import secrets
 import sys
 import tempfile
 import threading
@@ -22,6 +24,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numba import njit
+from numba.core.bytecode import FunctionIdentity
 from numba.core.dispatcher import Dispatcher
 from numba.core.errors import NumbaError
 from platformdirs import user_cache_path
@@ -241,6 +244,19 @@ def _call_plain(function: Any, *arguments: Any) -> None:
             function(*arguments)
         except (OverflowError, ZeroDivisionError):
             arguments[-1][...] = np.nan
+
+
+def _number_apart() -> None:
+    """Let numba number this process's functions from a random start, since their numbers become symbols on disk.
+
+    Two rules made by one factory have one name. Compiled by two processes that both count from 1, they would be one
+    symbol too, and a third process that loads both from the cache would run the first in place of the second.
+    """
+    FunctionIdentity._unique_ids = itertools.count(secrets.randbits(60))
+
+
+_number_apart()
+os.register_at_fork(after_in_child=_number_apart)
 
 
 # -- modules made for one map, found again on disk ----------------------------------------------------------------
