@@ -335,9 +335,9 @@ def _feed(hasher: Any, thing: Any, seen: set[int]) -> None:
         hasher.update(repr(thing).encode())
 
 
-def _versioned(module: str) -> bool:
+def _versioned(module: str | None) -> bool:
     """Whether a module's contents are told by the versions in the fingerprint."""
-    return module.partition(".")[0] in ("numpy", "numba", *sys.stdlib_module_names)
+    return (module or "").partition(".")[0] in ("numpy", "numba", *sys.stdlib_module_names)
 
 
 def _uses(names: list[str], space: dict[str, Any], seen: set[str]) -> list[tuple[str, Any]]:

@@ -1,0 +1,330 @@
+"""Compiled maps: the loops equal their definition, chunks and threads change nothing, the cache never mixes maps up."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numba import njit
+
+import nnflow
+from nnflow.compiled import fingerprint
+from nnflow.map import Array, Map
+
+FRAME = np.random.default_rng(5).standard_normal((6, 2, 2))
+
+
+def henon_states(n: int = 6) -> tuple[nnflow.Map, Array, Array]:
+    map = nnflow.maps["henon"]()
+    return map, map.initial_states(n, 3), np.tile([1.4, 0.3], (n, 1))
+
+
+def close(found: Any, expected: Any) -> None:
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_the_orbit_is_that_of_the_plain_loop(every: int) -> None:
+    map, x, p = henon_states()
+    quick, slow = (verb(map, x, p, 3, 12, every, ("y", "x")) for verb in (type(map).orbit, Map.orbit))
+    close(quick[0], slow[0])
+    close(quick[1].states, slow[1].states)
+    assert quick[1].t == slow[1].t == 15
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_the_tangent_orbit_is_that_of_the_plain_loop(every: int) -> None:
+    map, x, p = henon_states()
+    keep = ("frames", "factors")
+    quick, slow = (verb(map, x, p, 0, FRAME, 12, every, keep) for verb in (type(map).tangent_orbit, Map.tangent_orbit))
+    close(quick[0].log_stretches, slow[0].log_stretches)
+    close(quick[0].frames, slow[0].frames)
+    close(quick[0].factors, slow[0].factors)
+    close(quick[1].frame, slow[1].frame)
+
+
+def test_factors_carry_one_frame_into_the_next() -> None:
+    map, x, p = henon_states(1)
+    records, _ = map.tangent_orbit(x, p, 0, np.eye(2)[None], 5, 1, ("frames", "factors"))
+    state = x
+    for block in range(4):
+        q, after, r = records.frames[0, block].T, records.frames[0, block + 1].T, records.factors[0, block]
+        jacobian = map.tangent(state, p, block, np.eye(2)[None])[0].T
+        close(jacobian @ q, after @ r)
+        state = map.step(state, p, block)
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2", "max"])
+@pytest.mark.parametrize("name", ["henon", "standard"])
+def test_the_separation_orbit_is_that_of_the_plain_loop(norm: str, name: str) -> None:
+    map = nnflow.maps[name]()
+    x = map.initial_states(3, 0)
+    p = np.tile(list(map.parameters.values()), (3, 1))
+    y = x[:, None] + 1e-3 * np.random.default_rng(0).standard_normal((3, 4, 2))
+    quick, slow = (verb(map, x, y, p, 0, 8, 2, norm) for verb in (type(map).separation_orbit, Map.separation_orbit))
+    assert quick[0].shape == (3, 4, 4)
+    np.testing.assert_allclose(quick[0], slow[0], rtol=1e-9, atol=1e-13)
+    close(quick[1].frame, slow[1].frame)
+
+
+def test_distances_of_angles_go_the_short_way_round() -> None:
+    standard = nnflow.maps["standard"](k=0.0)
+    x, y = np.array([[0.01, 0.0]]), np.array([[[2 * np.pi - 0.01, 0.0]]])
+    distances, _ = standard.separation_orbit(x, y, np.array([[0.0]]), 0, 1, 1, "l2")
+    assert distances[0, 0, 0] == pytest.approx(0.02, abs=1e-12)
+
+
+def test_many_perturbations_leave_the_base_orbit_alone() -> None:
+    map, x, p = henon_states(1)
+    _, end = map.separation_orbit(x, np.full((1, 2, 2), np.nan), p, 0, 6, 1, "l1")
+    close(end.states, map.advance(x, p, 0, 6).states)
+    assert np.isnan(end.frame).all()
+    assert end.escaped[0] == -1
+
+
+# -- escaping ------------------------------------------------------------------------------------------------------
+
+
+def test_an_escape_is_a_value_with_the_step_of_the_first_state_that_is_not_finite() -> None:
+    logistic = nnflow.maps["logistic"]()
+    x, p = np.array([[0.3], [0.3], [-0.5]]), np.array([[3.7], [9.0], [4.0]])
+    quick, slow = logistic.orbit(x, p, 10, 40, 1, ("x",)), Map.orbit(logistic, x, p, 10, 40, 1, ("x",))
+    np.testing.assert_array_equal(quick[0], slow[0])
+    np.testing.assert_array_equal(quick[1].escaped, slow[1].escaped)
+    first = np.isnan(quick[0][1, :, 0]).argmax()
+    assert list(quick[1].escaped) == [-1, 10 + first, quick[1].escaped[2]]
+    assert np.isfinite(quick[0][0]).all()
+
+
+def test_a_frame_is_lost_with_its_member_and_no_other() -> None:
+    logistic = nnflow.maps["logistic"]()
+    x, p = np.array([[0.3], [0.3]]), np.array([[9.0], [3.7]])
+    records, end = logistic.tangent_orbit(x, p, 0, np.ones((2, 1, 1)), 30, 1)
+    assert np.isnan(end.frame[0]).all()
+    assert np.isnan(records.log_stretches[0, -1, 0])
+    assert np.isfinite(records.log_stretches[1]).all()
+    assert end.escaped[0] > 0 > end.escaped[1]
+
+
+def test_division_by_zero_is_an_escape_not_an_exception() -> None:
+    def rule(x: Array, p: Array, t: int, out: Array) -> None:
+        out[0] = 1.0 / x[0] - 1.0
+
+    inverse = nnflow.CompiledMap(rule, dim=1)
+    x, p = np.array([[1.0], [3.0]]), np.empty((2, 0))
+    assert list(inverse.advance(x, p, 0, 5).escaped) == list(Map.advance(inverse, x, p, 0, 5).escaped) == [2, -1]
+
+
+def test_a_vector_that_vanishes_is_minus_infinity_and_the_frame_stays_orthonormal() -> None:
+    def rule(x: Array, p: Array, t: int, out: Array) -> None:
+        out[:] = x
+
+    def tangent(x: Array, p: Array, t: int, v: Array, out: Array) -> None:
+        out[0], out[1], out[2] = 2.0 * v[0], 0.0, 0.0
+
+    flat = nnflow.CompiledMap(rule, tangent, dim=3)
+    frame = nnflow.Ensemble.grid(flat).with_frame(3).frame
+    records, end = flat.tangent_orbit(np.ones((1, 3)), np.empty((1, 0)), 0, frame, 5, 1)
+    np.testing.assert_allclose(end.frame[0] @ end.frame[0].T, np.eye(3), atol=1e-14)
+    assert records.log_stretches[0, -1, 0] == pytest.approx(np.log(2))
+    assert (records.log_stretches[0, -1, 1:] == -np.inf).all()
+
+
+# -- chunks, threads, processes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("executor", [None, ThreadPoolExecutor, ProcessPoolExecutor])
+@pytest.mark.parametrize("chunk", [1, 3, 7, 40])
+def test_chunks_and_executors_change_no_bit(executor: Any, chunk: int) -> None:
+    if executor is ProcessPoolExecutor and chunk != 7:
+        pytest.skip("one size of chunk is enough for processes")
+    scan = nnflow.Ensemble.grid(nnflow.maps["henon"](), inits=4, seed=2, a=np.linspace(1.0, 1.4, 5))
+    settings = {"steps": 300, "transient": 50}
+    expected = nnflow.run("lyapunov_spectrum", scan, **settings)
+    if executor is None:
+        found = nnflow.run("lyapunov_spectrum", scan, chunk=chunk, **settings)
+    else:
+        context = {"mp_context": __import__("multiprocessing").get_context("spawn")}
+        with executor(2, **(context if executor is ProcessPoolExecutor else {})) as pool:
+            found = nnflow.run("lyapunov_spectrum", scan, chunk=chunk, executor=pool, **settings)
+    assert found.equals(expected)
+
+
+def test_lockstep_and_one_by_one_agree_to_the_bit() -> None:
+    logistic = nnflow.maps["logistic"]()
+    x, p = logistic.initial_states(11, 0), np.full((11, 1), 3.9)
+    together = logistic.advance(x, p, 0, 500).states
+    apart = [logistic.advance(x[i : i + 1], p[:1], 0, 500).states[0] for i in range(11)]
+    np.testing.assert_array_equal(together, apart)
+
+
+# -- rules of any kind ----------------------------------------------------------------------------------------------
+
+
+def doubling(factor: float) -> Callable[..., None]:
+    def rule(x: Array, p: Array, t: int, out: Array) -> None:
+        out[0] = factor * x[0] + p[0] + t
+
+    return rule
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, njit], ids=["plain", "compiled already"])
+def test_closures_parameters_and_time_reach_the_rule(wrap: Any) -> None:
+    for factor in (0.5, 0.25):
+        map = nnflow.CompiledMap(wrap(doubling(factor)), parameters={"c": 1.0})
+        assert map.advance(np.array([[2.0]]), np.array([[3.0]]), 7, 1).states[0, 0] == factor * 2 + 3 + 7
+
+
+def test_a_rule_that_was_compiled_already_may_allocate() -> None:
+    @njit
+    def rule(x: Array, p: Array, t: int, out: Array) -> None:
+        scratch = np.empty(2)
+        scratch[:] = x[0]
+        out[0] = 0.5 * scratch.sum()
+
+    map = nnflow.CompiledMap(rule)
+    assert map.advance(np.array([[2.0]]), np.empty((1, 0)), 0, 3).states[0, 0] == 2.0
+
+
+def test_a_rule_typed_at_a_prompt() -> None:
+    space: dict[str, Any] = {}
+    exec("def rule(x, p, t, out):\n    out[0] = 3.0 * x[0]", space)
+    assert nnflow.CompiledMap(space["rule"]).advance(np.ones((1, 1)), np.empty((1, 0)), 0, 2).states[0, 0] == 9.0
+
+
+def test_without_a_tangent_central_differences_converge_and_the_result_says_so() -> None:
+    henon = nnflow.maps["henon"]()
+    bare = nnflow.CompiledMap(henon.functions.rule, dim=2, parameters=henon.parameters)
+    assert henon.exact_tangent
+    assert not bare.exact_tangent
+    x, p = henon.initial_states(5, 0), np.tile([1.4, 0.3], (5, 1))
+    frame = np.tile(np.eye(2), (5, 1, 1))
+    np.testing.assert_allclose(bare.tangent(x, p, 0, frame), henon.tangent(x, p, 0, frame), atol=1e-9)
+    scan = nnflow.Ensemble.grid(bare, states=[[0.1, 0.1]])
+    assert nnflow.run("lyapunov_spectrum", scan, steps=500).attrs["tangent"] == "central differences"
+    quick, slow = (verb(bare, x, p, 0, frame, 4, 1) for verb in (type(bare).tangent_orbit, Map.tangent_orbit))
+    np.testing.assert_allclose(quick[0].log_stretches, slow[0].log_stretches, atol=1e-8)
+
+
+def test_observables_coordinates_and_all_of_them() -> None:
+    henon = nnflow.maps["henon"]()
+    map = nnflow.CompiledMap(
+        henon.functions.rule,
+        dim=2,
+        coordinates=("x", "y"),
+        parameters=henon.parameters,
+        observables={"energy": lambda x, p, t: x[0] ** 2 + p[1] * x[1] + t},
+    )
+    x, p = np.array([[0.5, 0.25]]), np.array([[1.4, 0.3]])
+    records, _ = map.orbit(x, p, 2, 2, 1, ("y", "energy"))
+    assert records[0, 0].tolist() == [0.25, 0.25 + 0.075 + 2]
+    assert map.orbit(x, p, 0, 1, 1, map.coordinates)[0][0, 0].tolist() == [0.5, 0.25]
+
+
+# -- errors ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_rule_that_numba_cannot_compile_is_named_with_the_reason() -> None:
+    def rule(x: Array, p: Array, t: int, out: Array) -> None:
+        out[0] = sorted({"a": x[0]})  # type: ignore[call-overload]
+
+    bad = nnflow.CompiledMap(rule, name="wrong")
+    with pytest.raises(nnflow.CompilationError, match=r"cannot compile the rule of 'wrong': .*nnflow\.TensorMap"):
+        bad.advance(np.ones((1, 1)), np.empty((1, 0)), 0, 1)
+    with pytest.raises(ValueError, match="cannot compile"):
+        nnflow.run("orbit_diagram", bad)
+
+
+@pytest.mark.parametrize("bad", [None, "rule", 3])
+def test_a_rule_is_a_function(bad: Any) -> None:
+    with pytest.raises(TypeError, match="give a function"):
+        nnflow.CompiledMap(bad)
+    with pytest.raises(TypeError, match="tangent = 7"):
+        nnflow.CompiledMap(doubling(1.0), 7)  # type: ignore[arg-type]
+
+
+def test_an_unknown_norm() -> None:
+    map, x, p = henon_states(1)
+    with pytest.raises(ValueError, match="unknown norm 'l3'"):
+        map.separation_orbit(x, x[:, None], p, 0, 1, 1, "l3")
+
+
+# -- the cache ------------------------------------------------------------------------------------------------------
+
+
+@njit(fastmath=True)
+def loose(x: float) -> float:
+    return x + 1.0
+
+
+@njit
+def strict(x: float) -> float:
+    return x + 1.0
+
+
+def rule_calling(function: Any, constant: Any = 1.0) -> Callable[..., None]:
+    def rule(x: Array, p: Array, t: int, out: Array) -> None:
+        out[0] = function(x[0]) * constant
+
+    return rule
+
+
+def test_the_fingerprint_tells_apart_what_compiles_differently() -> None:
+    rules = [rule_calling(strict), rule_calling(loose), rule_calling(strict, 2.0), doubling(1.0), doubling(2.0)]
+    assert len({fingerprint(rule) for rule in rules}) == len(rules)
+    assert fingerprint(rule_calling(strict)) == fingerprint(rule_calling(strict))
+
+
+def test_the_fingerprint_sees_into_a_users_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    marks = []
+    for factor in (2.0, 3.0):
+        (tmp_path / "helpers.py").write_text(f"FACTOR = {factor}\ndef grow(x):\n    return FACTOR * x\n")
+        module = __import__("types").ModuleType("helpers")
+        exec((tmp_path / "helpers.py").read_text(), module.__dict__)
+        space = {"helpers": module, "__name__": "user"}
+        exec("def rule(x, p, t, out):\n    out[0] = helpers.grow(x[0])", space)
+        marks.append(fingerprint(space["rule"]))
+    assert marks[0] != marks[1]
+
+
+def python(code: str, cache: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "NNFLOW_CACHE_DIR": str(cache)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+TANGENT = """
+import nnflow, numpy as np
+def stretch(name):
+    scan = nnflow.Ensemble.grid(nnflow.maps[name](optimizer="gd", eta=0.1), states=[[0.3]]).with_frame(1)
+    print(name, scan.tangent_orbit(1)[0].log_stretches[0, 0, 0])
+"""
+
+
+def test_rules_of_one_factory_compiled_by_two_processes_stay_apart(tmp_path: Path) -> None:
+    """Numba gives functions of one name the number of their turn: two processes would give two rules one symbol."""
+    names = ("cubic_descent", "double_well_descent")
+    for name in names:
+        python(f"{TANGENT}\nstretch({name!r})", tmp_path)
+    files = sorted(path.name for path in tmp_path.rglob("*.nb*"))
+    cubic, well = (
+        float(line.split()[1]) for line in python(f"{TANGENT}\nfor n in {names}: stretch(n)", tmp_path).splitlines()
+    )
+    assert cubic == pytest.approx(np.log(1 - 0.1 * (1 - 2 * 0.3)), abs=1e-12)
+    assert well == pytest.approx(np.log(1 - 0.1 * (3 * 0.09 - 1)), abs=1e-12)
+    assert sorted(path.name for path in tmp_path.rglob("*.nb*")) == files  # the last process compiled nothing
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    assert "cubic_descent" in python(f"{TANGENT}\nstretch('cubic_descent')", blocked)
