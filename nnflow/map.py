@@ -241,8 +241,9 @@ class Map:
     def advance(self, x: Any, p: Any, t: int, steps: int) -> End:
         """`steps` steps from step index t; no record."""
         x, escaped = settle(x, begin(x), t)
-        for s in range(t, t + steps):
-            x, escaped = settle(self.step(x, p, s), escaped, s + 1)
+        with np.errstate(all="ignore"):  # a diverging member is a value
+            for s in range(t, t + steps):
+                x, escaped = settle(self.step(x, p, s), escaped, s + 1)
         return End(x, None, t + steps, escaped)
 
     def orbit(self, x: Any, p: Any, t: int, steps: int, every: int, observe: Sequence[str]) -> tuple[Array, End]:
@@ -265,7 +266,8 @@ class Map:
             if records.frames is not None:
                 records.frames[:, block] = end.frame
             for s in range(t + block * every, t + (block + 1) * every):
-                frame = self.tangent(end.states, p, s, end.frame)
+                with np.errstate(all="ignore"):
+                    frame = self.tangent(end.states, p, s, end.frame)
                 end = follow(end, self.advance(end.states, p, s, 1))._replace(frame=frame)
             frame, factor = orthonormalise(end.frame, end.escaped >= 0)
             end = end._replace(frame=frame)
