@@ -112,11 +112,9 @@ class Ensemble:
 
     def index(self, axis: str) -> IntArray:
         """Member indices ``(len(axis), the rest)``: row i holds the members at the i-th value of an axis."""
-        names = [a.name for a in self.axes]
-        if axis not in names:
-            raise ValueError(unknown("axis of the ensemble", axis, names))
+        (chosen,) = _named(self.axes, [axis])
         members = np.arange(len(self)).reshape(self.shape)
-        return np.moveaxis(members, names.index(axis), 0).reshape(self.shape[names.index(axis)], -1)
+        return np.moveaxis(members, self.axes.index(chosen), 0).reshape(len(chosen.values), -1)
 
     def select(self, axis: str, i: int) -> Ensemble:
         """The members at the i-th value of an axis; the other axes stay. Raises ValueError for an unknown axis."""
@@ -124,7 +122,7 @@ class Ensemble:
 
     def split(self, size: int, whole: Sequence[str] = ()) -> list[tuple[IntArray, Ensemble]]:
         """Chunks of about `size` members, as (member indices, ensemble); the axes in `whole` are never cut."""
-        kept = [a for a in self.axes if a.name in whole]
+        kept = _named(self.axes, whole)
         members = np.arange(len(self)).reshape(self.shape)
         source = [i for i, a in enumerate(self.axes) if a.name in whole]
         rows = np.moveaxis(members, source, range(-len(source), 0)).reshape(
@@ -301,6 +299,7 @@ class Recording:
 
     def split(self, size: int, whole: Sequence[str] = ()) -> list[tuple[IntArray, Recording]]:
         """Chunks of at most `size` series, as (indices, recording)."""
+        _named(self.axes, whole)
         rows = np.arange(len(self))
         chunks = [rows[i : i + max(1, size)] for i in range(0, len(self), max(1, size))]
         return [(c, self.take(c)) for c in chunks]
@@ -323,6 +322,15 @@ class Recording:
         _whole(steps, every)
         after = self.advance(steps)
         return self.cube[:, self.t : after.t : every, [names.index(name) for name in wanted]].copy(), after
+
+
+def _named(axes: Sequence[Axis], names: Sequence[str]) -> list[Axis]:
+    """The axes of these names, in the ensemble's order. Raises ValueError for a name that is not there."""
+    known = [axis.name for axis in axes]
+    for name in names:
+        if name not in known:
+            raise ValueError(unknown("axis of the ensemble", name, known))
+    return [axis for axis in axes if axis.name in names]
 
 
 def _whole(steps: int, every: int, least: int = 1) -> int:

@@ -46,10 +46,12 @@ class OrbitDiagram(Analysis):
     """Largest difference between repeats, relative to the scale of the samples."""
 
     def __post_init__(self) -> None:
-        at_least(0, transient=self.transient, tolerance=self.tolerance)
+        at_least(0, transient=self.transient)
         at_least(1, steps=self.steps, every=self.every)
         if self.steps % self.every:
             raise ValueError(f"steps = {self.steps}, every = {self.every}: steps must be a multiple of every")
+        if not 0 < self.tolerance < np.inf:
+            raise ValueError(f"tolerance = {self.tolerance}: give a small positive number")
 
     def couples(self, ensemble: Ensemble | Recording) -> tuple[str, ...]:
         """The followed axis: each of its grid points starts where the last one ended."""

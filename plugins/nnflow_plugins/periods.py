@@ -36,15 +36,15 @@ def detect_period(values: ArrayLike, tolerance: float = 1e-6, maximum: int | Non
     is not finite) give 0. A recording shows at least three full turns of what is found.
 
     Arguments:
-        values: `(member, sample)`, at least three samples.
+        values: `(member, sample)`; fewer than three samples show no period.
         tolerance: relative, positive; about 1e-6. Rounding makes values below about 1e-12 pointless.
         maximum: the largest period looked for; a third of the samples when None, and never more.
 
-    Raises ValueError for another shape, too few samples, a tolerance that is not positive or a maximum below 1.
+    Raises ValueError for another shape, no samples, a tolerance that is not positive or a maximum below 1.
     """
     rows = np.ascontiguousarray(values, dtype=np.float64)
-    if rows.ndim != 2 or rows.shape[1] < TURNS:
-        raise ValueError(f"values must have the shape (member, sample), at least {TURNS} samples, not {rows.shape}")
+    if rows.ndim != 2 or not rows.shape[1]:
+        raise ValueError(f"values must have the shape (member, sample), at least one sample, not {rows.shape}")
     if not 0.0 < tolerance < np.inf:
         raise ValueError(f"tolerance must be positive and finite, not {tolerance}")
     if maximum is not None and maximum < 1:

@@ -1,0 +1,171 @@
+"""run(): settings, labels, attributes, files, progress, interruption."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import nnflow
+from nnflow.runner import Cancelled, load, save
+
+
+@dataclass(frozen=True)
+class Mean(nnflow.Analysis):
+    """The time mean of x."""
+
+    steps: int = 20
+    """How many steps."""
+
+    def __call__(self, ensemble: Any) -> Any:
+        records, after = ensemble.orbit(self.steps)
+        return {"mean": ("member", records[:, :, 0].mean(axis=1), {"units": "1"}), "escaped": ("member", after.escaped)}
+
+
+@pytest.fixture
+def scan() -> nnflow.Ensemble:
+    return nnflow.Ensemble.grid(nnflow.maps["logistic"](), inits=2, seed=9, r=np.linspace(3.0, 3.9, 5))
+
+
+def test_dims_are_the_scan_axes_then_init_then_the_analysis_own(scan: nnflow.Ensemble) -> None:
+    dataset = nnflow.run("orbit_diagram", scan, steps=10, transient=5)
+    assert dataset.value.dims == ("r", "init", "sample")
+    assert dataset.escaped.dims == ("r", "init")
+    assert dataset.r.values.tolist() == np.linspace(3.0, 3.9, 5).tolist()
+    one = nnflow.run("orbit_diagram", nnflow.maps["logistic"](), steps=10)
+    assert one.value.dims == ("sample",)
+
+
+def test_every_member_lands_in_its_own_cell(scan: nnflow.Ensemble) -> None:
+    dataset = nnflow.run(Mean(), scan, chunk=3)
+    for i, r in enumerate(scan.axes[0].values):
+        for j in range(2):
+            alone = nnflow.Ensemble.grid(scan.map, states=[scan.map.initial_states(2, 9)[j]], r=float(r))
+            assert float(dataset["mean"][i, j]) == float(nnflow.run(Mean(), alone)["mean"])
+
+
+def test_the_attributes_tell_how_it_was_made(scan: nnflow.Ensemble) -> None:
+    attrs = nnflow.run("lyapunov_spectrum", scan, steps=30, transient=0).attrs
+    assert attrs["analysis"] == "lyapunov_spectrum"
+    assert json.loads(attrs["settings"])["steps"] == 30
+    assert json.loads(attrs["settings"])["every"] == 1
+    assert (attrs["map"], attrs["seed"], attrs["tangent"]) == ("logistic", 9, "exact")
+    assert json.loads(attrs["parameters"]) == {"r": 4.0}
+    assert set(json.loads(attrs["versions"])) == {"nnflow", "numpy", "numba", "torch", "scipy", "xarray"}
+    assert "natural logarithms" in attrs["conventions"]
+    assert "May" in attrs["source"]
+    assert nnflow.run(Mean(), scan).attrs["analysis"].endswith("test_runner:Mean")
+
+
+def test_files_are_whole_or_not_there(scan: nnflow.Ensemble, tmp_path: Path) -> None:
+    dataset = nnflow.run("lyapunov_spectrum", scan, steps=30, transient=0, history=True)
+    save(dataset, tmp_path / "out.nc")
+    assert load(tmp_path / "out.nc").identical(dataset)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.nc"]
+    with pytest.raises(OSError, match="missing"):
+        save(dataset, tmp_path / "missing" / "out.nc")
+    dataset["bad"] = ((), np.array(object(), dtype=object))
+    with pytest.raises(Exception, match="object"):
+        save(dataset, tmp_path / "bad.nc")
+    assert [path.name for path in tmp_path.iterdir()] == ["out.nc"]
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda e: nnflow.run("lyapunov", e), LookupError, "Did you mean 'lyapunov_spectrum'"),
+        (
+            lambda e: nnflow.run("lyapunov_spectrum", e, step=3),
+            ValueError,
+            "unknown setting of lyapunov_spectrum 'step'",
+        ),
+        (lambda e: nnflow.run("lyapunov_spectrum", e, steps=0), ValueError, "steps = 0: give 1 or more"),
+        (lambda e: nnflow.run("lyapunov_spectrum", e, k=2), ValueError, "k = 2: logistic has dim 1"),
+        (lambda e: nnflow.run("orbit_diagram", e, observable="loss"), ValueError, "unknown observable of logistic"),
+        (lambda e: nnflow.run("orbit_diagram", e, steps=-4), ValueError, "steps = -4"),
+        (lambda e: nnflow.run(Mean(), e, steps=3), ValueError, "put them into the Mean instance"),
+        (lambda e: nnflow.run(Mean, e), TypeError, "give an analysis by name, or an instance"),
+        (lambda e: nnflow.run("orbit_diagram", "logistic"), TypeError, "give an Ensemble, a Recording or a Map"),
+        (lambda e: nnflow.run(Mean(), e, chunk=0), ValueError, "chunk = 0"),
+    ],
+)
+def test_misuse_is_one_clear_error(scan: nnflow.Ensemble, call: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call(scan)
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        ({"mean": ("member", np.zeros(2))}, "returned no 'escaped'"),
+        ({"mean": ("member", np.zeros(3)), "escaped": ("member", np.zeros(2, int))}, "variable 'mean' has dims"),
+        ({"mean": (("member", "t"), np.zeros(2)), "escaped": ("member", np.zeros(2, int))}, "variable 'mean' has dims"),
+    ],
+)
+def test_an_analysis_that_returns_the_wrong_shape_is_told(result: Any, message: str) -> None:
+    @dataclass(frozen=True)
+    class Wrong(nnflow.Analysis):
+        def __call__(self, ensemble: Any) -> Any:
+            return result
+
+    with pytest.raises(ValueError, match=message):
+        nnflow.run(Wrong(), nnflow.Ensemble.grid(nnflow.maps["logistic"](), inits=2), chunk=2)
+
+
+def test_a_shared_coordinate_is_kept_once(scan: nnflow.Ensemble) -> None:
+    dataset = nnflow.run("lyapunov_spectrum", scan, steps=10, chunk=1)
+    assert dataset.index.values.tolist() == [1]
+
+
+def test_an_executor_of_ones_own_is_used_and_left_open(scan: nnflow.Ensemble) -> None:
+    names = []
+
+    @dataclass(frozen=True)
+    class Where(Mean):
+        def __call__(self, ensemble: Any) -> Any:
+            names.append(threading.current_thread().name)
+            return super().__call__(ensemble)
+
+    with ThreadPoolExecutor(1, thread_name_prefix="mine") as pool:
+        nnflow.run(Where(), scan, executor=pool)
+        assert pool.submit(lambda: 1).result() == 1
+    assert all(name.startswith("mine") for name in names)
+
+
+def test_progress_goes_to_stderr_only_when_asked(scan: nnflow.Ensemble, capsys: pytest.CaptureFixture[str]) -> None:
+    nnflow.run(Mean(), scan)
+    assert capsys.readouterr().err == ""
+    nnflow.run(Mean(200), scan, progress=True)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "100%" in shown.err
+    assert "2.00k/2.00k" in shown.err
+
+
+def test_an_error_in_one_chunk_stops_the_others_soon(scan: nnflow.Ensemble) -> None:
+    @dataclass(frozen=True)
+    class Fails(nnflow.Analysis):
+        def __call__(self, ensemble: Any) -> Any:
+            if ensemble.parameters[0, 0] == 3.0:
+                raise RuntimeError("broken")
+            return Mean(2_000_000_000)(ensemble)
+
+    began = time.monotonic()
+    with pytest.raises(RuntimeError, match="broken"):
+        nnflow.run(Fails(), scan, chunk=1)
+    assert time.monotonic() - began < 20
+
+
+def test_a_cancelled_worker_stops_at_its_next_tick(scan: nnflow.Ensemble) -> None:
+    def tick(steps: int) -> None:
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        replace(scan, tick=tick).advance(1_000_000)
