@@ -99,7 +99,7 @@ def duel(benchmark: Any) -> Callable[..., None]:
             theirs()
             taken.append(time.perf_counter() - began)
 
-        benchmark.group = f"{work} (beside {peer})"
+        benchmark.group = kind
         benchmark.pedantic(ours, setup=their_turn, rounds=rounds, warmup_rounds=1)
         if benchmark.stats is None:  # --benchmark-disable: the sides were compared, nothing was timed
             return

@@ -1,4 +1,4 @@
-"""How long a new process takes to be useful, beside one that only imports numpy. The cache of compiled loops is warm."""
+"""How long a new process takes to be useful, beside one that only imports numpy; compiled loops are in the cache."""
 
 from __future__ import annotations
 

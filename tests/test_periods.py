@@ -120,7 +120,7 @@ def test_rows_are_independent_and_broken_ones_give_zero() -> None:
     ("values", "settings", "words"),
     [
         (np.zeros(9), {}, "shape"),
-        (np.zeros((3, 2)), {}, "at least 3 samples"),
+        (np.zeros((3, 0)), {}, "at least one sample"),
         (np.zeros((1, 9)), {"tolerance": 0.0}, "tolerance"),
         (np.zeros((1, 9)), {"tolerance": np.nan}, "tolerance"),
         (np.zeros((1, 9)), {"maximum": 0}, "maximum"),
