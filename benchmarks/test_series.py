@@ -56,7 +56,8 @@ def growth_by_definition(series: np.ndarray, frequencies: np.ndarray) -> np.ndar
     rates = np.empty(frequencies.size)
     for i, c in enumerate(frequencies):
         phase = c * np.arange(1, series.size + 1)
-        p, q = np.cumsum(series * np.cos(phase)), np.cumsum(series * np.sin(phase))
+        p, q = np.zeros((2, series.size + 1))  # the walk starts at the origin
+        p[1:], q[1:] = np.cumsum(series * np.cos(phase)), np.cumsum(series * np.sin(phase))
         displacement = np.empty(longest)
         for k in n:
             displacement[k - 1] = np.mean(
