@@ -1,7 +1,7 @@
 """Duels: our side and a peer, measured in turn within one test, and the table of all of them at the end of the run.
 
 A test takes the fixture `duel` and calls it once the two sides have been shown to compute the same thing. Every round
-times the peer and then us, so that whatever else the machine is doing meets both; the ratio is that of the medians.
+times the peer and then us, so that whatever else the machine is doing meets both. The ratio is the median over rounds.
 """
 
 from __future__ import annotations
@@ -42,31 +42,25 @@ class Row:
         return float(np.median(self.ours)), float(np.median(self.theirs)) * self.scale
 
     @property
-    def ratio(self) -> float:
-        """How many times faster we are; for a start, how many times the other's time we need."""
-        ours, theirs = self.seconds
-        return theirs / ours if self.kind == SPEED else ours / theirs
-
-    @property
-    def spread(self) -> tuple[float, float]:
-        """The quartiles of the ratios of single rounds."""
-        ratios = np.array(self.theirs) * self.scale / np.array(self.ours)
-        low, high = np.quantile(ratios if self.kind == SPEED else 1 / ratios, [0.25, 0.75])
-        return float(low), float(high)
+    def ratio(self) -> tuple[float, float, float]:
+        """How many times faster we are, or for a start how many times the other's time we need: quartiles over rounds."""
+        faster = np.array(self.theirs) * self.scale / np.array(self.ours)
+        low, middle, high = np.quantile(faster if self.kind == SPEED else 1 / faster, [0.25, 0.5, 0.75])
+        return float(low), float(middle), float(high)
 
     @property
     def verdict(self) -> str:
         """The target, and whether it was met."""
         if self.target is None:
             return "–"
-        met = self.ratio >= self.target if self.kind == SPEED else self.seconds[0] < self.target
+        met = self.ratio[1] >= self.target if self.kind == SPEED else self.seconds[0] < self.target
         text = f"≥ {self.target:g}×" if self.kind == SPEED else f"< {self.target:g} s"
         return text if met else f"{text} **below target**" if self.kind == SPEED else f"{text} **above target**"
 
     def cells(self) -> list[str]:
         ours, theirs = map(_seconds, self.seconds)
-        low, high = self.spread
-        return [self.work, ours, f"{self.peer}: {theirs}", f"{self.ratio:.1f}×", f"{low:.1f}–{high:.1f}", self.verdict]
+        low, middle, high = map(_digits, self.ratio)
+        return [self.work, ours, f"{self.peer}: {theirs}", f"{middle}×", f"{low}–{high}", self.verdict]
 
 
 ROWS: list[Row] = []
@@ -104,7 +98,7 @@ def duel(benchmark: Any) -> Callable[..., None]:
         if benchmark.stats is None:  # --benchmark-disable: the sides were compared, nothing was timed
             return
         row = Row(kind, work, peer, list(benchmark.stats.stats.data), taken[1:], scale, target)
-        benchmark.extra_info.update(peer=peer, peer_median=row.seconds[1], ratio=row.ratio)
+        benchmark.extra_info.update(peer=peer, peer_median=row.seconds[1], ratio=row.ratio[1])
         ROWS.append(row)
 
     return measure
@@ -169,3 +163,7 @@ def _seconds(t: float) -> str:
     """Three digits with a unit."""
     unit, size = next((u for u in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)) if t >= u[1]), ("ns", 1e-9))
     return f"{t / size:.3g} {unit}"
+
+
+def _digits(ratio: float) -> str:
+    return f"{ratio:.1f}" if ratio < 100 else f"{ratio:.0f}"

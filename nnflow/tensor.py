@@ -6,7 +6,11 @@ map: forward over reverse, so no Hessian is ever formed). States and frames stay
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,6 +21,7 @@ from torch.func import jvp, vmap
 from nnflow.map import NORMS, Array, End, IntArray, Map, TangentRecords, tangent_records, unknown
 
 TensorRule = Callable[[Tensor, "Named", int], Tensor]
+Gradient = Callable[[Tensor], Tensor]
 
 
 class Named(dict[str, Tensor]):
@@ -29,31 +34,55 @@ class Named(dict[str, Tensor]):
             raise AttributeError(unknown("parameter", name, self)) from None
 
 
+def placed(device: str | torch.device | None, dtype: torch.dtype | None) -> tuple[torch.device, torch.dtype]:
+    """Where and how states are held: the cpu and torch.float64 unless said otherwise.
+
+    Raises TypeError for a dtype that is no floating torch dtype, ValueError for a device that cannot be had.
+    """
+    kind = torch.float64 if dtype is None else dtype
+    if not (isinstance(kind, torch.dtype) and kind.is_floating_point):
+        raise TypeError(f"dtype = {dtype!r}: give a floating torch dtype, such as torch.float32")
+    try:
+        return torch.empty(0, device=device or "cpu", dtype=kind).device, kind
+    except (RuntimeError, AssertionError, TypeError) as error:  # an unknown device, or a torch built without it
+        raise ValueError(f"device = {device!r}: {str(error).splitlines()[0]}") from error
+
+
 class TensorMap(Map):
     """A map x' = f(x, p, t), its rule written for one member on torch tensors.
 
     `rule(x, p, t)` returns the next state ``(dim,)`` from `x (dim,)`, the parameters by name (``p["a"]`` or ``p.a``,
     scalar tensors) and the step index `t`. `observables`: name → `f(x, p, t)` → scalar tensor. `device` (default: cpu)
-    and `dtype` (default: torch.float64) hold for states, frames and parameters. The other arguments are `Map`'s fields.
+    and `dtype` (default: torch.float64) hold for states, frames and parameters. `gradient`, of a training map: the loss
+    gradient as a function of the weights (the state without the optimiser's memory), for `curvature`. The other
+    arguments are `Map`'s fields.
 
     With the same chunking results are the same; other chunks round differently, and chaos amplifies that.
-    Raises TypeError for a rule that is no function; ValueError, at first use, if it does not return ``(dim,)``.
+    Raises TypeError for a rule that is no function or a dtype that is no floating torch dtype; ValueError for a device
+    that cannot be had and, at first use, a rule that does not return ``(dim,)``.
     """
 
     threads = False
     rule: TensorRule
+    gradient: Gradient | None
     device: torch.device
     dtype: torch.dtype
 
     def __init__(
-        self, rule: TensorRule, *, device: str | torch.device | None = None, dtype: Any = None, **settings: Any
+        self,
+        rule: TensorRule,
+        *,
+        gradient: Gradient | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        **settings: Any,
     ) -> None:
         if not callable(rule):
             raise TypeError(f"rule = {rule!r}: give a function")
+        place, kind = placed(device, dtype)
         super().__init__(**{"name": getattr(rule, "__name__", "map"), **settings})
-        object.__setattr__(self, "rule", rule)
-        object.__setattr__(self, "device", torch.device(device or "cpu"))
-        object.__setattr__(self, "dtype", dtype or torch.float64)
+        for name, value in {"rule": rule, "gradient": gradient, "device": place, "dtype": kind}.items():
+            object.__setattr__(self, name, value)
 
     # -- numpy and back --------------------------------------------------------------------------------------------
 
@@ -94,11 +123,20 @@ class TensorMap(Map):
         """The Jacobian at x_t times each row of ``v (member, k, dim)``, by forward-mode differentiation."""
 
         def one(x: Tensor, p: Tensor, v: Tensor) -> Tensor:
-            return vmap(lambda v: jvp(lambda x: self._one(x, p, t), (x,), (v,))[1])(v)  # type: ignore[no-any-return]
+            return _derivatives(lambda x: self._one(x, p, t), x, v)
 
-        with torch.no_grad():
+        with _forward_mode():
             out: Tensor = vmap(one)(self.native(x), self.native(p), self.native(v))
         return out
+
+    def curvature(self, x: Any, p: Any, t: int, v: Any) -> Any:
+        """The loss Hessian at x_t times each row of ``v (member, k, weights)``. Raises TypeError without a loss."""
+        gradient = self.gradient
+        if gradient is None:
+            return super().curvature(x, p, t, v)
+        weights = self.native(x)[:, : self.dim - self.memory]
+        with _forward_mode():
+            return vmap(lambda w, v: _derivatives(gradient, w, v))(weights, self.native(v))
 
     def observable(self, name: str, x: Any, p: Any, t: int) -> Array:
         """One observable of every member, ``(member,)``."""
@@ -107,8 +145,10 @@ class TensorMap(Map):
             values = vmap(lambda x, p: function(x, self._named(p), t))(self.native(x), self.native(p))
         return self.to_numpy(values)
 
-    def difference(self, x: Tensor, y: Tensor) -> Tensor:
-        """x − y, with angles taken the short way round."""
+    def difference(self, x: Any, y: Any) -> Any:
+        """x − y, of tensors or of numpy arrays, with angles taken the short way round."""
+        if not isinstance(x, Tensor):
+            return super().difference(x, y)
         periods = self.native([self.periods.get(name, float("inf")) for name in self.coordinates])
         d = x - y
         return d - torch.where(torch.isinf(periods), 0.0, periods * torch.round(d / periods))
@@ -137,7 +177,8 @@ class TensorMap(Map):
     ) -> tuple[TangentRecords, End]:
         """Carry ``frame (member, k, dim)`` along the orbit, re-orthonormalised each `every` steps."""
         p, frame, (x, escaped) = self.native(p), self.native(frame), _settle(self.native(x), None, t)
-        records = tangent_records(len(x), steps // every, *frame.shape[1:], keep)
+        members, k, dim = frame.shape
+        records = tangent_records(members, steps // every, k, dim, keep)
         for block in range(steps // every):
             if records.frames is not None:
                 records.frames[:, block] = self.to_numpy(frame)
@@ -169,6 +210,30 @@ class TensorMap(Map):
             copies, gone = _settle(self.step(copies, copied, s), gone, s + 1)
             x, escaped = _settle(self.step(x, p, s), escaped, s + 1)
         return distances, End(x, copies.reshape(members, count, dim), t + steps, _steps(escaped))
+
+
+def _derivatives(function: Callable[[Tensor], Tensor], x: Tensor, v: Tensor) -> Tensor:
+    """The derivatives of a function at ``x (dim,)`` along the rows of ``v (k, dim)``."""
+    return vmap(lambda v: jvp(function, (x,), (v,))[1])(v)  # type: ignore[no-any-return]
+
+
+_forward_lock = threading.RLock()
+
+
+@contextmanager
+def _forward_mode() -> Iterator[None]:
+    """One forward-mode derivative at a time: torch counts their levels for the whole process, not for each thread."""
+    with _forward_lock, torch.no_grad():
+        _load_forward_rules()
+        yield
+
+
+@cache
+def _load_forward_rules() -> None:
+    """Let torch load its rules of forward-mode differentiation, once, without its warnings about its own torch.jit."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        jvp(torch.sin, (torch.zeros(()),), (torch.ones(()),))
 
 
 def _settle(x: Tensor, escaped: Tensor | None, t: int) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,8 @@
 """Optimisers as maps: w' = w − η∇L(w) and its kin, on any loss.
 
-The optimiser's memory is part of the state. Gradient descent has state w and parameter eta; heavy ball has state (w, v),
-v' = βv + ∇L(w), w' = w − ηv', and parameters eta and beta. Written twice: for compiled gradients and for torch losses.
+The optimiser's memory is part of the state. Gradient descent has state w and parameter eta; heavy ball has state
+(w, v), v' = βv + ∇L(w), w' = w − ηv', and parameters eta and beta. Written twice: for compiled gradients and for torch
+losses.
 (B. T. Polyak, USSR Comput. Math. Math. Phys. 4, 1 (1964), doi:10.1016/0041-5553(64)90137-5.)
 """
 
@@ -32,7 +33,7 @@ class Descent(NamedTuple):
     hessian: Rule
 
 
-def optimiser(name: str, **defaults: float) -> dict[str, float]:
+def optimiser(name: str, /, **defaults: float) -> dict[str, float]:
     """The parameters of an optimiser with their defaults. Raises ValueError for an unknown optimiser or parameter."""
     if name not in OPTIMISERS:
         raise ValueError(unknown("optimizer", name, OPTIMISERS))
@@ -126,8 +127,8 @@ def gradient_map(
     parameters' defaults. Weights are drawn N(0, 1), memory 0. Observables: loss, gradient_norm (L2). The tangent is
     v − ηHv by forward over reverse differentiation.
 
-    Raises ValueError for an unknown optimizer or parameter, or a loss that does not return a finite scalar at a drawn
-    state.
+    Raises ValueError for an unknown optimizer or parameter, a dim below 1, or a loss that fails or does not return a
+    finite scalar at a drawn state.
     """
     import torch
     from torch.func import grad
@@ -137,12 +138,15 @@ def gradient_map(
     def weights(x: Tensor) -> Tensor:
         return x[:dim]
 
+    if not callable(loss) or int(dim) != dim or dim < 1:
+        raise ValueError(f"loss = {loss!r}, dim = {dim!r}: give a function of a tensor (dim,), and dim >= 1")
     gradient = grad(loss)
     parameters = optimiser(optimizer, **defaults)
     names = tuple(f"w{i}" for i in range(dim)) if dim > 1 else ("w",)
     memory = memory_names(optimizer, names)
     map = TensorMap(
         tensor_descent(gradient, optimizer),
+        gradient=gradient,
         device=device,
         dtype=dtype,
         dim=dim + len(memory),
@@ -157,10 +161,22 @@ def gradient_map(
             "gradient_norm": lambda x, p, t: torch.linalg.vector_norm(gradient(weights(x))),
         },
     )
-    value = loss(weights(map.native(map.initial_states(1, 0))[0]))
+    try:
+        value = loss(weights(map.native(map.initial_states(1, 0))[0]))
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"the loss fails on a tensor of shape ({dim},): {reason}") from error
     if not isinstance(value, torch.Tensor) or value.shape != () or not torch.isfinite(value):
-        raise ValueError(f"the loss returned {value!r} at a drawn state: it must return a finite scalar tensor")
+        raise ValueError(
+            f"the loss returned {described(value)} at a drawn state: it must return a finite scalar tensor"
+        )
     return map
+
+
+def described(value: Any) -> str:
+    """What a loss returned, in a few words: a number, or the shape of a tensor."""
+    shape = tuple(getattr(value, "shape", ()))
+    return f"a tensor of shape {shape}" if shape else repr(value)
 
 
 def normal_weights(size: int, memory: int) -> Callable[[int, int], Array]:
@@ -214,8 +230,15 @@ def cubic_descent(optimizer: str = "heavy_ball", box: Any = None, **parameters: 
     a = (eta² − (1 + beta)²)/4.
     """
     functions = (_cubic_gradient, _cubic_hessian, _cubic_loss)
-    return _one_weight("cubic_descent", functions, optimizer, box or ([0.1], [0.5]), {"eta": 2.5, "beta": 0.0}, parameters,
-                       {"eta": (0.1, 3.0), "beta": (-0.3, 0.9)}, "L'' (0) = 1: first period doubling at eta = 2 (1 + beta)")  # fmt: skip
+    return _one_weight(
+        "cubic_descent",
+        functions,
+        optimizer,
+        box or ([0.1], [0.5]),
+        {"eta": 2.5, "beta": 0.0},
+        {"eta": (0.1, 3.0), "beta": (-0.3, 0.9)},
+        "L''(0) = 1: first period doubling at eta = 2 (1 + beta)",
+    ).with_parameters(**parameters)
 
 
 def double_well_descent(optimizer: str = "heavy_ball", box: Any = None, **parameters: float) -> CompiledMap:
@@ -224,8 +247,15 @@ def double_well_descent(optimizer: str = "heavy_ball", box: Any = None, **parame
     The minima at ±1 have L'' = 2: first period doubling at eta = 1 + beta.
     """
     functions = (_well_gradient, _well_hessian, _well_loss)
-    return _one_weight("double_well_descent", functions, optimizer, box or ([0.2], [0.9]), {"eta": 1.5, "beta": 0.0},
-                       parameters, {"eta": (0.05, 2.0), "beta": (-0.5, 0.9)}, "L''(1) = 2: first period doubling at eta = 1 + beta")  # fmt: skip
+    return _one_weight(
+        "double_well_descent",
+        functions,
+        optimizer,
+        box or ([0.2], [0.9]),
+        {"eta": 1.5, "beta": 0.0},
+        {"eta": (0.05, 2.0), "beta": (-0.5, 0.9)},
+        "L''(1) = 2: first period doubling at eta = 1 + beta",
+    ).with_parameters(**parameters)
 
 
 def _one_weight(
@@ -234,7 +264,6 @@ def _one_weight(
     optimizer: str,
     box: Any,
     defaults: dict[str, float],
-    given: dict[str, float],
     ranges: dict[str, tuple[float, float]],
     source: str,
 ) -> CompiledMap:
@@ -259,4 +288,4 @@ def _one_weight(
         memory=len(memory),
         structure={"optimizer": optimizer},
         source=source,
-    ).with_parameters(**given)
+    )

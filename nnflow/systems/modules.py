@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +15,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad
 
 from nnflow.map import Array
-from nnflow.systems.descent import memory_names, optimiser, tensor_descent
+from nnflow.systems.descent import described, memory_names, optimiser, tensor_descent
 from nnflow.systems.network import Drawn, Layout, TrainingMap, coordinate_names
 from nnflow.systems.perceptron import Perceptron
-from nnflow.tensor import TensorMap
+from nnflow.tensor import TensorMap, placed
 
 ACTIVATIONS = {
     nn.Sigmoid: "sigmoid",
@@ -63,13 +64,19 @@ class Training:
         """Copy module and data, and evaluate the loss once. Raises ValueError or TypeError with what does not fit."""
         if not isinstance(module, nn.Module):
             raise TypeError(f"module = {module!r}: give a torch.nn.Module")
-        dtype = dtype or torch.float64
-        copied = copy.deepcopy(module).to(device="cpu", dtype=dtype)
-        _refuse(copied)
+        if scale is not None and not 0 <= scale < np.inf:
+            raise ValueError(f"scale = {scale}: give the standard deviation of the kernels, 0 or larger")
+        if test is not None and len(test) != 2:
+            raise ValueError(f"test has {len(test)} entries: give a pair, (inputs, targets)")
+        device, dtype = placed(device, dtype)
+        _refuse(module)
+        copied = _copied(module).to(device="cpu", dtype=dtype)
+        if isinstance(loss_fn, nn.Module):
+            loss_fn = copy.deepcopy(loss_fn).to(device=device, dtype=dtype)
         layout = tuple((name, tuple(p.shape)) for name, p in copied.named_parameters())
         pair = None if test is None else (_array(test[0], "test inputs"), _array(test[1], "test targets"))
         task = cls(copied, loss_fn, _array(inputs, "inputs"), _array(targets, "targets"), pair,
-                   torch.device(device or "cpu"), dtype, scale, type(module).__name__.lower(), layout)  # fmt: skip
+                   device, dtype, scale, type(module).__name__.lower(), layout)  # fmt: skip
         task._try_loss(task.inputs, task.targets, "")
         if task.test is not None:
             task._try_loss(*task.test, "test ")
@@ -80,18 +87,37 @@ class Training:
             raise ValueError(f"{len(inputs)} {kind}inputs and {len(targets)} {kind}targets: give one target an input")
         shape: Any = "?"
         try:
-            outputs = self.module(self.data(inputs))
-            shape = tuple(outputs.shape)
-            loss = self.loss_fn(outputs, self.data(targets))
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", message="Using a target size")  # torch would broadcast, and go on
+                outputs = self.outputs(inputs)
+                shape = tuple(getattr(outputs, "shape", ())) or type(outputs).__name__
+                loss = self.loss_fn(outputs, self.data(targets))
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, UserWarning) as error:
+            reason = str(error).partition("\n")[0] or type(error).__name__
             raise ValueError(
-                f"the module and the loss do not fit the {kind}data: inputs {inputs.shape}, outputs {shape}, "
-                f"targets {targets.shape} of {targets.dtype}: {str(error).splitlines()[0]}"
+                f"the module and the loss do not fit the {kind}data: inputs {inputs.shape} of {inputs.dtype}, "
+                f"outputs {shape}, targets {targets.shape} of {targets.dtype}: {reason}"
             ) from error
         if not isinstance(loss, Tensor) or loss.shape != ():
-            raise ValueError(f"the loss returned {loss!r}: it must return one number, a scalar tensor")
+            raise ValueError(f"the loss returned {described(loss)}: it must return one number, a scalar tensor")
         if not torch.isfinite(loss):
             raise ValueError(f"the loss on the {kind}data is {loss.item()}: check inputs and targets for NaN or inf")
+        again = self.loss_fn(self.outputs(inputs), self.data(targets))
+        if not torch.isclose(loss, again, rtol=1e-6):
+            raise ValueError("the loss is another one each time, so a step is no fixed map: call module.eval()")
+
+    def outputs(self, inputs: npt.NDArray[Any]) -> Any:
+        """What the module makes of inputs, with the parameters it has."""
+        module = copy.deepcopy(self.module).to(self.device)
+        with torch.no_grad():
+            return module(self.data(inputs))
+
+    @property
+    def classifies(self) -> bool:
+        """Whether there is an accuracy: one integer label a sample, one output a class."""
+        outputs = self.outputs(self.inputs)
+        labels = self.targets.ndim == 1 and self.data(self.targets).dtype in INTEGER
+        return labels and isinstance(outputs, Tensor) and outputs.ndim == 2
 
     def data(self, values: npt.NDArray[Any]) -> Tensor:
         """An array as a tensor on the map's device: integers as int64, the rest in the map's dtype."""
@@ -100,7 +126,10 @@ class Training:
 
     def initial(self, memory: int) -> Callable[[int, int], Array]:
         """How states are drawn: with a scale, or by the module's own reset_parameters; optimiser memory 0."""
-        return _Reset(self.module, memory) if self.scale is None else Drawn(self.layout, memory, self.scale)
+        if self.scale is None:
+            return _Reset(self.module, memory)
+        base = [p.detach().numpy().ravel() * ("bias" not in name) for name, p in self.module.named_parameters()]
+        return Drawn(self.layout, memory, self.scale, np.concatenate([*base, np.zeros(memory)]))
 
 
 def _array(values: Any, name: str) -> npt.NDArray[Any]:
@@ -111,11 +140,21 @@ def _array(values: Any, name: str) -> npt.NDArray[Any]:
     return array
 
 
+def _copied(module: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(module)
+    except RuntimeError as error:  # a pruned or weight-normed layer holds a tensor that was computed
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"the module cannot be copied: {reason}") from error
+
+
 def _refuse(module: nn.Module) -> None:
     """Refuse modules that are no fixed function of trainable parameters."""
     if not any(True for _ in module.parameters()):
         raise ValueError("the module has no parameters: there is nothing to train")
     for name, parameter in module.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise ValueError(f"parameter {name} has no shape yet: call the module once on its inputs")
         if not parameter.requires_grad:
             raise ValueError(
                 f"parameter {name} does not require gradients: the state holds all parameters, so none may be frozen"
@@ -124,7 +163,8 @@ def _refuse(module: nn.Module) -> None:
         noisy = isinstance(part, (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm))
         if part.training and noisy:
             raise ValueError(
-                f"{name or 'the module'} is a {type(part).__name__} in training mode, so a step is no fixed map: call module.eval()"
+                f"{name or 'the module'} is a {type(part).__name__} in training mode, so a step is no fixed map: "
+                "call module.eval()"
             )
 
 
@@ -141,20 +181,17 @@ class _Reset:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             for i in range(n):
                 torch.manual_seed(int(np.random.SeedSequence([seed, i]).generate_state(1, np.uint64)[0] >> 1))
-                _reset(module)
+                module.apply(_reset)  # children first: what holds them has the last word
                 flat = torch.cat([p.ravel() for p in module.parameters()])
                 states[i, : len(flat)] = flat.numpy()
         return states
 
 
-def _reset(module: nn.Module) -> None:
-    for name, part in module.named_modules():
-        if hasattr(part, "reset_parameters"):
-            part.reset_parameters()
-        elif any(True for _ in part.parameters(recurse=False)):
-            raise ValueError(
-                f"{name or 'the module'} has parameters but no reset_parameters(): give states, or scale=…"
-            )
+def _reset(part: nn.Module) -> None:
+    if callable(reset := getattr(part, "reset_parameters", None)):
+        reset()
+    elif any(True for _ in part.parameters(recurse=False)):
+        raise ValueError(f"{type(part).__name__} has parameters but no reset_parameters(): give states, or scale=…")
 
 
 def recognise(task: Training) -> Perceptron | str:
@@ -164,15 +201,25 @@ def recognise(task: Training) -> Perceptron | str:
     loss = _loss_name(task.loss_fn)
     if loss is None:
         return "the loss is neither cross-entropy nor mean squared error with torch's default options"
-    parts = list(task.module) if isinstance(task.module, nn.Sequential) else []
-    sizes, names = _layers_of(parts)
+    sizes, names = _layers_of(_parts(task.module))
+    weights = sum(int(np.prod(shape)) for _, shape in task.layout)
     if not sizes:
-        return "the module is not a Sequential of Linear layers (with biases) and sigmoid, tanh, ReLU, softplus or identity"
-    tests = task.test or (None, None)
+        return "the module is no Sequential of plain Linear layers and sigmoid, tanh, ReLU, softplus or identity"
+    test_inputs, test_targets = task.test or (None, None)
+    data = task.inputs, task.targets, test_inputs, test_targets
     try:
-        return Perceptron(sizes, names[:-1], loss, task.inputs, task.targets, *tests, output_activation=names[-1])
+        network = Perceptron(sizes, names[:-1], loss, *data, names[-1])
     except ValueError as error:
         return str(error)
+    return network if network.dim == weights else "its layers share parameters"
+
+
+def _parts(module: nn.Module) -> list[nn.Module]:
+    """The parts of a Sequential that does what a Sequential does; empty for anything else."""
+    if not isinstance(module, nn.Sequential) or type(module).forward is not nn.Sequential.forward:
+        return []
+    hooked = any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+    return [] if hooked else list(module)  # hooks change what a layer computes: pruning, spectral norm
 
 
 def _loss_name(loss_fn: Any) -> str | None:
@@ -188,7 +235,7 @@ def _loss_name(loss_fn: Any) -> str | None:
 
 
 def _layers_of(parts: list[nn.Module]) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Sizes and activations of a stack of Linear layers, each followed by at most one activation; empty if it is none."""
+    """Sizes and activations of Linear layers, each followed by at most one activation; empty for other parts."""
     sizes: list[int] = []
     names: list[str] = []
     fresh = False  # whether the last part was a Linear layer, still without an activation
@@ -215,8 +262,10 @@ def tensor_training(task: Training, optimizer: str, **defaults: float) -> Tensor
     coordinates = coordinate_names(task.layout, optimizer)
     size = sum(int(np.prod(shape)) for _, shape in task.layout)
     loss = _loss(task, task.inputs, task.targets)
+    gradient = grad(loss)
     made = TensorTraining(
-        tensor_descent(grad(loss), optimizer),
+        tensor_descent(gradient, optimizer),
+        gradient=gradient,
         device=task.device,
         dtype=task.dtype,
         dim=len(coordinates),
@@ -238,7 +287,7 @@ def _outputs(task: Training, inputs: npt.NDArray[Any]) -> Callable[[Tensor], Ten
     sizes = [int(np.prod(shape)) for _, shape in task.layout]
 
     def outputs(w: Tensor) -> Tensor:
-        parts = zip(task.layout, w.split(sizes), strict=True)
+        parts = zip(task.layout, torch.split(w, sizes), strict=True)
         out: Tensor = functional_call(module, {name: part.view(shape) for (name, shape), part in parts}, (data,))
         return out
 
@@ -266,7 +315,7 @@ def _accuracy(task: Training, inputs: npt.NDArray[Any], targets: npt.NDArray[Any
 
 def _observables(task: Training, loss: Callable[[Tensor], Tensor], size: int) -> dict[str, Any]:
     found = {"loss": loss}
-    classes = task.data(task.targets).dtype in INTEGER and task.targets.ndim == 1
+    classes = task.classifies
     if classes:
         found["accuracy"] = _accuracy(task, task.inputs, task.targets)
     if task.test is not None:

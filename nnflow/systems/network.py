@@ -40,7 +40,10 @@ class TrainingMap(Map):
         return self.dim - self.memory
 
     def state_of(self, module: torch.nn.Module) -> Array:
-        """The state ``(dim,)`` of a module of this map's shape, with optimiser memory 0. Raises ValueError if it does not fit."""
+        """The state ``(dim,)`` of a module of this map's shape, with optimiser memory 0.
+
+        Raises ValueError if the module does not fit.
+        """
         parts = [p.detach().cpu().numpy().astype(np.float64).ravel() for p in self._fitting(module)]
         return np.concatenate([*parts, np.zeros(self.memory)])
 
@@ -142,15 +145,17 @@ def _of_weights(function: Any, size: int) -> Callable[[Array, Array, int], float
 
 
 class Drawn:
-    """Initial states of a network: kernels N(0, scale²), biases and optimiser memory 0."""
+    """Initial states of a network: kernels N(0, scale²), the rest as in `base (dim,)` (default: 0)."""
 
-    def __init__(self, layout: Layout, memory: int, scale: float = 1.0) -> None:
+    def __init__(self, layout: Layout, memory: int, scale: float = 1.0, base: Array | None = None) -> None:
         kernel = [np.full(int(np.prod(shape)), len(shape) > 1) for _, shape in layout]
         self.kernels = np.concatenate([*kernel, np.zeros(memory, dtype=bool)])
         self.scale = scale
+        self.base = np.zeros(len(self.kernels)) if base is None else base
 
     def __call__(self, n: int, seed: int) -> Array:
-        states = np.zeros((n, len(self.kernels)))
+        """``(n, dim)`` drawn states."""
+        states = np.tile(self.base, (n, 1))
         drawn = generator(seed, "states").standard_normal((n, int(self.kernels.sum())))
         states[:, self.kernels] = self.scale * drawn
         return states
@@ -196,20 +201,23 @@ def training_map(
     `inputs`, `targets` and the pair `test` are arrays or tensors. `optimizer`: "gd" (parameter eta) or "heavy_ball"
     (eta, beta; the state is (w, velocity)); `defaults` set the parameters' defaults. The map works on a float64 copy
     (`dtype`: another torch dtype); the module itself is never changed. States are drawn by the module's own
-    `reset_parameters`, seeded, or with `scale`: kernels N(0, scale²), biases 0.
+    `reset_parameters`, seeded, or with `scale`: kernels N(0, scale²), biases 0, other vectors (the gain of a layer
+    norm) as they are in the module.
 
     `backend`: "compiled" for a Sequential of Linear layers and sigmoid, tanh, ReLU, softplus or identity, with
     cross-entropy or mean squared error, on the CPU in float64; "tensor" for anything else; "auto" takes the compiled
     one where it applies and the data are under 1 MB. Observables: loss, accuracy (classification), test_loss,
     test_accuracy, l1, l2, gradient_norm; the compiled ones see `perceptron_map`.
 
-    Raises ValueError for an unknown backend, optimizer or parameter, a module whose outputs do not fit the loss, or one
-    that is not a fixed function of its parameters (dropout or batch-norm in training mode: call module.eval()).
+    Raises ValueError for an unknown backend, optimizer or parameter, a device that cannot be had, a module whose
+    outputs do not fit the loss, or one that is not a fixed function of its parameters (dropout or batch-norm in
+    training mode: call module.eval()); TypeError for what is no module or no floating torch dtype.
     """
     from nnflow.systems.modules import Training, recognise, tensor_training
 
     if backend not in BACKENDS:
         raise ValueError(unknown("backend", backend, BACKENDS))
+    optimiser(optimizer, **defaults)
     task = Training.checked(module, loss_fn, inputs, targets, test, device, dtype, scale)
     network = recognise(task)
     if backend == "compiled" and isinstance(network, str):
@@ -218,4 +226,5 @@ def training_map(
     if isinstance(network, str) or backend == "tensor" or (backend == "auto" and not small):
         return tensor_training(task, optimizer, **defaults)
     initial = task.initial(len(coordinate_names(task.layout, optimizer)) - network.dim)
-    return perceptron_map(network, optimizer, layout=task.layout, initial=initial, name=task.name, **defaults)
+    made = perceptron_map(network, optimizer, layout=task.layout, initial=initial, name=task.name)
+    return made.with_parameters(**defaults)
