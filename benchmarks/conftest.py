@@ -43,7 +43,7 @@ class Row:
 
     @property
     def ratio(self) -> tuple[float, float, float]:
-        """How many times faster we are, or for a start how many times the other's time we need: quartiles over rounds."""
+        """How many times faster we are (of a start: how many times the other's time we need), quartiles over rounds."""
         faster = np.array(self.theirs) * self.scale / np.array(self.ours)
         low, middle, high = np.quantile(faster if self.kind == SPEED else 1 / faster, [0.25, 0.5, 0.75])
         return float(low), float(middle), float(high)

@@ -1,7 +1,7 @@
 """nnflow: training a neural network is one more discrete map.
 
 A map offers four verbs (advance, orbit, tangent_orbit, separation_orbit), an ensemble is many copies of a map, an
-analysis uses only the verbs. Names are loaded when first used: importing nnflow imports neither numba nor torch.
+analysis uses only the verbs. Names are loaded when first used: importing nnflow imports neither numpy, numba nor torch.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from nnflow.analysis import Analysis
-from nnflow.ensemble import Ensemble, Recording
-from nnflow.map import Map
 from nnflow.registry import PluginError, Registry
 
 if TYPE_CHECKING:
+    from nnflow.analysis import Analysis
     from nnflow.compiled import CompilationError, CompiledMap
+    from nnflow.ensemble import Ensemble, Recording
+    from nnflow.map import Map
     from nnflow.plotting import plot
     from nnflow.runner import load, run, save
     from nnflow.systems.descent import gradient_map
@@ -30,8 +30,12 @@ analyses = Registry("nnflow.analyses", "analysis")
 studies = Registry("nnflow.studies", "study")
 
 _LAZY = {
+    "Analysis": "nnflow.analysis",
     "CompilationError": "nnflow.compiled",
     "CompiledMap": "nnflow.compiled",
+    "Ensemble": "nnflow.ensemble",
+    "Map": "nnflow.map",
+    "Recording": "nnflow.ensemble",
     "TensorMap": "nnflow.tensor",
     "gradient_map": "nnflow.systems.descent",
     "load": "nnflow.runner",

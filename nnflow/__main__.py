@@ -24,7 +24,7 @@ import numpy as np
 
 import nnflow
 from nnflow.analysis import RESERVED
-from nnflow.map import unknown
+from nnflow.names import unknown
 from nnflow.registry import UnknownPlugin
 from nnflow.summary import summary, title
 

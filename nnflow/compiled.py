@@ -29,7 +29,8 @@ from numba.core.dispatcher import Dispatcher
 from numba.core.errors import NumbaError
 from platformdirs import user_cache_path
 
-from nnflow.map import NORMS, Array, End, Map, TangentRecords, begin, tangent_records, unknown
+from nnflow.map import NORMS, Array, End, Map, TangentRecords, begin, tangent_records
+from nnflow.names import unknown
 
 LOCKSTEP = 8  # members advanced together …
 SMALL = 8  # … where the state has at most this many components

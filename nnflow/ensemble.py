@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.map import Array, End, IntArray, Map, TangentRecords, begin, generator, unknown
+from nnflow.map import Array, End, IntArray, Map, TangentRecords, begin, generator
+from nnflow.names import unknown
 
-FASTEST, SLOWEST = 0.1, 0.4  # seconds: how long one call of a verb is meant to take, so that Ctrl-C and bars work
+CALL = 0.15  # seconds: how long one call of a verb is meant to take, so that Ctrl-C and progress bars work
 
 Tick = Callable[[int], None]
 
@@ -49,6 +50,7 @@ class Ensemble:
     seed: int = 0
     frame: Any = None
     tick: Tick | None = field(default=None, repr=False)
+    pace: dict[str, float] = field(default_factory=dict, repr=False)  # member-steps per second of each verb, last seen
 
     @classmethod
     def grid(
@@ -162,7 +164,7 @@ class Ensemble:
     def advance(self, steps: int) -> Ensemble:
         """`steps` steps further (0 is allowed); any frame is dropped."""
         now = replace(self, frame=None)
-        for block in self._blocks(steps, 1, least=0):
+        for block in self._blocks("advance", steps, 1, least=0):
             now = now._moved(now.map.advance(now.state, now.parameters, now.t, block))
         return now
 
@@ -174,7 +176,7 @@ class Ensemble:
         """
         names = self.map.channels(observe)
         now, records = replace(self, frame=None), np.empty((len(self), _whole(steps, every), len(names)))
-        for block in self._blocks(steps, every):
+        for block in self._blocks("orbit", steps, every):
             done = (now.t - self.t) // every
             seen, end = now.map.orbit(now.state, now.parameters, now.t, block, every, names)
             records[:, done : done + seen.shape[1]] = seen
@@ -190,7 +192,7 @@ class Ensemble:
         if self.frame is None:
             raise ValueError("the ensemble carries no frame: call .with_frame(k) first")
         now, seen = self, []
-        for block in self._blocks(steps, every):
+        for block in self._blocks("tangent_orbit", steps, every):
             records, end = now.map.tangent_orbit(now.state, now.parameters, now.t, now.frame, block, every, keep)
             seen.append(records)
             now = now._moved(end)
@@ -209,7 +211,7 @@ class Ensemble:
                 f"neighbours have shape {tuple(neighbours.shape)}: give ({len(self)}, perturbations, {self.map.dim})"
             )
         now, seen = replace(self, frame=neighbours), []
-        for block in self._blocks(steps, every):
+        for block in self._blocks("separation_orbit", steps, every):
             distances, end = now.map.separation_orbit(now.state, now.frame, now.parameters, now.t, block, every, norm)
             seen.append(distances)
             now = now._moved(end)
@@ -221,17 +223,15 @@ class Ensemble:
             self.tick((end.t - self.t) * len(self))
         return replace(self, state=end.states, frame=end.frame, t=end.t, escaped=escaped)
 
-    def _blocks(self, steps: int, every: int, least: int = 1) -> Iterator[int]:
+    def _blocks(self, verb: str, steps: int, every: int, least: int = 1) -> Iterator[int]:
         """Cut the time into calls of a fraction of a second: sizes are multiples of `every` that add up to `steps`."""
-        _whole(steps, every, least)
-        size, left = 1, steps // every
+        left = _whole(steps, every, least)
         while left > 0:
-            began, now = time.perf_counter(), min(size, left)
-            yield now * every
-            left -= now
-            taken = time.perf_counter() - began
-            size = size * 4 if taken < FASTEST / 4 else size * 2 if taken < FASTEST else size
-            size = max(1, size // 2) if taken > SLOWEST else size
+            began = time.perf_counter()
+            size = min(left, max(1, int(CALL * self.pace.get(verb, 0.0) / (len(self) * every))))
+            yield size * every
+            left -= size
+            self.pace[verb] = len(self) * size * every / max(time.perf_counter() - began, 1e-6)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,13 +12,14 @@ non-finite state (-1 = never). This never raises, and never disturbs another mem
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
+
+from nnflow.names import unknown
 
 Array = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -53,15 +54,6 @@ class TangentRecords(NamedTuple):
     log_stretches: Array
     frames: Array | None
     factors: Array | None
-
-
-def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> str:
-    """One sentence for a name that is not known: the name, the nearest known one, all known ones."""
-    known = list(known)
-    near = get_close_matches(name, known, n=1)
-    nearest = f" Did you mean {near[0]!r}?" if near else ""
-    listing = ", ".join(known) if known else "none"
-    return f"unknown {kind} {name!r}.{nearest} Known: {listing}.{' ' + hint if hint else ''}"
 
 
 def uniform_box(low: Sequence[float], high: Sequence[float]) -> Callable[[int, int], Array]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from nnflow.map import unknown
+from nnflow.names import unknown
 
 
 class PluginError(Exception):

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, fields, is_dataclass, replace
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from tqdm import tqdm
 
 from nnflow.analysis import Analysis, Result
 from nnflow.ensemble import Ensemble, Recording
-from nnflow.map import IntArray, Map, unknown
+from nnflow.map import IntArray, Map
+from nnflow.names import unknown
 from nnflow.registry import Registry
 
 PACKAGES = ("nnflow", "numpy", "numba", "torch", "scipy", "xarray")
@@ -160,7 +162,7 @@ def _shape(
     axes = [axis.name for axis in ensemble.axes]
     variables, coordinates = {}, {axis.name: (axis.name, axis.values) for axis in ensemble.axes}
     for variable in results[0]:
-        dims, values, attrs = _joined(name, variable, len(ensemble), members, [r[variable] for r in results])
+        dims, values, attrs = _joined(name, variable, members, [r[variable] for r in results])
         if dims[:1] == ("member",):
             dims, values = (*axes, *dims[1:]), values.reshape((*ensemble.shape, *values.shape[1:]))
         if dims == (variable,):
@@ -172,7 +174,7 @@ def _shape(
 
 
 def _joined(
-    name: str, variable: str, count: int, members: list[IntArray], parts: list[Any]
+    name: str, variable: str, members: list[IntArray], parts: list[Any]
 ) -> tuple[tuple[str, ...], Any, dict[str, Any]]:
     """One variable of all chunks, back in member order."""
     dims = (parts[0][0],) if isinstance(parts[0][0], str) else tuple(parts[0][0])
@@ -185,17 +187,24 @@ def _joined(
             raise ValueError(
                 f"{name}: variable {variable!r} has dims {dims} but shape {array.shape} for {len(rows)} members"
             )
-    whole = np.empty((count, *arrays[0].shape[1:]), dtype=arrays[0].dtype)
-    for rows, array in zip(members, arrays, strict=True):
-        whole[rows] = array
+    joined, order = np.concatenate(arrays), np.concatenate(members)
+    if (np.diff(order) == 1).all():
+        return dims, joined, attrs
+    whole = np.empty_like(joined)
+    whole[order] = joined
     return dims, whole, attrs
+
+
+@cache
+def _versions() -> str:
+    return json.dumps({package: version(package) for package in PACKAGES})
 
 
 def _attributes(name: str, method: Analysis, ensemble: Ensemble | Recording) -> dict[str, Any]:
     attributes = {
         "analysis": name,
         "settings": json.dumps(asdict(method)),
-        "versions": json.dumps({package: version(package) for package in PACKAGES}),
+        "versions": _versions(),
         "conventions": CONVENTIONS,
     }
     if isinstance(ensemble, Recording):

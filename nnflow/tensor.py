@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vmap
 
-from nnflow.map import NORMS, Array, End, IntArray, Map, TangentRecords, tangent_records, unknown
+from nnflow.map import NORMS, Array, End, IntArray, Map, TangentRecords, tangent_records
+from nnflow.names import unknown
 
 TensorRule = Callable[[Tensor, "Named", int], Tensor]
 Gradient = Callable[[Tensor], Tensor]

@@ -16,8 +16,8 @@ PLUGINS = Path(nnflow_plugins.__file__).parent
 STUDIES = Path(nnflow_studies.__file__).parent
 
 FLOORS = {
-    "map": 0, "registry": 0, "ensemble": 1, "analysis": 1, "compiled": 1, "loops": 1, "tensor": 1, "runner": 2,
-    "systems": 2, "plotting": 3, "testing": 3, "summary": 3, "__main__": 4,
+    "names": 0, "map": 0, "registry": 0, "ensemble": 1, "analysis": 1, "compiled": 1, "loops": 1, "tensor": 1,
+    "runner": 2, "systems": 2, "plotting": 3, "testing": 3, "summary": 3, "__main__": 4,
 }  # fmt: skip
 
 

@@ -91,13 +91,12 @@ def test_exponents_are_the_known_ones() -> None:
 
 @pytest.mark.parametrize("norm", ["l1", "l2", "max"])
 def test_separations_are_those_of_the_compiled_map(norm: str) -> None:
-    near = STATES[:, None] + np.random.default_rng(1).normal(size=(6, 3, 2)) * 1e-3
-    (one, after), (other, expected) = (
-        e.separation_orbit(e.map.native(near), 10, every=5, norm=norm) for e in both(STATES)
-    )
+    starts = both(STATES, a=[1.0, 1.4])
+    near = starts[0].states[:, None] + np.random.default_rng(1).normal(size=(12, 3, 2)) * 1e-3
+    (one, after), (other, expected) = (e.separation_orbit(e.map.native(near), 10, every=5, norm=norm) for e in starts)
     close(one, other, 1e-11)
     close(after.frame, expected.frame, 1e-11)
-    assert one.shape == (6, 3, 2)
+    assert one.shape == (12, 3, 2)
     assert one.min() > 0
 
 

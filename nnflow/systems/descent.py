@@ -15,7 +15,8 @@ import numpy as np
 from numba import njit
 
 from nnflow.compiled import CompiledMap, Rule
-from nnflow.map import Array, generator, unknown
+from nnflow.map import Array, generator
+from nnflow.names import unknown
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnflow.compiled import CompiledMap
-from nnflow.map import Array, Map, generator, unknown
+from nnflow.map import Array, Map, generator
+from nnflow.names import unknown
 from nnflow.systems.data import iris_split
 from nnflow.systems.descent import compiled_descent, memory_names, optimiser
 from nnflow.systems.perceptron import Perceptron

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Array = npt.NDArray[np.float64]
-SEGMENT = 4096  # blocks summed at a time, so that a long run needs no memory for its stretches
+SEGMENT = 2**20  # log-stretches kept at a time, so that a long run needs no memory for them
 
 
 def kaplan_yorke(exponents: Array) -> Array:
@@ -77,7 +77,7 @@ class LyapunovSpectrum(Analysis):
         total, means = np.zeros((len(ensemble), k)), []
         left, done = self.steps // self.every, 0
         while left > 0:
-            blocks = min(left, SEGMENT)
+            blocks = min(left, max(256, SEGMENT // (len(ensemble) * k)))
             records, now = now.tangent_orbit(blocks * self.every, self.every)
             if self.history:
                 count = np.arange(done + 1, done + blocks + 1)[:, None] * self.every

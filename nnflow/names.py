@@ -1,0 +1,15 @@
+"""Names that are not known: one sentence that says which are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> str:
+    """One sentence for a name that is not known: the name, the nearest known one, all known ones."""
+    known = list(known)
+    near = get_close_matches(name, known, n=1)
+    nearest = f" Did you mean {near[0]!r}?" if near else ""
+    listing = ", ".join(known) if known else "none"
+    return f"unknown {kind} {name!r}.{nearest} Known: {listing}.{' ' + hint if hint else ''}"
