@@ -115,7 +115,9 @@ class Map:
         for name in self.ranges:
             if name not in self.parameters:
                 raise ValueError(unknown("parameter in ranges", name, self.parameters))
-        low, high = np.asarray(self.box or (np.zeros(self.dim), np.ones(self.dim)), dtype=float)
+        low, high = np.asarray(
+            self.box if self.box is not None else (np.zeros(self.dim), np.ones(self.dim)), dtype=float
+        )
         if low.shape != (self.dim,) or not (np.isfinite([low, high]).all() and (low <= high).all()):
             raise ValueError(f"box = {self.box!r}: give (low, high), each {self.dim} finite numbers, low <= high")
         object.__setattr__(self, "box", (tuple(low.tolist()), tuple(high.tolist())))

@@ -232,7 +232,8 @@ def _repeats(kind: type[Analysis], scan: Ensemble, dataset: xr.Dataset) -> str:
 
 def _chunks(kind: type[Analysis], scan: Ensemble, dataset: xr.Dataset) -> str:
     message = "a member's result depends on the chunk it is in: name the axes that couple members in couples()"
-    _same(run(kind(), scan, chunk=1), dataset, scan.map.threads, message)
+    for size in (1, len(scan)):
+        _same(run(kind(), scan, chunk=size), dataset, scan.map.threads, message)
     return "chunks of members change nothing"
 
 

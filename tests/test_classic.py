@@ -133,5 +133,5 @@ def test_structure_is_not_scannable_and_the_error_says_so() -> None:
 
 
 def test_a_box_of_ones_own() -> None:
-    states = nnflow.maps["henon"](box=([0.5, 0.0], [0.6, 0.0])).initial_states(50, 0)
+    states = nnflow.maps["henon"](box=np.array([[0.5, 0.0], [0.6, 0.0]])).initial_states(50, 0)
     assert ((states[:, 0] >= 0.5) & (states[:, 0] <= 0.6) & (states[:, 1] == 0)).all()

@@ -31,7 +31,7 @@ def logistic(box: Any = None, **parameters: float) -> CompiledMap:
         parameters={"r": 4.0},
         coordinates=("x",),
         ranges={"r": (2.5, 4.0)},
-        box=box or ([0.01], [0.99]),
+        box=box if box is not None else ([0.01], [0.99]),
         source="R. M. May, Nature 261, 459 (1976), doi:10.1038/261459a0",
     ).with_parameters(**parameters)
 
@@ -55,7 +55,7 @@ def henon(box: Any = None, **parameters: float) -> CompiledMap:
         parameters={"a": 1.4, "b": 0.3},
         coordinates=("x", "y"),
         ranges={"a": (0.0, 1.42), "b": (-0.3, 0.3)},
-        box=box or ([-0.1, -0.1], [0.1, 0.1]),
+        box=box if box is not None else ([-0.1, -0.1], [0.1, 0.1]),
         source="M. Hénon, Commun. Math. Phys. 50, 69 (1976), doi:10.1007/BF01608556",
     ).with_parameters(**parameters)
 
@@ -79,7 +79,7 @@ def tent(box: Any = None, **parameters: float) -> CompiledMap:
         parameters={"mu": 1.9999},
         coordinates=("x",),
         ranges={"mu": (1.0, 2.0)},
-        box=box or ([0.01], [0.99]),
+        box=box if box is not None else ([0.01], [0.99]),
         source="B. Derrida, A. Gervois, Y. Pomeau, J. Phys. A 12, 269 (1979), doi:10.1088/0305-4470/12/2/017",
     ).with_parameters(**parameters)
 
@@ -104,7 +104,7 @@ def standard(box: Any = None, **parameters: float) -> CompiledMap:
         coordinates=("theta", "p"),
         periods={"theta": TURN, "p": TURN},
         ranges={"k": (0.0, 5.0)},
-        box=box or ([0.0, 0.0], [TURN, TURN]),
+        box=box if box is not None else ([0.0, 0.0], [TURN, TURN]),
         source="B. V. Chirikov, Phys. Rep. 52, 263 (1979), doi:10.1016/0370-1573(79)90023-1",
     ).with_parameters(**parameters)
 
@@ -127,7 +127,7 @@ def cat(box: Any = None, **parameters: float) -> CompiledMap:
         name="cat",
         coordinates=("x", "y"),
         periods={"x": 1.0, "y": 1.0},
-        box=box or ([0.0, 0.0], [1.0, 1.0]),
+        box=box if box is not None else ([0.0, 0.0], [1.0, 1.0]),
         source="V. I. Arnold, A. Avez, Ergodic Problems of Classical Mechanics (1968)",
     ).with_parameters(**parameters)
 
@@ -154,7 +154,7 @@ def baker(box: Any = None, **parameters: float) -> CompiledMap:
         dim=2,
         name="baker",
         coordinates=("x", "y"),
-        box=box or ([0.0, 0.0], [1.0, 1.0]),
+        box=box if box is not None else ([0.0, 0.0], [1.0, 1.0]),
         source="E. Hopf, Ergodentheorie (1937), doi:10.1007/978-3-642-86630-2",
     ).with_parameters(**parameters)
 
@@ -184,7 +184,7 @@ def ikeda(box: Any = None, **parameters: float) -> CompiledMap:
         parameters={"mu": 0.9},
         coordinates=("x", "y"),
         ranges={"mu": (0.3, 0.95)},
-        box=box or ([0.0, -0.1], [0.2, 0.1]),
+        box=box if box is not None else ([0.0, -0.1], [0.2, 0.1]),
         source="K. Ikeda, Opt. Commun. 30, 257 (1979), doi:10.1016/0030-4018(79)90090-7",
     ).with_parameters(**parameters)
 
@@ -208,7 +208,7 @@ def lozi(box: Any = None, **parameters: float) -> CompiledMap:
         parameters={"a": 1.7, "b": 0.5},
         coordinates=("x", "y"),
         ranges={"a": (1.0, 1.75), "b": (-0.5, 0.5)},
-        box=box or ([-0.1, -0.1], [0.1, 0.1]),
+        box=box if box is not None else ([-0.1, -0.1], [0.1, 0.1]),
         source="R. Lozi, J. Phys. Colloq. 39, C5-9 (1978), doi:10.1051/jphyscol:1978505",
     ).with_parameters(**parameters)
 
@@ -229,7 +229,7 @@ def gauss(box: Any = None, **parameters: float) -> CompiledMap:
         parameters={"alpha": 6.2, "beta": -0.5},
         coordinates=("x",),
         ranges={"alpha": (4.9, 6.2), "beta": (-1.0, 1.0)},
-        box=box or ([-1.0], [1.0]),
+        box=box if box is not None else ([-1.0], [1.0]),
         source="R. C. Hilborn, Chaos and Nonlinear Dynamics, Oxford University Press (1994)",
     ).with_parameters(**parameters)
 
@@ -251,7 +251,7 @@ def circle(box: Any = None, **parameters: float) -> CompiledMap:
         coordinates=("theta",),
         periods={"theta": 1.0},
         ranges={"omega": (0.0, 1.0), "k": (0.0, 4.0)},
-        box=box or ([0.0], [1.0]),
+        box=box if box is not None else ([0.0], [1.0]),
         source="V. I. Arnold, Amer. Math. Soc. Transl. 46, 213 (1965), doi:10.1090/trans2/046/11",
     ).with_parameters(**parameters)
 
@@ -286,6 +286,6 @@ def logistic_ring(size: int = 8, box: Any = None, **parameters: float) -> Compil
         coordinates=tuple(f"x{i}" for i in range(n)),
         ranges={"r": (2.5, 4.0), "coupling": (0.0, 1.0)},
         structure={"size": n},
-        box=box or (np.full(n, 0.01).tolist(), np.full(n, 0.99).tolist()),
+        box=box if box is not None else (np.full(n, 0.01).tolist(), np.full(n, 0.99).tolist()),
         source="K. Kaneko, Prog. Theor. Phys. 72, 480 (1984), doi:10.1143/PTP.72.480",
     ).with_parameters(**parameters)

@@ -23,25 +23,26 @@ def scanned(data: xr.DataArray, own: str | tuple[str, ...] = ()) -> str | None:
 def over_axis(data: xr.DataArray, axes: Axes, own: str = "", label: str = "{}") -> None:
     """One curve per value of `own`, over the scanned axis: the median, shaded between the quartiles of all other dims.
 
-    Without a scanned axis: a point per member over `own`, or over the initial states.
+    Where nothing was scanned: over `own`, else over the initial states, else a single point.
     """
-    axis = scanned(data, own)
+    axis = scanned(data, own) or next((dim for dim in (own, "init") if dim in data.dims), None)
+    rows = data if axis else data.expand_dims("member")
     x = data[axis].values if axis else np.arange(1)
-    rows = data.expand_dims("_one") if not axis else data
-    curves = rows[own].values if own in rows.dims else [None]
+    curves = data[own].values if own in data.dims and own != axis else [None]
+    style = {"marker": ".", "markersize": 4} if len(x) < 40 else {}
     for i, value in enumerate(curves):
-        part = rows.sel({own: value}) if value is not None else rows
-        values = part.transpose(axis or "_one", ...).values.reshape(len(x), -1)
+        part = rows if value is None else rows.sel({own: value})
+        values = part.transpose(axis or "member", ...).values.reshape(len(x), -1)
         low, middle, high = _quartiles(values)
-        style = {"marker": ".", "markersize": 3} if len(x) < 40 else {}
-        axes.plot(x, middle, color=COLOURS[i % len(COLOURS)], linewidth=1, label=label.format(value), **style)  # type: ignore[arg-type]
+        name = label if value is None else label.format(value)
+        axes.plot(x, middle, color=COLOURS[i % len(COLOURS)], linewidth=1, label=name, **style)  # type: ignore[arg-type]
         if values.shape[1] > 1:
             axes.fill_between(x, low, high, color=COLOURS[i % len(COLOURS)], alpha=0.25, linewidth=0)
     if 1 < len(curves) <= MOST:
         axes.legend(frameon=False, fontsize="small")
-    axes.set_xlabel(axis or "")
-    if axis is None:
-        axes.set_xticks([])
+    axes.set_xlabel({None: "one member", "init": "initial state"}.get(axis, str(axis)))
+    if len(x) < 10 and axis in (None, own, "init"):
+        axes.set_xticks(x)
 
 
 def _quartiles(values: np.typing.NDArray[np.float64]) -> tuple[np.typing.NDArray[np.float64], ...]:
