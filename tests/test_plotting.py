@@ -55,7 +55,9 @@ def test_the_values_drawn_are_those_of_the_dataset() -> None:
 
 def test_a_history_and_a_matrix_draw() -> None:
     history = nnflow.run("lyapunov_spectrum", nnflow.maps["henon"](), steps=100, history=True)
-    assert nnflow.plot(history).axes[0].has_data()
+    drawn = nnflow.plot(history).axes[0]
+    assert drawn.get_xlabel() == "time"
+    np.testing.assert_array_equal(drawn.lines[0].get_ydata(), history.history.values[:, 0])
     matrix = nnflow.run("recurrence", nnflow.maps["henon"](), steps=60, matrix=True)
     axes = nnflow.plot(matrix).axes[0]
     assert axes.has_data()

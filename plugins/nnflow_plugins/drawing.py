@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,19 +29,22 @@ def over_axis(data: xr.DataArray, axes: Axes, own: str = "", label: str = "{}") 
     rows = data if axis else data.expand_dims("member")
     x = data[axis].values if axis else np.arange(1)
     curves = data[own].values if own in data.dims and own != axis else [None]
-    style = {"marker": ".", "markersize": 4} if len(x) < 40 else {}
+    alone = axis in (None, own, "init")  # no scan: separate things, no curve
+    style: dict[str, Any] = {"marker": "." if alone or len(x) < 40 else None, "linestyle": "" if alone else "-"}
     for i, value in enumerate(curves):
         part = rows if value is None else rows.sel({own: value})
         values = part.transpose(axis or "member", ...).values.reshape(len(x), -1)
         low, middle, high = _quartiles(values)
         name = label if value is None else label.format(value)
-        axes.plot(x, middle, color=COLOURS[i % len(COLOURS)], linewidth=1, label=name, **style)  # type: ignore[arg-type]
-        if values.shape[1] > 1:
+        axes.plot(x, middle, color=COLOURS[i % len(COLOURS)], linewidth=1, label=name, **style)
+        if alone:
+            axes.vlines(x, low, high, color=COLOURS[i % len(COLOURS)], alpha=0.4)
+        elif values.shape[1] > 1:
             axes.fill_between(x, low, high, color=COLOURS[i % len(COLOURS)], alpha=0.25, linewidth=0)
     if 1 < len(curves) <= MOST:
         axes.legend(frameon=False, fontsize="small")
     axes.set_xlabel({None: "one member", "init": "initial state"}.get(axis, str(axis)))
-    if len(x) < 10 and axis in (None, own, "init"):
+    if alone and len(x) < 10:
         axes.set_xticks(x)
 
 

@@ -109,9 +109,10 @@ class LyapunovSpectrum(Analysis):
         return result
 
     def draw(self, dataset: xr.Dataset, axes: Axes) -> None:
-        """The exponents over the last scanned axis (median over the others), or their running means."""
-        from nnflow_plugins.drawing import over_axis
+        """The exponents over the scanned axis (median over the others); without one, their history if it was kept."""
+        from nnflow_plugins.drawing import over_axis, scanned
 
-        over_axis(dataset["exponent"], axes, "index", "λ{}")
+        running = "history" in dataset and scanned(dataset["exponent"], "index") is None
+        over_axis(dataset["history" if running else "exponent"], axes, "index", "λ{}")
         axes.axhline(0.0, color="0.6", linewidth=0.8, zorder=0)
         axes.set_ylabel("Lyapunov exponent (nats per iteration)")
