@@ -35,7 +35,7 @@ def kaplan_yorke(exponents: Array) -> Array:
     dim = exponents.shape[-1]
     inside = np.take_along_axis(sums, np.maximum(j - 1, 0)[..., None], -1)[..., 0]
     following = np.take_along_axis(exponents, np.minimum(j, dim - 1)[..., None], -1)[..., 0]
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         between = j + inside / np.abs(following)
     dimension = np.where(j == 0, 0.0, np.where(j == dim, float(dim), between))
     return np.where(np.isnan(exponents).any(axis=-1), np.nan, dimension)
@@ -82,7 +82,7 @@ class LyapunovSpectrum(Analysis):
             if self.history:
                 count = np.arange(done + 1, done + blocks + 1)[:, None] * self.every
                 means.append((total[:, None] + np.cumsum(records.log_stretches, axis=1)) / count)
-            total = total + records.log_stretches.sum(axis=1)
+            total = total + np.ascontiguousarray(records.log_stretches.transpose(0, 2, 1)).sum(axis=2)  # pairwise sums
             left, done = left - blocks, done + blocks
         return self._result(np.sort(total / self.steps, axis=1)[:, ::-1], means, now)
 
