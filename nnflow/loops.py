@@ -128,13 +128,13 @@ def dot(v, i, j):  # type: ignore[no-untyped-def]
 
 @njit(**OWNER, forceinline=True)
 def project(v, j, r):  # type: ignore[no-untyped-def]
-    """Take from row j its components along the rows before it, adding them to R; returns the length that is left."""
+    """Take from row j its components along the rows before it, adding them to R; returns the squared length left."""
     for i in range(j):
         overlap = dot(v, i, j)
         r[i, j] += overlap
         for c in range(DIM):
             v[j, c] -= overlap * v[i, c]
-    return np.sqrt(dot(v, j, j))
+    return dot(v, j, j)
 
 
 @njit(**OWNER, forceinline=True)
@@ -151,7 +151,7 @@ def replace(v, j, spare):  # type: ignore[no-untyped-def]
         for i in range(DIM):
             v[j, i] = 1.0 if i == c else 0.0
         left = project(v, j, spare)
-        if left * left * (2 * DIM) >= 1.0:  # of all unit vectors, the squares of what is left add up to at least 1
+        if left * (2 * DIM) >= 1.0:  # of all unit vectors, the squares of what is left add up to at least 1
             project(v, j, spare)
             break
     divide(v, j, np.sqrt(dot(v, j, j)))
@@ -163,16 +163,16 @@ def orthonormalise(v, r, spare):  # type: ignore[no-untyped-def]
     for j in range(K):
         for i in range(K):
             r[i, j] = 0.0
-        before = np.sqrt(dot(v, j, j))
+        before = dot(v, j, j)
         after = project(v, j, r) if j > 0 else before
         for _ in range(3):
-            if after >= 0.5 * before or after == 0.0:
+            if after >= 0.25 * before or after == 0.0:
                 break
             before = after
             after = project(v, j, r)
-        r[j, j] = after
-        if after > 0.0:
-            divide(v, j, after)
+        r[j, j] = np.sqrt(after)
+        if r[j, j] > 0.0:
+            divide(v, j, r[j, j])
         else:
             replace(v, j, spare)
 
