@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import inspect
 import io
 import math
 import os
@@ -233,7 +234,7 @@ def _parse_run(name: str, kind: type, argv: list[str]) -> tuple[Options, dict[st
     settings = _annotated(kind, **({"seed": Suppress[int]} if "seed" in names else {}))
     bare: Any = OmitArgPrefixes
     whole = make_dataclass("Run", [("run", bare[options]), ("analysis", bare[settings])])
-    parsed = _parse(whole, argv, f"nnflow run {name}", kind.__doc__)
+    parsed = _parse(whole, argv, f"nnflow run {name}", inspect.getdoc(kind))
     given = _flags(argv)
     chosen = {n: getattr(parsed.analysis, n) for n in names if n in given and n != "seed"}
     if "seed" in names and "seed" in given:

@@ -64,6 +64,11 @@ class Ensemble:
 
         Raises ValueError for a name the map does not have, an empty axis, values or states that are not finite or do
         not fit, and TypeError if `map` is no Map.
+
+        >>> import nnflow
+        >>> scan = Ensemble.grid(nnflow.maps["henon"](), inits=3, a=[1.0, 1.2, 1.4])
+        >>> len(scan), scan.shape
+        (9, (3, 3))
         """
         if not isinstance(map, Map):
             raise TypeError(f"{map!r} is not a map: make one first, e.g. nnflow.maps['henon']()")
@@ -240,6 +245,9 @@ class Recording:
 
     `values` is ``(time,)``, ``(time, channel)`` or ``(series, time, channel)``; `names` name the channels. `advance`
     drops samples from the start. What needs a map (tangents, perturbations) raises TypeError.
+
+    >>> Recording([1.0, 2.0, 3.0, 4.0]).orbit(4, every=2)[0].ravel()
+    array([1., 3.])
     """
 
     values: npt.ArrayLike

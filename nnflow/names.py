@@ -7,7 +7,11 @@ from difflib import get_close_matches
 
 
 def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> str:
-    """One sentence for a name that is not known: the name, the nearest known one, all known ones."""
+    """One sentence for a name that is not known: the name, the nearest known one, all known ones.
+
+    >>> unknown("map", "henno", ["cat", "henon"])
+    "unknown map 'henno'. Did you mean 'henon'? Known: cat, henon."
+    """
     known = list(known)
     near = get_close_matches(name, known, n=1)
     nearest = f" Did you mean {near[0]!r}?" if near else ""

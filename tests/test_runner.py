@@ -139,6 +139,18 @@ def test_an_executor_of_ones_own_is_used_and_left_open(scan: nnflow.Ensemble) ->
     assert all(name.startswith("mine") for name in names)
 
 
+def test_a_cluster_of_processes_changes_no_bit(scan: nnflow.Ensemble) -> None:
+    from distributed import Client, LocalCluster
+
+    expected = nnflow.run("lyapunov_spectrum", scan, steps=50, chunk=3)
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, host="127.0.0.1") as cluster,
+        Client(cluster) as client,
+    ):
+        found = nnflow.run("lyapunov_spectrum", scan, steps=50, chunk=3, executor=client.get_executor())
+    assert found.equals(expected)
+
+
 def test_progress_goes_to_stderr_only_when_asked(scan: nnflow.Ensemble, capsys: pytest.CaptureFixture[str]) -> None:
     nnflow.run(Mean(), scan)
     assert capsys.readouterr().err == ""

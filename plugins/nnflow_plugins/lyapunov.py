@@ -29,6 +29,9 @@ def kaplan_yorke(exponents: Array) -> Array:
     `exponents (…, dim)` in nats per iteration; j is the largest number of leading exponents whose sum is not negative.
     Returns ``(…)``: 0 if λ_1 < 0, dim if no sum is negative, NaN where an exponent is NaN.
     (J. L. Kaplan, J. A. Yorke, Lect. Notes Math. 730, 204 (1979), doi:10.1007/BFb0064319.)
+
+    >>> float(kaplan_yorke(np.array([0.5, 0.0, -1.0])))
+    2.5
     """
     sums = np.cumsum(exponents, axis=-1)
     j = (sums >= 0).sum(axis=-1)

@@ -41,6 +41,9 @@ def detect_period(values: ArrayLike, tolerance: float = 1e-6, maximum: int | Non
         maximum: the largest period looked for; a third of the samples when None, and never more.
 
     Raises ValueError for another shape, no samples, a tolerance that is not positive or a maximum below 1.
+
+    >>> detect_period([[1, 2, 1, 2, 1, 2, 1, 2]])
+    array([2])
     """
     rows = np.ascontiguousarray(values, dtype=np.float64)
     if rows.ndim != 2 or not rows.shape[1]:

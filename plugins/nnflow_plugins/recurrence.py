@@ -105,6 +105,10 @@ def recurrence_measures(
 
     A series with a value that is not finite gives NaN throughout. Raises ValueError for a series that is too short, and
     for impossible settings, among them both or neither of threshold and rate.
+
+    >>> measures = recurrence_measures([0, 1, 2] * 20, threshold=0.5)  # period 3
+    >>> measures["determinism"], measures["laminarity"], measures["mean_recurrence_time"]
+    (1.0, 0.0, 3.0)
     """
     at_least(1, min_diagonal=min_diagonal, min_vertical=min_vertical)
     _check_choice(threshold, rate)
@@ -186,6 +190,10 @@ def embed(series: ArrayLike, dimension: int, delay: int) -> Array:
     The series is `(time,)` or `(time, channel)`; the channels of one sample stand side by side. N is the number of
     samples less (dimension − 1) delay; raises ValueError if nothing is left. (F. Takens, Lecture Notes in Mathematics
     898 (1981) 366, doi:10.1007/BFb0091924.)
+
+    >>> embed([1, 2, 3, 4], dimension=2, delay=2)
+    array([[1., 3.],
+           [2., 4.]])
     """
     at_least(1, dimension=dimension, delay=delay)
     values = np.asarray(series, dtype=np.float64)

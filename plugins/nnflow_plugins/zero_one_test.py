@@ -70,6 +70,10 @@ def zero_one(series: ArrayLike, frequencies: int | ArrayLike = 101) -> float:
     standard deviation is at most 1e-12 of its mean (the rounding noise of a converged series would give 0.998).
 
     Raises ValueError for a series that is short or not one-dimensional, and for impossible frequencies.
+
+    >>> quiet = np.cos(np.arange(2000))
+    >>> abs(zero_one(quiet)) < 0.01
+    True
     """
     return float(np.median(growth_rates(series, frequencies)))
 
