@@ -7,10 +7,11 @@ figure sets them side by side, and on one axis: the parameter over its value at 
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -55,6 +56,7 @@ class Arrive(nnflow.Analysis):
 
     steps: int
     """Steps to take."""
+    title: ClassVar[str] = "settling"
 
     def __call__(self, ensemble: nnflow.Ensemble) -> dict[str, Any]:
         """The states ``(…, component)``."""
@@ -70,6 +72,7 @@ class Means(nnflow.Analysis):
     """Their names."""
     steps: int = 100
     """Steps averaged over."""
+    title: ClassVar[str] = "time means"
 
     def __call__(self, ensemble: nnflow.Ensemble) -> dict[str, Any]:
         """One variable for each observable."""
@@ -110,6 +113,7 @@ class Demo:
         began = time.perf_counter()
         out = Path(self.out)
         out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()  # before the work, not after it
         results = {}
         with tqdm(total=5 * len(CASES), desc="demo", unit=" scans", disable=not sys.stderr.isatty()) as bar:
             for case in CASES:
@@ -125,10 +129,8 @@ class Demo:
         """All analyses of one map over its parameter, as one dataset."""
 
         def run(analysis: Any, ensemble: nnflow.Ensemble, **settings: Any) -> xr.Dataset:
-            bar.set_description(
-                f"{case.name}: {analysis if isinstance(analysis, str) else type(analysis).__name__.lower()}"
-            )
-            dataset = nnflow.run(analysis, ensemble, **settings)
+            bar.set_description(f"{case.name}: {getattr(analysis, 'title', analysis)}")
+            dataset = nnflow.run(analysis, ensemble, progress=False, **settings)
             bar.update()
             return dataset
 
