@@ -22,34 +22,20 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.systems.rows import (  # names, not the module: fingerprints follow functions, not attributes of modules
-    FAST,
-    OPTIONS,
+from nnflow.systems.passes import ACTIVATIONS, Passes, PassesAlong, gradient_passes, inner, passes_along
+from nnflow.systems.rows import (  # names, not the module: a name is a constant to numba
     Array,
-    Function,
-    add_products,
-    add_sums,
-    combine,
-    copy_rows,
-    dots,
-    fill_row,
     kernel,
     log_sum,
-    multiply_rows,
     nan_unless_finite,
     new_sheet,
-    relu_rows,
-    sigmoid_rows,
     softmax_derivative,
     softmax_rows,
-    softplus_rows,
-    tanh_rows,
 )
 
 Integers = npt.NDArray[np.int64]
@@ -78,199 +64,6 @@ class Kernels(NamedTuple):
     gradient: Callable[[Array, Array], float]
     hessian_products: Callable[[Array, Array, Array], None]
     observables: dict[str, Observable]
-
-
-INNER: dict[str, Any] = {"no_cpython_wrapper": True}
-
-
-def _inner(function: Function) -> Function:
-    """A kernel for other kernels only: Python must not call it, and no time is spent on compiling a way in."""
-    return cast(Function, numba.njit(fastmath=FAST, **OPTIONS, **INNER)(function))
-
-
-# -------------------------------------------------------------------------------------------------------------- layers
-# The activations of `rows`, and here their curvatures: bend = delta f''(z) / f'(z) = dL/da f''(z), written without the
-# division. Both find the regions of a unit at multiples of `gap`, the number of units: slope 1, delta 2, bend 3.
-
-
-@_inner
-def _no_rows(t: Array, a: int, count: int, gap: int) -> None:
-    pass
-
-
-@_inner
-def _straight(t: Array, a: int, count: int, gap: int) -> None:
-    for r in range(count):
-        for s in range(t.shape[1]):
-            t[a + 3 * gap + r, s] = 0.0
-
-
-@_inner
-def _sigmoid_bend(t: Array, a: int, count: int, gap: int) -> None:
-    for r in range(count):
-        for s in range(t.shape[1]):
-            t[a + 3 * gap + r, s] = t[a + 2 * gap + r, s] * (1.0 - 2.0 * t[a + r, s])
-
-
-@_inner
-def _tanh_bend(t: Array, a: int, count: int, gap: int) -> None:
-    for r in range(count):
-        for s in range(t.shape[1]):
-            t[a + 3 * gap + r, s] = t[a + 2 * gap + r, s] * (-2.0 * t[a + r, s])
-
-
-@_inner
-def _softplus_bend(t: Array, a: int, count: int, gap: int) -> None:
-    for r in range(count):
-        for s in range(t.shape[1]):
-            t[a + 3 * gap + r, s] = t[a + 2 * gap + r, s] * (1.0 - t[a + gap + r, s])
-
-
-_Rows = Callable[[Array, int, int, int], None]
-CURVES: dict[str, tuple[_Rows, _Rows]] = {  # name -> the activation, its bend
-    "identity": (_no_rows, _no_rows),
-    "sigmoid": (sigmoid_rows, _sigmoid_bend),
-    "tanh": (tanh_rows, _tanh_bend),
-    "relu": (relu_rows, _straight),
-    "softplus": (softplus_rows, _softplus_bend),
-}
-ACTIVATIONS = tuple(CURVES)
-IDENTITY = ACTIVATIONS.index("identity")
-
-
-def _by_code(codes: frozenset[int], part: int) -> Callable[[Array, int, int, int, int], None]:
-    """A kernel that chooses by code among those that occur: what a network does not use is not compiled."""
-    code = max(codes)
-    chosen = CURVES[ACTIVATIONS[code]][part]
-
-    @_inner
-    def alone(t: Array, this: int, a: int, count: int, gap: int) -> None:
-        chosen(t, a, count, gap)
-
-    if len(codes) == 1:
-        return alone
-    others = _by_code(codes - {code}, part)
-
-    @_inner
-    def choice(t: Array, this: int, a: int, count: int, gap: int) -> None:
-        if this == code:
-            chosen(t, a, count, gap)
-        else:
-            others(t, this, a, count, gap)
-
-    return choice
-
-
-class _Layout(NamedTuple):
-    """Where layer i + 1 finds its things; closures take these arrays as constants."""
-
-    n: Integers  # units of layer i; 0 is the inputs
-    row: Integers  # row of its first unit
-    matrix: Integers  # its weights, in the flat vector
-    bias: Integers
-    step: Integers  # between the weights that lead to one unit: 1 (as a literal, numba would compile for it once more)
-
-
-def _layout(sizes: tuple[int, ...], first: int) -> _Layout:
-    n = np.array(sizes)
-    row = first + np.cumsum(n) - n
-    ends = np.cumsum(n[1:] * (n[:-1] + 1))
-    return _Layout(n, row, ends - n[1:] * (n[:-1] + 1), ends - n[1:], np.ones_like(ends))
-
-
-class _Passes(NamedTuple):
-    """The passes of a gradient over a sheet that is loaded with a block of samples."""
-
-    forward: Callable[[Array, Array], None]  # (w, t): a, slope
-    backward: Callable[[Array, Array], None]  # (w, t): delta, from the dL/da of the outputs
-    collect: Callable[[Array, Array], None]  # (t, g): g += the gradient
-
-
-def _passes(sizes: tuple[int, ...], codes: tuple[int, ...], first: int) -> _Passes:
-    layers, gap, code = len(codes), sum(sizes[1:]), np.array(codes)
-    n, row, matrix, bias, step = _layout(sizes, first)
-    activate = _by_code(frozenset(codes), 0)
-
-    @_inner
-    def forward(w: Array, t: Array) -> None:
-        for i in range(layers):
-            a = row[i + 1]
-            for o in range(n[i + 1]):
-                fill_row(t, a + o, w[bias[i] + o])
-            combine(t, a, n[i + 1], row[i], n[i], w, matrix[i], n[i], step[i])
-            activate(t, code[i], a, n[i + 1], gap)
-
-    @_inner
-    def backward(w: Array, t: Array) -> None:
-        for i in range(layers - 1, -1, -1):
-            a, before = row[i + 1], row[i]
-            if code[i] != IDENTITY:
-                multiply_rows(t, a + 2 * gap, n[i + 1], a + gap)
-            if i > 0:
-                for o in range(n[i]):
-                    fill_row(t, before + 2 * gap + o, 0.0)
-                combine(t, before + 2 * gap, n[i], a + 2 * gap, n[i + 1], w, matrix[i], step[i], n[i])
-
-    @_inner
-    def collect(t: Array, g: Array) -> None:
-        for i in range(layers):
-            delta = row[i + 1] + 2 * gap
-            dots(t, delta, n[i + 1], row[i], n[i], g, matrix[i])
-            add_sums(t, delta, n[i + 1], g, bias[i])
-
-    return _Passes(forward, backward, collect)
-
-
-class _PassesAlong(NamedTuple):
-    """The derivatives of those passes along a vector v of weights."""
-
-    bend: Callable[[Array], None]  # (t): bend; needs no v
-    push: Callable[[Array, Array, Array], None]  # (w, v, t): rz, ra
-    pull: Callable[[Array, Array, Array, Array], None]  # (w, v, t, g): rd, from that of the outputs; g += H v
-
-
-def _passes_along(sizes: tuple[int, ...], codes: tuple[int, ...], first: int) -> _PassesAlong:
-    layers, gap, code = len(codes), sum(sizes[1:]), np.array(codes)
-    n, row, matrix, bias, step = _layout(sizes, first)
-    bend_rows = _by_code(frozenset(codes), 1)
-
-    @_inner
-    def bend(t: Array) -> None:
-        for i in range(layers):
-            bend_rows(t, code[i], row[i + 1], n[i + 1], gap)
-
-    @_inner
-    def push(w: Array, v: Array, t: Array) -> None:
-        for i in range(layers):
-            a, before = row[i + 1], row[i]
-            rz, ra = a + 4 * gap, a + 5 * gap
-            for o in range(n[i + 1]):
-                fill_row(t, rz + o, v[bias[i] + o])
-            combine(t, rz, n[i + 1], before, n[i], v, matrix[i], n[i], step[i])
-            if i > 0:
-                combine(t, rz, n[i + 1], before + 5 * gap, n[i], w, matrix[i], n[i], step[i])
-            copy_rows(t, ra, n[i + 1], rz)
-            if code[i] != IDENTITY:
-                multiply_rows(t, ra, n[i + 1], a + gap)
-
-    @_inner
-    def pull(w: Array, v: Array, t: Array, g: Array) -> None:
-        for i in range(layers - 1, -1, -1):
-            a, before = row[i + 1], row[i]
-            rd = a + 6 * gap
-            if code[i] != IDENTITY:
-                multiply_rows(t, rd, n[i + 1], a + gap)
-                add_products(t, rd, n[i + 1], a + 3 * gap, a + 4 * gap)
-            dots(t, rd, n[i + 1], before, n[i], g, matrix[i])
-            add_sums(t, rd, n[i + 1], g, bias[i])
-            if i > 0:
-                dots(t, a + 2 * gap, n[i + 1], before + 5 * gap, n[i], g, matrix[i])
-                for o in range(n[i]):
-                    fill_row(t, before + 6 * gap + o, 0.0)
-                combine(t, before + 6 * gap, n[i], rd, n[i + 1], w, matrix[i], step[i], n[i])
-                combine(t, before + 6 * gap, n[i], a + 2 * gap, n[i + 1], v, matrix[i], step[i], n[i])
-
-    return _PassesAlong(bend, push, pull)
 
 
 # ---------------------------------------------------------------------------------------------------------------- data
@@ -316,7 +109,7 @@ def _cost(data: _Data, loss: str, first: int, out: int, units: int) -> _Cost:
     features, outputs = inputs.shape[1], targets.shape[1]
     delta, ra, rd = out + 2 * units, out + 5 * units, out + 6 * units
 
-    @_inner
+    @inner
     def load(t: Array, block: int) -> None:
         for s in range(t.shape[1]):
             t[WEIGHT, s] = weights[block, s]
@@ -324,7 +117,7 @@ def _cost(data: _Data, loss: str, first: int, out: int, units: int) -> _Cost:
             for s in range(t.shape[1]):
                 t[first + r, s] = inputs[block, r, s]
 
-    @_inner
+    @inner
     def cross_entropy(t: Array, block: int) -> float:
         softmax_rows(t, P, outputs, out, TOP, TOTAL, INVERSE)
         total: float = log_sum(t, TOTAL, counts[block]) * t[WEIGHT, 0]
@@ -335,7 +128,7 @@ def _cost(data: _Data, loss: str, first: int, out: int, units: int) -> _Cost:
                 t[delta + c, s] = t[WEIGHT, s] * t[P + c, s] - targets[block, c, s]
         return total
 
-    @_inner
+    @inner
     def squared_error(t: Array, block: int) -> float:
         total = 0.0
         for c in range(outputs):
@@ -345,11 +138,11 @@ def _cost(data: _Data, loss: str, first: int, out: int, units: int) -> _Cost:
                 t[delta + c, s] = t[WEIGHT, s] * error
         return total
 
-    @_inner
+    @inner
     def cross_entropy_along(t: Array) -> None:
         softmax_derivative(t, rd, outputs, ra, P, WEIGHT, TOP)
 
-    @_inner
+    @inner
     def squared_error_along(t: Array) -> None:
         for c in range(outputs):
             for s in range(t.shape[1]):
@@ -367,7 +160,7 @@ class _Task(NamedTuple):
     """Everything about one data set: its blocks, its passes, the size of its task."""
 
     data: _Data
-    passes: _Passes
+    passes: Passes
     cost: _Cost
     first: int  # row of the inputs
     units: int
@@ -483,7 +276,7 @@ def _gradient(task: _Task) -> Callable[[Array, Array], float]:
     return gradient
 
 
-def _hessian_products(task: _Task, along: _PassesAlong) -> Callable[[Array, Array, Array], None]:
+def _hessian_products(task: _Task, along: PassesAlong) -> Callable[[Array, Array, Array], None]:
     blocks, length = task.data.weights.shape
     height, load, cost, cost_along = task.height + 4 * task.units, *task.cost
     forward, backward, _ = task.passes
@@ -581,17 +374,17 @@ class Perceptron:
 
     def kernels(self) -> Kernels:
         """Build the compiled functions; each compiles at its first call."""
-        passes = _passes(self.sizes, self._codes, P + self.sizes[-1])
+        passes = gradient_passes(self.sizes, self._codes, P + self.sizes[-1])
         train = self._task(passes, self.inputs, self.targets)
         gradient = _gradient(train)
-        along = _passes_along(self.sizes, self._codes, train.first)
+        along = passes_along(self.sizes, self._codes, train.first)
         return Kernels(gradient, _hessian_products(train, along), self._observables(train, gradient))
 
     @property
     def _codes(self) -> tuple[int, ...]:
         return tuple(ACTIVATIONS.index(name) for name in self.activations)
 
-    def _task(self, passes: _Passes, inputs: npt.NDArray[Any], targets: npt.NDArray[Any]) -> _Task:
+    def _task(self, passes: Passes, inputs: npt.NDArray[Any], targets: npt.NDArray[Any]) -> _Task:
         units, outputs = sum(self.sizes[1:]), self.sizes[-1]
         first = P + outputs
         data = _blocks(inputs, targets, outputs, self.loss)
