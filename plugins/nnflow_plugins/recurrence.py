@@ -21,18 +21,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
 from nnflow.analysis import Analysis, Result, at_least, first, one_of
 from nnflow.ensemble import Ensemble, Recording
+from nnflow_plugins.lines import Counts, count_recurrences, lines_of_cells, lines_of_points, matrix_of_points
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
 
 Array = NDArray[np.float64]
-Counts = NDArray[np.int64]
 
 NORMS = {"maximum": 0, "manhattan": 1, "euclidean": 2}
 """The norms, and the power to which their terms are summed; 0 = not summed, each term must be small."""
@@ -181,7 +180,7 @@ def lines_of_matrix(matrix: ArrayLike, theiler: int | None = None) -> Lines:
     count = _cells(rows, columns, window)
     if count == 0:
         raise ValueError(f"a matrix of shape {cells.shape} has no cells outside the Theiler window, theiler = {window}")
-    return Lines(*_lines_of_matrix(cells.view(np.uint8), window), count)
+    return Lines(*lines_of_cells(cells.view(np.uint8), window), count)
 
 
 def embed(series: ArrayLike, dimension: int, delay: int) -> Array:
@@ -254,9 +253,9 @@ def _threshold(points: Array, threshold: float | None, rate: float | None, theil
     cells = _cells(points.shape[1], points.shape[1], theiler)
     wanted, power = rate * cells, _power(points, norm)
     low, high = 0.0, (1.0 + 1e-9) * float(np.sum(np.ptp(points, axis=1)))  # no distance is longer, in any norm
-    below, above = _count(points, power, low, theiler), cells
+    below, above = count_recurrences(points, power, low, theiler), cells
     while below < wanted < above and above - below > 2 and low < (middle := 0.5 * (low + high)) < high:
-        count = _count(points, power, middle, theiler)
+        count = count_recurrences(points, power, middle, theiler)
         low, below, high, above = (middle, count, high, above) if count < wanted else (low, below, middle, count)
     return low if wanted - below < above - wanted else high
 
@@ -267,12 +266,12 @@ def _measures(
     if not np.isfinite(points).all():
         return dict.fromkeys(MEASURES, math.nan)
     count = _cells(points.shape[1], points.shape[1], theiler)
-    lines = Lines(*_lines_of_points(points, _power(points, norm), threshold, theiler), count)
+    lines = Lines(*lines_of_points(points, _power(points, norm), threshold, theiler), count)
     return measures_of_lines(lines, min_diagonal, min_vertical)
 
 
 def _matrix(points: Array, threshold: float, norm: str) -> NDArray[np.bool_]:
-    return _matrix_of_points(points, _power(points, norm), threshold).view(np.bool_)
+    return matrix_of_points(points, _power(points, norm), threshold).view(np.bool_)
 
 
 def _cells(rows: int, columns: int, theiler: int) -> int:
@@ -290,183 +289,6 @@ def _statistics(lines: Counts, least: int) -> tuple[float, float, float, float]:
     points, p = int(lengths @ counts), counts / counts.sum()
     share = points / int(lines @ np.arange(lines.size))
     return share, points / int(counts.sum()), float(lengths[-1]), abs(float(p @ np.log(p)))  # abs: 0, not −0
-
-
-# -- kernels: each row loop in its own function over contiguous views, which LLVM vectorises ------------------------
-
-
-@njit(nogil=True, cache=True)
-def _lines_of_points(
-    points: Array, power: int, threshold: float, theiler: int
-) -> tuple[Counts, Counts, Counts, Counts]:
-    size = points.shape[1]
-    diagonal, vertical, white, time = _histograms(size), _histograms(size), _histograms(size), _histograms(size)
-    near, total, changes = np.empty(size, np.uint8), np.empty(size), np.empty(size + 1, np.int32)
-    here = np.empty_like(points)
-    for k in range(theiler, size):
-        _compare_shifted(points, k, power, threshold, total, near)
-        _tally_diagonal(near[: size - k], changes, 2 if k else 1, diagonal)
-    for j in range(size):
-        _compare_with(points, j, power, threshold, here, total, near)
-        _tally_column(near, j, theiler, changes, vertical, white, time)
-    return diagonal, vertical, white, time
-
-
-@njit(nogil=True, cache=True)
-def _lines_of_matrix(matrix: NDArray[np.uint8], theiler: int) -> tuple[Counts, Counts, Counts, Counts]:
-    rows, columns = matrix.shape
-    size = max(rows, columns)
-    diagonal, vertical, white, time = _histograms(size), _histograms(size), _histograms(size), _histograms(size)
-    near, changes = np.empty(size, np.uint8), np.empty(size + 1, np.int32)
-    for k in range(1 - rows, columns):
-        start, stop = max(0, -k), min(rows, columns - k)
-        for i in range(start, stop):
-            near[i - start] = matrix[i, i + k]
-        if abs(k) >= theiler:
-            _tally_diagonal(near[: stop - start], changes, 1, diagonal)
-    for j in range(columns):
-        for i in range(rows):
-            near[i] = matrix[i, j]
-        _tally_column(near[:rows], j, theiler, changes, vertical, white, time)
-    return diagonal, vertical, white, time
-
-
-@njit(nogil=True, cache=True)
-def _matrix_of_points(points: Array, power: int, threshold: float) -> NDArray[np.uint8]:
-    size = points.shape[1]
-    matrix, total, here = np.empty((size, size), np.uint8), np.empty(size), np.empty_like(points)
-    for i in range(size):
-        _compare_with(points, i, power, threshold, here, total, matrix[i])
-    return matrix
-
-
-@njit(nogil=True, cache=True)
-def _count(points: Array, power: int, threshold: float, theiler: int) -> int:
-    """How many cells outside the Theiler window recur."""
-    size, count = points.shape[1], 0
-    near, total = np.empty(size, np.uint8), np.empty(size)
-    for k in range(theiler, size):
-        _compare_shifted(points, k, power, threshold, total, near)
-        count += (2 if k else 1) * _sum(near[: size - k])
-    return count
-
-
-@njit(nogil=True, cache=True)
-def _histograms(size: int) -> Counts:
-    return np.zeros(size + 1, np.int64)
-
-
-@njit(nogil=True, cache=True)
-def _compare_shifted(
-    points: Array, shift: int, power: int, threshold: float, total: Array, near: NDArray[np.uint8]
-) -> None:
-    """Write into near whether points i and i + shift are within the threshold: one diagonal."""
-    size = points.shape[1] - shift
-    _begin(size, power, total, near)
-    for d in range(points.shape[0]):
-        _add(points[d, :size], points[d, shift:], power, threshold, total, near)
-    if power:
-        _within(total[:size], threshold**power, near)
-
-
-@njit(nogil=True, cache=True)
-def _compare_with(
-    points: Array, j: int, power: int, threshold: float, here: Array, total: Array, near: NDArray[np.uint8]
-) -> None:
-    """Write into near whether each point is within the threshold of point j: one column."""
-    _begin(points.shape[1], power, total, near)
-    for d in range(points.shape[0]):
-        here[d] = points[d, j]
-        _add(points[d], here[d], power, threshold, total, near)
-    if power:
-        _within(total, threshold**power, near)
-
-
-@njit(nogil=True, cache=True)
-def _begin(size: int, power: int, total: Array, near: NDArray[np.uint8]) -> None:
-    if power:
-        total[:size] = 0.0
-    else:
-        near[:size] = 1
-
-
-@njit(nogil=True, cache=True)
-def _add(x: Array, y: Array, power: int, threshold: float, total: Array, near: NDArray[np.uint8]) -> None:
-    """Add one coordinate to the comparison."""
-    if power == 0:
-        for i in range(x.size):
-            near[i] &= abs(x[i] - y[i]) <= threshold
-    elif power == 1:
-        for i in range(x.size):
-            total[i] += abs(x[i] - y[i])
-    else:
-        for i in range(x.size):
-            total[i] += (x[i] - y[i]) ** 2
-
-
-@njit(nogil=True, cache=True)
-def _within(total: Array, limit: float, near: NDArray[np.uint8]) -> None:
-    for i in range(total.size):
-        near[i] = total[i] <= limit
-
-
-@njit(nogil=True, cache=True)
-def _sum(near: NDArray[np.uint8]) -> int:
-    count = 0
-    for i in range(near.size):
-        count += near[i]
-    return count
-
-
-@njit(nogil=True, cache=True)
-def _changes(near: NDArray[np.uint8], changes: NDArray[np.int32]) -> int:
-    """Write where lines begin and end, alternately, and return how many numbers that are. No branch to mispredict."""
-    count, before = 0, 0
-    for i in range(near.size):
-        changes[count] = i
-        count += near[i] ^ before
-        before = near[i]
-    changes[count] = near.size
-    return count + before
-
-
-@njit(nogil=True, cache=True)
-def _tally_diagonal(near: NDArray[np.uint8], changes: NDArray[np.int32], weight: int, lines: Counts) -> None:
-    for i in range(0, _changes(near, changes), 2):
-        lines[changes[i + 1] - changes[i]] += weight
-
-
-@njit(nogil=True, cache=True)
-def _tally_column(
-    near: NDArray[np.uint8],
-    j: int,
-    theiler: int,
-    changes: NDArray[np.int32],
-    lines: Counts,
-    white: Counts,
-    time: Counts,
-) -> None:
-    """Count the lines of column j above and below the Theiler window, or of the whole column if there is none."""
-    if theiler == 0:
-        _tally_segment(near, changes, lines, white, time)
-    else:
-        _tally_segment(near[: max(0, j - theiler + 1)], changes, lines, white, time)
-        _tally_segment(near[j + theiler :], changes, lines, white, time)
-
-
-@njit(nogil=True, cache=True)
-def _tally_segment(
-    near: NDArray[np.uint8], changes: NDArray[np.int32], lines: Counts, white: Counts, time: Counts
-) -> None:
-    end, start = 0, -1
-    for i in range(0, _changes(near, changes), 2):
-        if start >= 0:
-            time[changes[i] - start] += 1
-        start = changes[i]
-        white[start - end] += 1  # length 0, at the border, falls into the unused entry
-        end = changes[i + 1]
-        lines[end - start] += 1
-    white[near.size - end] += 1
 
 
 @dataclass(frozen=True)
