@@ -104,6 +104,11 @@ def duel(benchmark: Any) -> Callable[..., None]:
     return measure
 
 
+def pytest_collection_modifyitems(items: list[Any]) -> None:
+    """JAX last: once loaded, it slows down whatever allocates memory in the same process."""
+    items.sort(key=lambda item: "jax_training" in item.fixturenames)
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Keep why a duel did not take place."""
     if report.skipped and isinstance(report.longrepr, tuple):

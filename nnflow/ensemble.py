@@ -184,6 +184,8 @@ class Ensemble:
         for block in self._blocks("orbit", steps, every):
             done = (now.t - self.t) // every
             seen, end = now.map.orbit(now.state, now.parameters, now.t, block, every, names)
+            if block == steps:  # all in one call: nothing to copy
+                return seen, now._moved(end)
             records[:, done : done + seen.shape[1]] = seen
             now = now._moved(end)
         return records, now

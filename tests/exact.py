@@ -58,6 +58,7 @@ EXPONENTS = (
 )  # fmt: skip
 
 PERIOD_DOUBLINGS = (3.0, 1 + math.sqrt(6))  # logistic map
+CHAOS = 3.5699457  # where the period doublings of the logistic map accumulate (Feigenbaum 1978)
 PERIOD_THREE = 1 + math.sqrt(8)
 HENON_FIXED = (0.6313544771, -1.1313544771)  # x of the fixed points, a = 1.4, b = 0.3
 HENON_PERIOD_2 = (0.9758000512, -0.4758000512)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exact import EXPONENTS, GOLDEN, HENON_FIXED, HENON_PERIOD_2, Row
+from exact import CHAOS, EXPONENTS, GOLDEN, HENON_FIXED, HENON_PERIOD_2, Row
 
 import nnflow
 from nnflow.testing import check_map
@@ -65,6 +65,19 @@ def test_superstable_orbits_are_very_negative_and_never_nan() -> None:
 def test_the_exponent_at_a_period_doubling_goes_to_zero_slowly() -> None:
     found = nnflow.run("lyapunov_spectrum", nnflow.maps["logistic"](r=3.0)).exponent[0]
     assert -1e-3 < found < 0
+
+
+def test_chaos_begins_at_the_feigenbaum_point() -> None:
+    r = CHAOS + np.array([-1e-3, -1e-4, 1e-3])
+    scan = nnflow.Ensemble.grid(nnflow.maps["logistic"](), states=[[0.3]], r=r)
+    found = nnflow.run("lyapunov_spectrum", scan, steps=200_000, transient=50_000).exponent.values[:, 0]
+    assert (found[:2] < 0).all()
+    assert found[2] > 0
+
+
+def test_an_island_of_the_standard_map_is_not_chaotic() -> None:
+    scan = nnflow.Ensemble.grid(nnflow.maps["standard"](k=1.0), states=[[3.0, 1.0]])
+    assert nnflow.run("lyapunov_spectrum", scan, steps=100_000).exponent[0] == pytest.approx(0.0, abs=1e-3)
 
 
 def test_henon_fixed_points_and_period_2() -> None:

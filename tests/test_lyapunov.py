@@ -69,6 +69,13 @@ def test_the_error_at_r_4_falls_as_one_over_n() -> None:
     assert errors[0] / errors[1] == pytest.approx(16, rel=0.5)
 
 
+@pytest.mark.parametrize("r", [3.7, 3.9])
+def test_elsewhere_it_falls_as_one_over_the_root_of_n(r: float) -> None:
+    ensemble = nnflow.Ensemble.grid(nnflow.maps["logistic"](r=r), inits=400)
+    spread = [spectrum(ensemble, steps=n).std() for n in (1000, 16_000)]
+    assert spread[0] / spread[1] == pytest.approx(4, rel=0.25)
+
+
 def test_k_exponents_are_the_first_of_all() -> None:
     ring = nnflow.maps["logistic_ring"](size=5)
     whole = spectrum(ring, steps=3000, transient=500)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Array = npt.NDArray[np.float64]
-SEGMENT = 2**20  # log-stretches kept at a time, so that a long run needs no memory for them
+SEGMENT = 2**18  # log-stretches kept at a time, so that a long run needs no memory for them
 
 
 def kaplan_yorke(exponents: Array) -> Array:
