@@ -257,7 +257,8 @@ def _number_apart() -> None:
 
 
 _number_apart()
-os.register_at_fork(after_in_child=_number_apart)
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_number_apart)
 
 
 # -- modules made for one map, found again on disk ----------------------------------------------------------------
