@@ -110,7 +110,7 @@ def test_the_same_plugin_seen_twice_is_no_clash(tmp_path: Path, monkeypatch: pyt
 
 def modules_after(code: str, **environment: Any) -> set[str]:
     done = subprocess.run(
-        [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"],
+        [sys.executable, "-P", "-c", f"{code}\nimport sys; print(*sys.modules)"],
         env={**os.environ, **environment}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     return set(done.stdout.split())
