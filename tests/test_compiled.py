@@ -296,7 +296,10 @@ def test_the_fingerprint_sees_into_a_users_module(tmp_path: Path, monkeypatch: p
 
 def python(code: str, cache: Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-P", "-c", code], env={**os.environ, "NNFLOW_CACHE_DIR": str(cache)}, capture_output=True, text=True
+        [sys.executable, "-P", "-c", code],
+        env={**os.environ, "NNFLOW_CACHE_DIR": str(cache)},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -321,7 +321,9 @@ def test_the_first_tangent_warns_of_nothing() -> None:
         "map = nnflow.TensorMap(lambda x, p, t: x.sin(), dim=2)\n"
         "map.tangent(np.ones((1, 2)), np.ones((1, 0)), 0, np.ones((1, 1, 2)))\n"
     )
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-P", "-W", "error", "-c", code], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 
