@@ -148,6 +148,25 @@ class Map:
         """The loss Hessian at x_t times each row of ``v (member, k, weights)``; only training maps have one."""
         raise TypeError(f"{self.name} has no loss, so no curvature: use a training map")
 
+    def effective_curvature(self, x: Any, p: Any, t: int, v: Any) -> Any:
+        """The Hessian as the optimiser sees it: preconditioned, made symmetric. By default `curvature` itself."""
+        return self.curvature(x, p, t, v)
+
+    def threshold(self, p: Any, t: int) -> Array:
+        """``(member,)``: the (effective) curvature beyond which a direction is unstable under the optimiser."""
+        raise TypeError(f"{self.name} has no loss, so no threshold of stability: use a training map")
+
+    def gauge(self, x: Any, p: Any) -> Array:
+        """``(member, g, dim)``: an orthonormal basis of directions along which the map is known to be neutral."""
+        return np.zeros((len(x), 0, self.dim))
+
+    preconditioned: ClassVar[bool] = False  # whether the effective curvature is another one than the loss's
+
+    @property
+    def weights(self) -> int:
+        """How many of the state's components are weights (the first ones); the rest is optimiser memory."""
+        return self.dim - self.memory
+
     @property
     def exact_tangent(self) -> bool:
         """Whether `tangent` is exact (or differentiated automatically), not by central differences."""

@@ -30,15 +30,10 @@ BACKENDS = ("auto", "compiled", "tensor")
 class TrainingMap(Map):
     """What every training map can do beside the verbs: carry states to and from modules.
 
-    `layout` lists (name, shape) of the module's parameters in the order of the state; `weights` is their total size.
+    `layout` lists (name, shape) of the module's parameters in the order of the state.
     """
 
     layout: Layout
-
-    @property
-    def weights(self) -> int:
-        """How many of the state's components are weights (the first ones); the rest is optimiser memory."""
-        return self.dim - self.memory
 
     def state_of(self, module: torch.nn.Module) -> Array:
         """The state ``(dim,)`` of a module of this map's shape, with optimiser memory 0.
