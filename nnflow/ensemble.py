@@ -380,4 +380,5 @@ def _axis(map: Map, name: str, values: Any) -> Axis:
         )
     if not np.isfinite(numbers).all():
         raise ValueError(f"axis {name}: value {numbers[~np.isfinite(numbers)][0]} is not finite")
+    map.check_limits(name, numbers)
     return Axis(name, numbers, "parameter" if name in map.parameters else "coordinate")

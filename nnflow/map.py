@@ -79,10 +79,12 @@ class Map:
     x0, x1, …); `periods`, coordinate → period of an angle, so that distances do not jump at the wrap; `observables`,
     name → function of (state, parameters, t); `box`, (low, high) rows for uniform initial states (default: the unit
     cube), or `initial`, a function (n, seed) → (n, dim) whose row i must not depend on n; `ranges`, parameter →
-    (low, high) where the map is usually studied; `structure`, what was fixed when the map was made (not scannable);
-    `memory`, how many trailing components are optimiser memory; `source`, where the map comes from.
+    (low, high) where the map is usually studied; `limits`, parameter → (low, high) beyond which a value is refused;
+    `structure`, what was fixed when the map was made (not scannable); `memory`, how many trailing components are
+    optimiser memory; `autonomous`, whether the rule does without the step index t; `epoch`, the steps after which a
+    rule that depends on t has seen all of its data; `source`, where the map comes from.
 
-    Raises ValueError if names clash or shapes do not fit.
+    Raises ValueError if names clash, shapes do not fit or a parameter is out of its limits.
     """
 
     dim: int = 1
@@ -93,8 +95,11 @@ class Map:
     box: tuple[Sequence[float], Sequence[float]] | None = None
     initial: Callable[[int, int], Array] | None = None
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     structure: Mapping[str, Any] = field(default_factory=dict)
     memory: int = 0
+    autonomous: bool = True
+    epoch: int = 1
     name: str = "map"
     source: str = ""
 
@@ -112,9 +117,11 @@ class Map:
             raise ValueError(f"{', '.join(twice)}: used twice among parameters, coordinates and observables")
         for name in self.periods:
             self.column(name)
-        for name in self.ranges:
+        for name in (*self.ranges, *self.limits):
             if name not in self.parameters:
-                raise ValueError(unknown("parameter in ranges", name, self.parameters))
+                raise ValueError(unknown("parameter in ranges or limits", name, self.parameters))
+        for name, value in self.parameters.items():
+            self.check_limits(name, value)
         low, high = np.asarray(
             self.box if self.box is not None else (np.zeros(self.dim), np.ones(self.dim)), dtype=float
         )
@@ -183,11 +190,20 @@ class Map:
         for name in values:
             if name not in self.parameters:
                 raise ValueError(unknown(f"parameter of {self.name}", name, self.parameters, self.structure_hint(name)))
+            self.check_limits(name, values[name])
         changed = object.__new__(type(self))
         changed.__dict__.update(
             self.__dict__, parameters={**self.parameters, **{k: float(v) for k, v in values.items()}}
         )
         return changed
+
+    def check_limits(self, name: str, values: Any) -> None:
+        """Raise ValueError if a value of a parameter lies beyond its limits."""
+        low, high = self.limits.get(name, (-np.inf, np.inf))
+        outside = [value for value in np.ravel(values) if value < low or value > high]
+        if outside:
+            bound = f"{low:g} or more" if high == np.inf else f"{low:g} … {high:g}"
+            raise ValueError(f"{name} = {outside[0]:g}: {self.name} takes {bound}")
 
     def structure_hint(self, name: str) -> str:
         """What to say when `name` is structure: fixed when the map is made, so not scannable."""

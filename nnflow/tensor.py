@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -22,7 +23,7 @@ from nnflow.map import NORMS, Array, End, IntArray, Map, TangentRecords, tangent
 from nnflow.names import unknown
 
 TensorRule = Callable[[Tensor, "Named", int], Tensor]
-Gradient = Callable[[Tensor], Tensor]
+Gradient = Callable[[Tensor, int], Tensor]
 
 
 class Named(dict[str, Tensor]):
@@ -33,6 +34,18 @@ class Named(dict[str, Tensor]):
             return self[name]
         except KeyError:
             raise AttributeError(unknown("parameter", name, self)) from None
+
+
+@dataclass(frozen=True)
+class Component:
+    """An observable that is one entry of a tensor `function(x, p, t)`, which is computed once for all its entries."""
+
+    function: Callable[[Tensor, Named, int], Tensor]
+    index: tuple[int, ...]
+
+    def __call__(self, x: Tensor, p: Named, t: int) -> Tensor:
+        """The entry."""
+        return self.function(x, p, t)[self.index]
 
 
 def placed(device: str | torch.device | None, dtype: torch.dtype | None) -> tuple[torch.device, torch.dtype]:
@@ -55,7 +68,7 @@ class TensorMap(Map):
     `rule(x, p, t)` returns the next state ``(dim,)`` from `x (dim,)`, the parameters by name (``p["a"]`` or ``p.a``,
     scalar tensors) and the step index `t`. `observables`: name → `f(x, p, t)` → scalar tensor. `device` (default: cpu)
     and `dtype` (default: torch.float64) hold for states, frames and parameters. `gradient`, of a training map: the loss
-    gradient as a function of the weights (the state without the optimiser's memory), for `curvature`. The other
+    gradient as a function of the weights (the state without the optimiser's memory) and t, for `curvature`. The other
     arguments are `Map`'s fields.
 
     With the same chunking results are the same; other chunks round differently, and chaos amplifies that.
@@ -64,6 +77,7 @@ class TensorMap(Map):
     """
 
     threads = False
+    randomness = "error"  # "same": the rule seeds torch's random numbers by t, the same for all members
     rule: TensorRule
     gradient: Gradient | None
     device: torch.device
@@ -117,17 +131,17 @@ class TensorMap(Map):
     def step(self, x: Any, p: Any, t: int) -> Tensor:
         """One step of every member: ``x (member, dim)`` → ``(member, dim)``."""
         with torch.no_grad():
-            out: Tensor = vmap(lambda x, p: self._one(x, p, t))(self.native(x), self.native(p))
+            out: Tensor = self._vmap(lambda x, p: self._one(x, p, t))(self.native(x), self.native(p))
         return out
 
     def tangent(self, x: Any, p: Any, t: int, v: Any) -> Tensor:
         """The Jacobian at x_t times each row of ``v (member, k, dim)``, by forward-mode differentiation."""
 
         def one(x: Tensor, p: Tensor, v: Tensor) -> Tensor:
-            return _derivatives(lambda x: self._one(x, p, t), x, v)
+            return self._derivatives(lambda x: self._one(x, p, t), x, v)
 
         with _forward_mode():
-            out: Tensor = vmap(one)(self.native(x), self.native(p), self.native(v))
+            out: Tensor = self._vmap(one)(self.native(x), self.native(p), self.native(v))
         return out
 
     def curvature(self, x: Any, p: Any, t: int, v: Any) -> Any:
@@ -137,14 +151,38 @@ class TensorMap(Map):
             return super().curvature(x, p, t, v)
         weights = self.native(x)[:, : self.dim - self.memory]
         with _forward_mode():
-            return vmap(lambda w, v: _derivatives(gradient, w, v))(weights, self.native(v))
+            return self._vmap(lambda w, v: self._derivatives(lambda w: gradient(w, t), w, v))(weights, self.native(v))
 
     def observable(self, name: str, x: Any, p: Any, t: int) -> Array:
         """One observable of every member, ``(member,)``."""
-        function = self.observables[name]
+        return self._watch(self.observables[name], x, p, t)
+
+    def _watch(self, function: Callable[[Tensor, Named, int], Tensor], x: Any, p: Any, t: int) -> Array:
         with torch.no_grad():
-            values = vmap(lambda x, p: function(x, self._named(p), t))(self.native(x), self.native(p))
+            values = self._vmap(lambda x, p: function(x, self._named(p), t))(self.native(x), self.native(p))
         return self.to_numpy(values)
+
+    def observe(self, x: Any, p: Any, t: int, names: Sequence[str]) -> Array:
+        """The named coordinates and observables, ``(member, channel)``; NaN for a member that has escaped."""
+        states, seen = self.to_numpy(x), dict[Any, Any]()
+        out = np.empty((len(states), len(names)))
+        for i, name in enumerate(names):
+            part = self.observables.get(name)
+            if not isinstance(part, Component):
+                out[:, i] = self.observable(name, x, p, t) if part else states[:, self.column(name)]
+                continue
+            if part.function not in seen:
+                seen[part.function] = self._watch(part.function, x, p, t)
+            out[:, i] = seen[part.function][:, *part.index]
+        out[~np.asarray(np.isfinite(states)).all(axis=1)] = np.nan
+        return out
+
+    def _vmap(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return vmap(function, randomness=self.randomness)
+
+    def _derivatives(self, function: Callable[[Tensor], Tensor], x: Tensor, v: Tensor) -> Tensor:
+        """The derivatives of a function at ``x (dim,)`` along the rows of ``v (k, dim)``."""
+        return self._vmap(lambda v: jvp(function, (x,), (v,))[1])(v)
 
     def difference(self, x: Any, y: Any) -> Any:
         """x − y, of tensors or of numpy arrays, with angles taken the short way round."""
@@ -211,11 +249,6 @@ class TensorMap(Map):
             copies, gone = _settle(self.step(copies, copied, s), gone, s + 1)
             x, escaped = _settle(self.step(x, p, s), escaped, s + 1)
         return distances, End(x, copies.reshape(members, count, dim), t + steps, _steps(escaped))
-
-
-def _derivatives(function: Callable[[Tensor], Tensor], x: Tensor, v: Tensor) -> Tensor:
-    """The derivatives of a function at ``x (dim,)`` along the rows of ``v (k, dim)``."""
-    return vmap(lambda v: jvp(function, (x,), (v,))[1])(v)  # type: ignore[no-any-return]
 
 
 _forward_lock = threading.RLock()

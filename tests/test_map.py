@@ -120,7 +120,7 @@ def test_pickling_carries_closures() -> None:
         ({"periods": {"phi": 1.0}}, "unknown coordinate of map 'phi'"),
         ({"box": ([1.0], [0.0])}, "low <= high"),
         ({"box": ([0.0, 0.0], [1.0, 1.0])}, "each 1 finite numbers"),
-        ({"ranges": {"r": (0.0, 1.0)}}, "unknown parameter in ranges 'r'"),
+        ({"ranges": {"r": (0.0, 1.0)}}, "unknown parameter in ranges or limits 'r'"),
     ],
 )
 def test_fields_that_do_not_fit(settings: dict[str, Any], message: str) -> None:

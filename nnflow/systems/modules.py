@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad
 
 from nnflow.map import Array
-from nnflow.systems.descent import described, memory_names, optimiser, tensor_descent
-from nnflow.systems.network import Drawn, Layout, TrainingMap, coordinate_names
+from nnflow.systems import losses
+from nnflow.systems.checks import check, copied, refuse, try_step
+from nnflow.systems.descent import is_autonomous, marked, structure_of
+from nnflow.systems.network import Drawn, Layout, TrainingMap, coordinate_names, last_layer
+from nnflow.systems.optimisers import LIMITS, Descent, optimiser, tensor_descent
+from nnflow.systems.order import Order
 from nnflow.systems.perceptron import Perceptron
+from nnflow.systems.schedules import Schedule
 from nnflow.tensor import TensorMap, placed
 
 ACTIVATIONS = {
@@ -34,6 +37,10 @@ class TensorTraining(TrainingMap, TensorMap):
     """A torch module in training, on tensors."""
 
 
+class TensorDescent(Descent, TensorMap):
+    """An optimiser on a torch loss."""
+
+
 @dataclass(frozen=True)
 class Training:
     """A module with its loss and data, checked: what both backends start from."""
@@ -46,6 +53,10 @@ class Training:
     device: torch.device
     dtype: torch.dtype
     scale: float | None
+    order: Order
+    noise: int | None
+    probe: npt.NDArray[Any] | None
+    microbatch: int
     name: str
     layout: Layout
 
@@ -60,6 +71,11 @@ class Training:
         device: Any,
         dtype: Any,
         scale: float | None,
+        batch: int | None,
+        shuffle: int | None,
+        noise: int | None,
+        probe: Any,
+        microbatch: int | None,
     ) -> Training:
         """Copy module and data, and evaluate the loss once. Raises ValueError or TypeError with what does not fit."""
         if not isinstance(module, nn.Module):
@@ -68,55 +84,42 @@ class Training:
             raise ValueError(f"scale = {scale}: give the standard deviation of the kernels, 0 or larger")
         if test is not None and len(test) != 2:
             raise ValueError(f"test has {len(test)} entries: give a pair, (inputs, targets)")
+        if noise is not None and (isinstance(noise, bool) or noise < 0):
+            raise ValueError(f"noise = {noise!r}: give the seed of the noise, a whole number from 0 on")
         device, dtype = placed(device, dtype)
-        _refuse(module)
-        copied = _copied(module).to(device="cpu", dtype=dtype)
+        refuse(module, noise)
+        own = copied(module).to(device="cpu", dtype=dtype)
         if isinstance(loss_fn, nn.Module):
             loss_fn = copy.deepcopy(loss_fn).to(device=device, dtype=dtype)
-        layout = tuple((name, tuple(p.shape)) for name, p in copied.named_parameters())
-        pair = None if test is None else (_array(test[0], "test inputs"), _array(test[1], "test targets"))
-        task = cls(copied, loss_fn, _array(inputs, "inputs"), _array(targets, "targets"), pair,
-                   device, dtype, scale, type(module).__name__.lower(), layout)  # fmt: skip
-        task._try_loss(task.inputs, task.targets, "")
-        if task.test is not None:
-            task._try_loss(*task.test, "test ")
+        layout = tuple((name, tuple(p.shape)) for name, p in own.named_parameters())
+        rows, pair = (
+            _array(inputs, "inputs"),
+            test and (_array(test[0], "test inputs"), _array(test[1], "test targets")),
+        )
+        if microbatch is not None and not 1 <= microbatch <= len(rows):
+            raise ValueError(f"microbatch = {microbatch}: give 1 to {len(rows)} samples, or None for all at once")
+        task = cls(own, loss_fn, rows, _array(targets, "targets"), pair, device, dtype, scale,
+                   Order(len(rows), batch, shuffle), noise, None if probe is None else _array(probe, "probe"),
+                   microbatch or len(rows), type(module).__name__.lower(), layout)  # fmt: skip
+        check(task)
         return task
 
-    def _try_loss(self, inputs: npt.NDArray[Any], targets: npt.NDArray[Any], kind: str) -> None:
-        if len(inputs) != len(targets):
-            raise ValueError(f"{len(inputs)} {kind}inputs and {len(targets)} {kind}targets: give one target an input")
-        shape: Any = "?"
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("error", message="Using a target size")  # torch would broadcast, and go on
-                outputs = self.outputs(inputs)
-                shape = tuple(getattr(outputs, "shape", ())) or type(outputs).__name__
-                loss = self.loss_fn(outputs, self.data(targets))
-        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, UserWarning) as error:
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            raise ValueError(
-                f"the module and the loss do not fit the {kind}data: inputs {inputs.shape} of {inputs.dtype}, "
-                f"outputs {shape}, targets {targets.shape} of {targets.dtype}: {reason}"
-            ) from error
-        if not isinstance(loss, Tensor) or loss.shape != ():
-            raise ValueError(f"the loss returned {described(loss)}: it must return one number, a scalar tensor")
-        if not torch.isfinite(loss):
-            raise ValueError(f"the loss on the {kind}data is {loss.item()}: check inputs and targets for NaN or inf")
-        again = self.loss_fn(self.outputs(inputs), self.data(targets))
-        if not torch.isclose(loss, again, rtol=1e-6):
-            raise ValueError("the loss is another one each time, so a step is no fixed map: call module.eval()")
+    @property
+    def sizes(self) -> list[int]:
+        """How many weights each parameter has."""
+        return [int(np.prod(shape)) for _, shape in self.layout]
 
     def outputs(self, inputs: npt.NDArray[Any]) -> Any:
-        """What the module makes of inputs, with the parameters it has."""
-        module = copy.deepcopy(self.module).to(self.device)
-        with torch.no_grad():
+        """What the module in evaluation mode makes of inputs, with the parameters it has."""
+        module = copy.deepcopy(self.module).to(self.device).eval()
+        with torch.no_grad(), losses.plain_attention():
             return module(self.data(inputs))
 
     @property
     def classifies(self) -> bool:
         """Whether there is an accuracy: one integer label a sample, one output a class."""
-        outputs = self.outputs(self.inputs)
-        labels = self.targets.ndim == 1 and self.data(self.targets).dtype in INTEGER
+        outputs = self.outputs(self.inputs[:1])
+        labels = self.targets.ndim == 1 and self.data(self.targets[:1]).dtype in INTEGER
         return labels and isinstance(outputs, Tensor) and outputs.ndim == 2
 
     def data(self, values: npt.NDArray[Any]) -> Tensor:
@@ -138,34 +141,6 @@ def _array(values: Any, name: str) -> npt.NDArray[Any]:
     if array.dtype.kind not in "fiu" or array.ndim < 1 or not len(array):
         raise ValueError(f"{name} of shape {array.shape} and {array.dtype}: give numbers, one row a sample")
     return array
-
-
-def _copied(module: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(module)
-    except RuntimeError as error:  # a pruned or weight-normed layer holds a tensor that was computed
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"the module cannot be copied: {reason}") from error
-
-
-def _refuse(module: nn.Module) -> None:
-    """Refuse modules that are no fixed function of trainable parameters."""
-    if not any(True for _ in module.parameters()):
-        raise ValueError("the module has no parameters: there is nothing to train")
-    for name, parameter in module.named_parameters():
-        if isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise ValueError(f"parameter {name} has no shape yet: call the module once on its inputs")
-        if not parameter.requires_grad:
-            raise ValueError(
-                f"parameter {name} does not require gradients: the state holds all parameters, so none may be frozen"
-            )
-    for name, part in module.named_modules():
-        noisy = isinstance(part, (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm))
-        if part.training and noisy:
-            raise ValueError(
-                f"{name or 'the module'} is a {type(part).__name__} in training mode, so a step is no fixed map: "
-                "call module.eval()"
-            )
 
 
 class _Reset:
@@ -205,10 +180,14 @@ def recognise(task: Training) -> Perceptron | str:
     weights = sum(int(np.prod(shape)) for _, shape in task.layout)
     if not sizes:
         return "the module is no Sequential of plain Linear layers and sigmoid, tanh, ReLU, softplus or identity"
+    if task.microbatch < len(task.inputs):
+        return "its data go through the network in microbatches"
     test_inputs, test_targets = task.test or (None, None)
     data = task.inputs, task.targets, test_inputs, test_targets
     try:
-        network = Perceptron(sizes, names[:-1], loss, *data, names[-1])
+        network = Perceptron(
+            sizes, names[:-1], loss, *data, names[-1], task.order.batch, task.order.shuffle, task.probe
+        )
     except ValueError as error:
         return str(error)
     return network if network.dim == weights else "its layers share parameters"
@@ -256,79 +235,53 @@ def _layers_of(parts: list[nn.Module]) -> tuple[tuple[int, ...], tuple[str, ...]
     return tuple(sizes), tuple(names)
 
 
-def tensor_training(task: Training, optimizer: str, **defaults: float) -> TensorTraining:
+def tensor_training(
+    task: Training, optimizer: str, schedule: Schedule | None = None, **defaults: float
+) -> TensorTraining:
     """The tensor map of a checked task."""
-    parameters = optimiser(optimizer, **defaults)
+    parameters = optimiser(optimizer, defaults)
     coordinates = coordinate_names(task.layout, optimizer)
-    size = sum(int(np.prod(shape)) for _, shape in task.layout)
-    loss = _loss(task, task.inputs, task.targets)
-    gradient = grad(loss)
+    size, order = sum(task.sizes), task.order
+    gradient = losses.batch_gradient(task)
     made = TensorTraining(
-        tensor_descent(gradient, optimizer),
+        tensor_descent(gradient, optimizer, schedule),
         gradient=gradient,
         device=task.device,
         dtype=task.dtype,
         dim=len(coordinates),
         name=task.name,
         parameters=parameters,
+        limits=LIMITS,
+        autonomous=is_autonomous(optimizer, schedule, order.batches > 1, task.noise is not None),
+        epoch=order.batches,
         coordinates=coordinates,
-        observables=_observables(task, loss, size),
-        initial=task.initial(len(memory_names(optimizer, coordinates[:size]))),
+        observables=losses.observables(task),
+        initial=task.initial(len(coordinates) - size),
         memory=len(coordinates) - size,
-        structure={"optimizer": optimizer},
+        structure=structure_of(optimizer, schedule, batch=order.batch, shuffle=order.shuffle, noise=task.noise),
     )
-    object.__setattr__(made, "layout", task.layout)
+    random = "error" if task.noise is None else "same"
+    marked(made, optimizer=optimizer, schedule=schedule, layout=task.layout, softmax=_softmax(task), randomness=random)
+    try_step(made, task)
     return made
 
 
-def _outputs(task: Training, inputs: npt.NDArray[Any]) -> Callable[[Tensor], Tensor]:
-    """The module's outputs as a function of the flat weights."""
-    module, data = copy.deepcopy(task.module).to(task.device), task.data(inputs)
-    sizes = [int(np.prod(shape)) for _, shape in task.layout]
+def _softmax(task: Training) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    """The last layer, if the loss does not see a constant that is added to all its outputs: tried out with a large one.
 
-    def outputs(w: Tensor) -> Tensor:
-        parts = zip(task.layout, torch.split(w, sizes), strict=True)
-        out: Tensor = functional_call(module, {name: part.view(shape) for (name, shape), part in parts}, (data,))
-        return out
-
-    return outputs
-
-
-def _loss(task: Training, inputs: npt.NDArray[Any], targets: npt.NDArray[Any]) -> Callable[[Tensor], Tensor]:
-    outputs, wanted = _outputs(task, inputs), task.data(targets)
-
-    def loss(w: Tensor) -> Tensor:
-        value: Tensor = task.loss_fn(outputs(w), wanted)
-        return value
-
-    return loss
-
-
-def _accuracy(task: Training, inputs: npt.NDArray[Any], targets: npt.NDArray[Any]) -> Callable[[Tensor], Tensor]:
-    outputs, wanted = _outputs(task, inputs), task.data(targets)
-
-    def accuracy(w: Tensor) -> Tensor:
-        return (outputs(w).argmax(dim=1) == wanted).to(task.dtype).mean()
-
-    return accuracy
-
-
-def _observables(task: Training, loss: Callable[[Tensor], Tensor], size: int) -> dict[str, Any]:
-    found = {"loss": loss}
-    classes = task.classifies
-    if classes:
-        found["accuracy"] = _accuracy(task, task.inputs, task.targets)
-    if task.test is not None:
-        found["test_loss"] = _loss(task, *task.test)
-        if classes:
-            found["test_accuracy"] = _accuracy(task, *task.test)
-    found |= {
-        "l1": lambda w: w.abs().sum(),
-        "l2": torch.linalg.vector_norm,
-        "gradient_norm": lambda w: torch.linalg.vector_norm(grad(loss)(w)),
-    }
-    return {name: _of_weights(function, size) for name, function in found.items()}
-
-
-def _of_weights(function: Callable[[Tensor], Tensor], size: int) -> Callable[[Tensor, Any, int], Tensor]:
-    return lambda x, p, t: function(x[:size])
+    Weights without biases count, too.
+    """
+    found = last_layer(task.layout)
+    matrix = [(start, shape) for start, shape in found if len(shape) == 2]
+    if not matrix or found[-1][1][0] != matrix[-1][1][0]:
+        return ()
+    found = found[found.index(matrix[-1]) :]
+    loss = losses.mean_loss(task, task.inputs, task.targets)
+    w = torch.cat([p.detach().ravel() for p in task.module.parameters()]).to(task.device)
+    shifted = w.clone()
+    for start, shape in found:
+        part = shifted[start : start + int(np.prod(shape))].view(shape)
+        part += torch.linspace(-1.0, 2.0, part[0].numel(), dtype=w.dtype, device=w.device).view(part[0].shape)
+    with torch.no_grad():
+        before, after = float(loss(w)), float(loss(shifted))
+    return found if abs(after - before) <= 1e3 * torch.finfo(task.dtype).eps * (1 + abs(before)) else ()

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnflow.compiled import CompiledMap
-from nnflow.map import Array, Map, generator
+from nnflow.map import Array, generator
 from nnflow.names import unknown
 from nnflow.systems.data import iris_split
-from nnflow.systems.descent import compiled_descent, memory_names, optimiser
-from nnflow.systems.perceptron import Perceptron
+from nnflow.systems.descent import is_autonomous, marked, structure_of
+from nnflow.systems.optimisers import LIMITS, OPTIMISERS, Descent, compiled_descent, memory_names, optimiser
+from nnflow.systems.perceptron import Perceptron, norms_of
+from nnflow.systems.schedules import Schedule
 
 if TYPE_CHECKING:
     import torch
@@ -27,13 +29,32 @@ Layout = tuple[tuple[str, tuple[int, ...]], ...]
 BACKENDS = ("auto", "compiled", "tensor")
 
 
-class TrainingMap(Map):
-    """What every training map can do beside the verbs: carry states to and from modules.
+class TrainingMap(Descent):
+    """What every training map can do beside the verbs: carry states to and from modules, and name its symmetries.
 
-    `layout` lists (name, shape) of the module's parameters in the order of the state.
+    `layout` lists (name, shape) of the module's parameters in the order of the state. `softmax` says where the logits
+    come from, if a softmax follows: for each parameter of the last layer its place in the state and its shape.
     """
 
     layout: Layout
+    softmax: tuple[tuple[int, tuple[int, ...]], ...]
+
+    def gauge(self, x: Any, p: Any) -> Array:
+        """``(member, H + 1, dim)``: softmax does not see a constant that is added to all logits.
+
+        So each of the H columns of the last weight matrix, and the biases, may be shifted by a constant: g = H + 1
+        orthonormal directions along which L does not change (g = 0 where no softmax follows a linear layer). The
+        tangent map leaves them as they are, but for weight decay, under which they shrink.
+        """
+        rows = []
+        for start, (classes, *inputs) in self.softmax:
+            width = inputs[0] if inputs else 1
+            for column in range(start, start + width):
+                row = np.zeros(self.dim)
+                row[column : column + classes * width : width] = classes**-0.5
+                rows.append(row)
+        basis = np.array(rows).reshape(len(rows), self.dim)
+        return np.broadcast_to(basis, (len(x), *basis.shape))
 
     def state_of(self, module: torch.nn.Module) -> Array:
         """The state ``(dim,)`` of a module of this map's shape, with optimiser memory 0.
@@ -85,6 +106,7 @@ def perceptron_map(
     network: Perceptron,
     optimizer: str = "gd",
     *,
+    schedule: Schedule | None = None,
     layout: Layout | None = None,
     initial: Callable[[int, int], Array] | None = None,
     structure: Mapping[str, Any] | None = None,
@@ -93,36 +115,54 @@ def perceptron_map(
     source: str = "",
     **defaults: float,
 ) -> CompiledTraining:
-    """Full-batch training of a small fully connected network as a compiled map.
+    """Training of a small fully connected network as a compiled map.
 
-    Parameters eta (and beta for "heavy_ball"); states drawn with kernels N(0, 1) and biases 0 unless `initial` says
-    otherwise. Observables: loss, accuracy (classification), test_loss, test_accuracy (with test data), l1, l2 (norms of
-    the weights), gradient_norm, and for bounded activations `stuck_on` and `saturated` (hidden units that stay within
-    0.01 of their upper limit, or of one of their limits, for every training input).
+    `defaults` are the optimizer's parameters (weight_decay is one only if it is given); states are drawn with kernels
+    N(0, 1) and biases 0 unless `initial` says otherwise. Observables, over the full data: loss, accuracy
+    (classification), test_loss, test_accuracy (with test data), l1, l2 (norms of the weights; also of each parameter,
+    l2.W1), gradient_norm, probe[i,c] (output c for probe row i), and for bounded activations `stuck_on` and `saturated`
+    (hidden units that stay within 0.01 of their upper limit, or of one of their limits, for every training input).
     """
-    parameters = optimiser(optimizer, **defaults)
+    parameters = optimiser(optimizer, defaults, decay=False)
     layout = layout or _layers(network.sizes)
     coordinates = coordinate_names(layout, optimizer)
-    kernels, size = network.kernels(), network.dim
+    kernels, size, norms = network.kernels(), network.dim, _norms(layout)
+    order = network.order
     made = CompiledTraining(
-        *_positional(compiled_descent(kernels.gradient, kernels.hessian_products, size, optimizer)),
+        *compiled_descent(kernels.gradient, kernels.hessian_products, size, optimizer, parameters, schedule),
         name=name,
         dim=len(coordinates),
         parameters=parameters,
+        limits=LIMITS,
+        autonomous=is_autonomous(optimizer, schedule, order.batches > 1),
+        epoch=order.batches,
         coordinates=coordinates,
-        observables={key: _of_weights(function, size) for key, function in kernels.observables.items()},
+        observables={key: _of_weights(function, size) for key, function in (kernels.observables | norms).items()},
         initial=initial or Drawn(layout, len(coordinates) - size),
         memory=len(coordinates) - size,
-        structure={"optimizer": optimizer, **(structure or {})},
+        structure=structure_of(optimizer, schedule, batch=order.batch, shuffle=order.shuffle, **(structure or {})),
         ranges={key: values for key, values in (ranges or {}).items() if key in parameters},
         source=source,
     )
-    object.__setattr__(made, "layout", layout)
+    softmax = last_layer(layout) if network.loss == "cross_entropy" and network.activations[-1] == "identity" else ()
+    marked(made, optimizer=optimizer, schedule=schedule, layout=layout, softmax=softmax)
     return made
 
 
-def _positional(functions: Any) -> tuple[Any, ...]:
-    return functions.rule, None, functions.frame_tangent, functions.hessian
+def _norms(layout: Layout) -> dict[str, Any]:
+    """L1 and L2 of each parameter, by name."""
+    ends = np.cumsum([int(np.prod(shape)) for _, shape in layout]).tolist()
+    spans = zip(layout, [0, *ends[:-1]], ends, strict=True)
+    found = {name: norms_of(begin, end) for (name, _), begin, end in spans}
+    return {f"{norm}.{name}": functions[norm] for norm in ("l1", "l2") for name, functions in found.items()}
+
+
+def last_layer(layout: Layout) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    """The place in the state and the shape of the last two parameters: a weight matrix and its biases."""
+    ends = np.cumsum([int(np.prod(shape)) for _, shape in layout])
+    return tuple(
+        (int(end) - int(np.prod(shape)), shape) for end, (_, shape) in list(zip(ends, layout, strict=True))[-2:]
+    )
 
 
 def _layers(sizes: tuple[int, ...]) -> Layout:
@@ -157,25 +197,31 @@ class Drawn:
         return states
 
 
-def iris(split: int = 0, optimizer: str = "gd", **parameters: float) -> CompiledTraining:
-    """The network of the reference study on Iris: 4-10-3, sigmoid, softmax cross-entropy, full batch, raw features.
+def iris(
+    split: int = 0, optimizer: str = "gd", batch: int | None = None, shuffle: int | None = None, **parameters: float
+) -> CompiledTraining:
+    """The network of the reference study on Iris: 4-10-3, sigmoid, softmax cross-entropy, raw features.
 
     `split` seeds the 120/30 split; 83 weights: 10 × 4, 10 biases, 3 × 10, 3 biases; kernels drawn N(0, 1), biases 0.
-    Observables as in `perceptron_map`. Raises ValueError for a negative split or an unknown optimizer.
+    `optimizer`, `batch`, `shuffle` as in `training_map` (the study: plain gradient descent, full batch); weight_decay
+    is a parameter if it is given. Observables as in `perceptron_map`. Raises ValueError for a negative split, an
+    unknown optimizer, or a batch that does not fit.
     (K. Danovski, M. C. Soriano, L. Lacasa, Front. Complex Syst. 2, 1367957 (2024), arXiv:2404.05782.)
     """
     data = iris_split(split)
-    network = Perceptron(
-        (4, 10, 3), "sigmoid", "cross_entropy", data.inputs, data.labels, data.test_inputs, data.test_labels
-    )
+    train, test = (data.inputs, data.labels), (data.test_inputs, data.test_labels)
+    network = Perceptron((4, 10, 3), "sigmoid", "cross_entropy", *train, *test, batch=batch, shuffle=shuffle)
+    adaptive = optimizer in OPTIMISERS and OPTIMISERS[optimizer].preconditioned
+    defaults: dict[str, Any] = {**({} if adaptive else {"eta": 1.0}), **parameters}
     return perceptron_map(
         network,
         optimizer,
         name="iris",
-        ranges={"eta": (0.01, 12.0), "beta": (0.0, 0.95)},
+        ranges={"eta": (0.01, 12.0), "beta": (0.0, 0.95)} if not adaptive else {"eta": (1e-3, 1.0)},
         structure={"split": split},
         source="K. Danovski, M. C. Soriano, L. Lacasa, Front. Complex Syst. 2, 1367957 (2024), arXiv:2404.05782",
-    ).with_parameters(**{"eta": 1.0, **parameters})
+        **defaults,
+    )
 
 
 def training_map(
@@ -188,39 +234,56 @@ def training_map(
     device: Any = None,
     backend: str = "auto",
     *,
+    schedule: Schedule | None = None,
+    batch: int | None = None,
+    shuffle: int | None = None,
+    noise: int | None = None,
+    probe: Any = None,
+    microbatch: int | None = None,
     dtype: Any = None,
     scale: float | None = None,
     **defaults: float,
 ) -> TrainingMap:
-    """Full-batch training of a torch module as a map: W' = W − η∇L(W), L = loss_fn(module(inputs), targets).
+    """Training of a torch module as a map: W' = W − η∇L(W) and its kin, L = loss_fn(module(inputs), targets).
 
-    `inputs`, `targets` and the pair `test` are arrays or tensors. `optimizer`: "gd" (parameter eta) or "heavy_ball"
-    (eta, beta; the state is (w, velocity)); `defaults` set the parameters' defaults. The map works on a float64 copy
-    (`dtype`: another torch dtype); the module itself is never changed. States are drawn by the module's own
-    `reset_parameters`, seeded, or with `scale`: kernels N(0, scale²), biases 0, other vectors (the gain of a layer
-    norm) as they are in the module.
+    `inputs`, `targets` and the pair `test` are arrays or tensors. `optimizer`: "gd", "heavy_ball", "nesterov", "adam",
+    "adamw" or "rmsprop" (see `nnflow.systems.optimisers`); `defaults` set the defaults of its parameters eta, beta,
+    beta1, beta2, epsilon, weight_decay (any value, but eta ≥ 0); `schedule`, a function of t, multiplies eta. The map
+    works on a float64 copy (`dtype`: another torch dtype); the module itself is never changed. States are drawn by the
+    module's own `reset_parameters`, seeded, or with `scale`: kernels N(0, scale²), biases 0, other vectors (the gain of
+    a layer norm) as they are in the module.
+
+    `batch`: samples a step, in the order of the data (default: all of them), or with `shuffle`, a seed, in an order
+    drawn anew for each epoch; then one step is a random map with the same noise for all members. `noise`: the seed of
+    everything random in the module (dropout); the step at t draws the same numbers for all members. `microbatch`: at
+    most so many samples go through the module at once, for large data (the loss must be a mean over samples).
 
     `backend`: "compiled" for a Sequential of Linear layers and sigmoid, tanh, ReLU, softplus or identity, with
     cross-entropy or mean squared error, on the CPU in float64; "tensor" for anything else; "auto" takes the compiled
-    one where it applies and the data are under 1 MB. Observables: loss, accuracy (classification), test_loss,
-    test_accuracy, l1, l2, gradient_norm; the compiled ones see `perceptron_map`.
+    one where it applies and the data are under 1 MB. Observables, all over the full data and in evaluation mode: loss,
+    accuracy (classification), test_loss, test_accuracy, l1 and l2 (also of each parameter, l2.0.weight), gradient_norm,
+    probe[i,c] (output c for row i of `probe`), of the tensor backend batch_loss (what the step at t descends on); the
+    compiled ones see `perceptron_map`.
 
     Raises ValueError for an unknown backend, optimizer or parameter, a device that cannot be had, a module whose
-    outputs do not fit the loss, or one that is not a fixed function of its parameters (dropout or batch-norm in
-    training mode: call module.eval()); TypeError for what is no module or no floating torch dtype.
+    outputs do not fit the loss, a loss that is not finite or does without some parameter, or one that is not a fixed
+    function of its parameters (batch-norm in training mode; dropout without `noise`); TypeError for what is no module
+    or no floating torch dtype.
     """
     from nnflow.systems.modules import Training, recognise, tensor_training
 
     if backend not in BACKENDS:
         raise ValueError(unknown("backend", backend, BACKENDS))
-    optimiser(optimizer, **defaults)
-    task = Training.checked(module, loss_fn, inputs, targets, test, device, dtype, scale)
+    optimiser(optimizer, defaults)
+    task = Training.checked(
+        module, loss_fn, inputs, targets, test, device, dtype, scale, batch, shuffle, noise, probe, microbatch
+    )
     network = recognise(task)
     if backend == "compiled" and isinstance(network, str):
         raise ValueError(f"backend = 'compiled': {network}; use backend='tensor'")
     small = task.inputs.nbytes + task.targets.nbytes <= 2**20
     if isinstance(network, str) or backend == "tensor" or (backend == "auto" and not small):
-        return tensor_training(task, optimizer, **defaults)
+        return tensor_training(task, optimizer, schedule, **defaults)
     initial = task.initial(len(coordinate_names(task.layout, optimizer)) - network.dim)
-    made = perceptron_map(network, optimizer, layout=task.layout, initial=initial, name=task.name)
-    return made.with_parameters(**defaults)
+    settings: dict[str, Any] = {"schedule": schedule, "layout": task.layout, "initial": initial, "name": task.name}
+    return perceptron_map(network, optimizer, **{**settings, **optimiser(optimizer, defaults)})

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from nnflow.systems.order import Order, permutation
 from nnflow.systems.passes import ACTIVATIONS, Passes, PassesAlong, gradient_passes, inner, passes_along
 from nnflow.systems.rows import (  # names, not the module: a name is a constant to numba
     Array,
@@ -50,8 +51,9 @@ Observable = Callable[[Array], float]
 class Kernels(NamedTuple):
     """Compiled functions of the flat weights w (dim,), for Python and for other compiled code.
 
-    gradient(w, g) -> loss writes dL/dw into g (dim,). hessian_products(w, V, out) writes H V[j] into out[j], for V and
-    out (k, dim); a row does not depend on the others. observables: name -> f(w) -> float.
+    gradient(w, t, g) -> loss writes dL/dw of the batch of step t into g (dim,). hessian_products(w, t, V, out) writes
+    H V[j] into out[j], for V and out (k, dim); a row does not depend on the others. observables: name -> f(w) -> float,
+    over all samples.
 
     Where an entry of w is not finite, everything is NaN; where one of V[j] is not, out[j] is.
 
@@ -61,8 +63,8 @@ class Kernels(NamedTuple):
     saturated, how many do or stay below their lower limit plus 0.01.
     """
 
-    gradient: Callable[[Array, Array], float]
-    hessian_products: Callable[[Array, Array, Array], None]
+    gradient: Callable[[Array, int, Array], float]
+    hessian_products: Callable[[Array, int, Array, Array], None]
     observables: dict[str, Observable]
 
 
@@ -70,7 +72,7 @@ class Kernels(NamedTuple):
 
 
 class _Data(NamedTuple):
-    """Samples in blocks (block, row, sample), each block filled up with copies of the first sample, of weight zero."""
+    """Samples in blocks (block, row, sample), each block filled up with copies of its first, of weight zero."""
 
     inputs: Array
     targets: Array  # one-hot rows times the weight, or the target values
@@ -79,38 +81,83 @@ class _Data(NamedTuple):
     labels: Integers  # (block, sample), of cross-entropy
 
 
-def _blocks(inputs: Array, targets: npt.NDArray[Any], outputs: int, loss: str) -> _Data:
-    n = len(inputs)
-    blocks = -(-n // LONGEST)
-    length = -(-n // (8 * blocks)) * 8
-    length = length if length <= 24 else -(-length // 32) * 32
-    place = np.arange(blocks * length).reshape(blocks, length)
-    source = np.where(place < n, place, 0)
-    real = (place < n).astype(np.float64)
-    counts = np.clip(n - length * np.arange(blocks), 0, length)
+def _blocks(inputs: Array, targets: npt.NDArray[Any], outputs: int, loss: str, order: Order) -> _Data:
+    """All batches of an order, one after the other, each in the same number of blocks."""
+    blocks, length = _shape(order.size)
+    place, first = np.arange(blocks * length), order.size * np.arange(order.batches)[:, None]
+    counts = np.minimum(order.size, len(inputs) - first)
+    source = np.where(place < counts, first + place, first).reshape(-1, length)
+    weights = ((place < counts) / counts).reshape(-1, length)
+    real = np.clip(counts - length * np.arange(blocks), 0, length).ravel()
     data = np.ascontiguousarray(inputs[source].transpose(0, 2, 1))
     if loss == "mse":
         values = np.ascontiguousarray(targets[source].transpose(0, 2, 1))
-        return _Data(data, values, real * (2.0 / (n * outputs)), counts, np.zeros_like(place))
-    weights = real / n
+        return _Data(data, values, weights * (2.0 / outputs), real, np.zeros_like(source))
     labels = targets[source].astype(np.int64)
     hot = (labels[:, None, :] == np.arange(outputs)[:, None]) * weights[:, None, :]
-    return _Data(data, np.ascontiguousarray(hot), weights, counts, labels)
+    return _Data(data, np.ascontiguousarray(hot), weights, real, labels)
+
+
+def _shape(samples: int) -> tuple[int, int]:
+    """How many blocks, and how long, a batch of this many samples makes."""
+    blocks = -(-samples // LONGEST)
+    length = -(-samples // (8 * blocks)) * 8
+    return blocks, length if length <= 24 else -(-length // 32) * 32
+
+
+Batch = Callable[[int], tuple[Array, Array, Array, Integers, int, int]]
+
+
+def _in_order(data: _Data, blocks: int) -> Batch:
+    """The batch of step t: the arrays of all data, and its first block and its last but one."""
+    inputs, targets, weights, counts, _ = data
+    batches = len(counts) // blocks
+
+    @inner
+    def batch(t: int) -> tuple[Array, Array, Array, Integers, int, int]:
+        first = t % batches * blocks
+        return inputs, targets, weights, counts, first, first + blocks
+
+    return batch
+
+
+def _shuffled(data: _Data, order: Order, loss: str) -> Batch:
+    """The batch of step t, gathered from data in one batch by the order of its epoch."""
+    inputs, targets, weights, _, _ = data
+    samples, batches, size, seed = order.samples, order.batches, order.size, order.shuffle or 0
+    width, one, hot = inputs.shape[2], weights[0, 0], loss == "cross_entropy"
+    blocks, length = _shape(size)
+
+    @inner
+    def batch(t: int) -> tuple[Array, Array, Array, Integers, int, int]:
+        rows, first = permutation(samples, seed, t // batches), t % batches * size
+        count = min(size, samples - first)
+        x, y = np.empty((blocks, inputs.shape[1], length)), np.empty((blocks, targets.shape[1], length))
+        weight, counts = np.zeros((blocks, length)), np.empty(blocks, np.int64)
+        for block in range(blocks):
+            counts[block] = min(max(count - block * length, 0), length)
+            for s in range(length):
+                row = rows[first + block * length + s] if s < counts[block] else rows[first]
+                share = samples / count if s < counts[block] else 0.0
+                weight[block, s] = share * one
+                x[block, :, s] = inputs[row // width, :, row % width]
+                y[block, :, s] = targets[row // width, :, row % width] * (share if hot else 1.0)
+        return x, y, weight, counts, 0, blocks
+
+    return batch
 
 
 class _Cost(NamedTuple):
-    load: Callable[[Array, int], None]  # (t, block): inputs and weights
-    cost: Callable[[Array, int], float]  # (t, block): the loss, and dL/da of the outputs
+    load: Callable[[Array, Array, Array, int], None]  # (t, inputs, weights, block)
+    cost: Callable[[Array, Array, Integers, int], float]  # (t, targets, counts, block): loss, dL/da of the outputs
     cost_along: Callable[[Array], None]  # (t): the derivative of dL/da along ra
 
 
-def _cost(data: _Data, loss: str, first: int, out: int, units: int) -> _Cost:
-    inputs, targets, weights, counts, _ = data
-    features, outputs = inputs.shape[1], targets.shape[1]
+def _cost(features: int, outputs: int, loss: str, first: int, out: int, units: int) -> _Cost:
     delta, ra, rd = out + 2 * units, out + 5 * units, out + 6 * units
 
     @inner
-    def load(t: Array, block: int) -> None:
+    def load(t: Array, inputs: Array, weights: Array, block: int) -> None:
         for s in range(t.shape[1]):
             t[WEIGHT, s] = weights[block, s]
         for r in range(features):
@@ -118,7 +165,7 @@ def _cost(data: _Data, loss: str, first: int, out: int, units: int) -> _Cost:
                 t[first + r, s] = inputs[block, r, s]
 
     @inner
-    def cross_entropy(t: Array, block: int) -> float:
+    def cross_entropy(t: Array, targets: Array, counts: Integers, block: int) -> float:
         softmax_rows(t, P, outputs, out, TOP, TOTAL, INVERSE)
         total: float = log_sum(t, TOTAL, counts[block]) * t[WEIGHT, 0]
         for c in range(outputs):
@@ -129,7 +176,7 @@ def _cost(data: _Data, loss: str, first: int, out: int, units: int) -> _Cost:
         return total
 
     @inner
-    def squared_error(t: Array, block: int) -> float:
+    def squared_error(t: Array, targets: Array, counts: Integers, block: int) -> float:
         total = 0.0
         for c in range(outputs):
             for s in range(t.shape[1]):
@@ -157,44 +204,49 @@ def _cost(data: _Data, loss: str, first: int, out: int, units: int) -> _Cost:
 
 
 class _Task(NamedTuple):
-    """Everything about one data set: its blocks, its passes, the size of its task."""
+    """Everything about one data set: its blocks, its batches, its passes, the size of its sheet."""
 
     data: _Data
+    batch: Batch
+    length: int  # samples of a sheet
     passes: Passes
     cost: _Cost
     first: int  # row of the inputs
+    inputs: int
     units: int
     height: int  # rows that a gradient needs
 
 
 def _loss(task: _Task) -> Observable:
-    blocks, length = task.data.weights.shape
-    height, load, forward, cost = task.height, task.cost.load, task.passes.forward, task.cost.cost
+    height, length, batch = task.height, task.length, task.batch
+    load, forward, cost = task.cost.load, task.passes.forward, task.cost.cost
 
     @kernel
     def loss(w: Array) -> float:
         t = new_sheet(height, length)
         total = nan_unless_finite(w)
-        for block in range(blocks):
-            load(t, block)
+        inputs, targets, weights, counts, first, last = batch(0)
+        for block in range(first, last):
+            load(t, inputs, weights, block)
             forward(w, t)
-            total += cost(t, block)
+            total += cost(t, targets, counts, block)
         return total
 
     return loss
 
 
 def _accuracy(task: _Task, out: int, outputs: int) -> Observable:
-    labels, counts = task.data.labels, task.data.counts
-    blocks, length = task.data.weights.shape
-    height, load, forward, share = task.height, task.cost.load, task.passes.forward, 1.0 / int(counts.sum())
+    labels, share = task.data.labels, 1.0 / int(task.data.counts.sum())
+    height, length, batch = task.height, task.length, task.batch
+    load, forward = task.cost.load, task.passes.forward
 
     @kernel
     def accuracy(w: Array) -> float:
         t = new_sheet(height, length)
         right, broken = 0, nan_unless_finite(w)
-        for block in range(blocks):
-            load(t, block)
+        inputs, _, weights, counts, first, last = batch(0)
+        for block in range(first, last):
+            load(t, inputs, weights, block)
             forward(w, t)
             for s in range(counts[block]):
                 best = 0
@@ -209,16 +261,17 @@ def _accuracy(task: _Task, out: int, outputs: int) -> Observable:
 
 def _held_units(task: _Task, floor: Array, ceiling: Array, hidden: int) -> Observable:
     """Number of hidden units that stay above their ceiling or below their floor for every training input."""
-    blocks, length = task.data.weights.shape
-    height, load, forward = task.height, task.cost.load, task.passes.forward
+    height, length, batch = task.height, task.length, task.batch
+    load, forward = task.cost.load, task.passes.forward
 
     @kernel
     def held(w: Array) -> float:
         t = new_sheet(height, length)
         above, below = np.ones(floor.size, np.bool_), np.ones(floor.size, np.bool_)
         broken = nan_unless_finite(w)
-        for block in range(blocks):
-            load(t, block)
+        inputs, _, weights, _, first, last = batch(0)
+        for block in range(first, last):
+            load(t, inputs, weights, block)
             forward(w, t)
             for u in range(floor.size):
                 for s in range(length):
@@ -229,6 +282,44 @@ def _held_units(task: _Task, floor: Array, ceiling: Array, hidden: int) -> Obser
         return broken + np.sum(above | below)
 
     return held
+
+
+def _predictions(task: _Task, outputs: int, rows: int) -> dict[str, Observable]:
+    """Output c for row i, each by one pass of its block."""
+    height, length, batch = task.height, task.length, task.batch
+    load, forward, out = task.cost.load, task.passes.forward, task.first + task.inputs + task.units - outputs
+
+    @kernel
+    def predicted(w: Array, i: int, c: int) -> float:
+        t = new_sheet(height, length)
+        inputs, _, weights, _, _, _ = batch(0)
+        load(t, inputs, weights, i // length)
+        forward(w, t)
+        value: float = nan_unless_finite(w) + t[out + c, i % length]
+        return value
+
+    def entry(i: int, c: int) -> Observable:
+        @kernel
+        def probe(w: Array) -> float:
+            return predicted(w, i, c)
+
+        return probe
+
+    return {f"probe[{i},{c}]": entry(i, c) for i in range(rows) for c in range(outputs)}
+
+
+def norms_of(begin: int, end: int) -> dict[str, Observable]:
+    """L1 and L2 of the weights from `begin` to before `end`."""
+
+    @kernel
+    def l1(w: Array) -> float:
+        return _l1(w[begin:end])
+
+    @kernel
+    def l2(w: Array) -> float:
+        return _l2(w[begin:end])
+
+    return {"l1": l1, "l2": l2}
 
 
 @kernel
@@ -242,11 +333,11 @@ def _l2(w: Array) -> float:
     return nan_unless_finite(w) + math.sqrt(np.sum(w * w))
 
 
-def _gradient_norm(gradient: Callable[[Array, Array], float]) -> Observable:
+def _gradient_norm(gradient: Callable[[Array, int, Array], float]) -> Observable:
     @kernel
     def gradient_norm(w: Array) -> float:
         g = np.empty(w.size)
-        gradient(w, g)
+        gradient(w, 0, g)
         return math.sqrt(np.sum(g * g))
 
     return gradient_norm
@@ -255,49 +346,51 @@ def _gradient_norm(gradient: Callable[[Array, Array], float]) -> Observable:
 # ------------------------------------------------------------------------------------------------------------- kernels
 
 
-def _gradient(task: _Task) -> Callable[[Array, Array], float]:
-    blocks, length = task.data.weights.shape
-    height, load, cost = task.height, task.cost.load, task.cost.cost
-    forward, backward, collect = task.passes.forward, task.passes.backward, task.passes.collect
+def _gradient(task: _Task) -> Callable[[Array, int, Array], float]:
+    height, length, batch = task.height, task.length, task.batch
+    load, cost, _ = task.cost
+    forward, backward, collect = task.passes
 
     @kernel
-    def gradient(w: Array, g: Array) -> float:
-        t = new_sheet(height, length)
+    def gradient(w: Array, t: int, g: Array) -> float:
+        sheet = new_sheet(height, length)
         loss = nan_unless_finite(w)
         g[:] = loss
-        for block in range(blocks):
-            load(t, block)
-            forward(w, t)
-            loss += cost(t, block)
-            backward(w, t)
-            collect(t, g)
+        inputs, targets, weights, counts, first, last = batch(t)
+        for block in range(first, last):
+            load(sheet, inputs, weights, block)
+            forward(w, sheet)
+            loss += cost(sheet, targets, counts, block)
+            backward(w, sheet)
+            collect(sheet, g)
         return loss
 
     return gradient
 
 
-def _hessian_products(task: _Task, along: PassesAlong) -> Callable[[Array, Array, Array], None]:
-    blocks, length = task.data.weights.shape
-    height, load, cost, cost_along = task.height + 4 * task.units, *task.cost
+def _hessian_products(task: _Task, along: PassesAlong) -> Callable[[Array, int, Array, Array], None]:
+    height, length, batch = task.height + 4 * task.units, task.length, task.batch
+    load, cost, cost_along = task.cost
     forward, backward, _ = task.passes
     bend, push, pull = along
 
     @kernel
-    def hessian_products(w: Array, V: Array, out: Array) -> None:
-        t = new_sheet(height, length)
+    def hessian_products(w: Array, t: int, V: Array, out: Array) -> None:
+        sheet = new_sheet(height, length)
         broken = nan_unless_finite(w)
         for j in range(len(V)):
             out[j] = broken + nan_unless_finite(V[j])
-        for block in range(blocks):
-            load(t, block)
-            forward(w, t)
-            cost(t, block)
-            backward(w, t)
-            bend(t)
+        inputs, targets, weights, counts, first, last = batch(t)
+        for block in range(first, last):
+            load(sheet, inputs, weights, block)
+            forward(w, sheet)
+            cost(sheet, targets, counts, block)
+            backward(w, sheet)
+            bend(sheet)
             for j in range(len(V)):
-                push(w, V[j], t)
-                cost_along(t)
-                pull(w, V[j], t, out[j])
+                push(w, V[j], sheet)
+                cost_along(sheet)
+                pull(w, V[j], sheet, out[j])
 
     return hessian_products
 
@@ -313,6 +406,8 @@ class Perceptron:
     inputs: (n, sizes[0]). targets: for "cross_entropy" integer labels (n,), for "mse" values (n, sizes[-1]).
     test_inputs, test_targets: the same, only watched.
     output_activation: applied before the loss; "identity" unless a module ends with one.
+    batch, shuffle: which samples each step sees (see `Order`); all of them by default.
+    probe: inputs whose outputs are observables.
 
     "softplus" is ln(1 + e^x) everywhere; torch's is x beyond its threshold of 20, a difference below 2.1e-9.
     Raises ValueError for anything that does not fit together.
@@ -326,6 +421,9 @@ class Perceptron:
     test_inputs: npt.NDArray[Any] | None = None
     test_targets: npt.NDArray[Any] | None = None
     output_activation: str = "identity"
+    batch: int | None = None
+    shuffle: int | None = None
+    probe: npt.NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
         sizes = tuple(int(n) for n in self.sizes)
@@ -345,21 +443,25 @@ class Perceptron:
         self._check("", self.inputs, self.targets)
         if (self.test_inputs is None) != (self.test_targets is None):
             raise ValueError("test data are incomplete: give both test_inputs and test_targets, or neither")
+        if self.probe is not None:
+            object.__setattr__(self, "probe", self._rows("probe", self.probe))
         if self.test_inputs is not None and self.test_targets is not None:
             self._check("test_", self.test_inputs, self.test_targets)
 
     def _check(self, kind: str, inputs: npt.NDArray[Any], targets: npt.NDArray[Any]) -> None:
         """Check one data set and keep a copy: float64 inputs and values, int64 labels."""
-        x, y = np.array(inputs, dtype=np.float64, order="C"), np.array(targets)
-        if x.ndim != 2 or x.shape[1] != self.sizes[0] or len(x) == 0:
-            raise ValueError(f"{kind}inputs have shape {x.shape}: give at least one sample of {self.sizes[0]} features")
-        if not np.isfinite(x).all():
-            raise ValueError(
-                f"{kind}inputs are not finite in {np.sum(~np.isfinite(x))} of {x.size} entries: clean them"
-            )
+        x, y = self._rows(f"{kind}inputs", inputs), np.array(targets)
         check = _check_values if self.loss == "mse" else _check_labels
         object.__setattr__(self, f"{kind}inputs", x)
         object.__setattr__(self, f"{kind}targets", check(f"{kind}targets", y, len(x), self.sizes[-1]))
+
+    def _rows(self, name: str, inputs: npt.NDArray[Any]) -> Array:
+        x = np.array(inputs, dtype=np.float64, order="C")
+        if x.ndim != 2 or x.shape[1] != self.sizes[0] or len(x) == 0:
+            raise ValueError(f"{name} have shape {x.shape}: give at least one sample of {self.sizes[0]} features")
+        if not np.isfinite(x).all():
+            raise ValueError(f"{name} are not finite in {np.sum(~np.isfinite(x))} of {x.size} entries: clean them")
+        return x
 
     @property
     def activations(self) -> tuple[str, ...]:
@@ -372,26 +474,38 @@ class Perceptron:
         """Number of weights, biases included."""
         return sum(outputs * (inputs + 1) for inputs, outputs in pairwise(self.sizes))
 
+    @property
+    def order(self) -> Order:
+        """Which samples each step sees."""
+        return Order(len(self.inputs), self.batch, self.shuffle)
+
     def kernels(self) -> Kernels:
         """Build the compiled functions; each compiles at its first call."""
         passes = gradient_passes(self.sizes, self._codes, P + self.sizes[-1])
-        train = self._task(passes, self.inputs, self.targets)
+        train = self._task(passes, self.inputs, self.targets, self.order)
+        whole = train if self.order.batches == 1 else self._task(passes, self.inputs, self.targets)
         gradient = _gradient(train)
         along = passes_along(self.sizes, self._codes, train.first)
-        return Kernels(gradient, _hessian_products(train, along), self._observables(train, gradient))
+        return Kernels(gradient, _hessian_products(train, along), self._observables(whole, _gradient(whole)))
 
     @property
     def _codes(self) -> tuple[int, ...]:
         return tuple(ACTIVATIONS.index(name) for name in self.activations)
 
-    def _task(self, passes: Passes, inputs: npt.NDArray[Any], targets: npt.NDArray[Any]) -> _Task:
+    def _task(
+        self, passes: Passes, inputs: npt.NDArray[Any], targets: npt.NDArray[Any], order: Order | None = None
+    ) -> _Task:
         units, outputs = sum(self.sizes[1:]), self.sizes[-1]
         first = P + outputs
-        data = _blocks(inputs, targets, outputs, self.loss)
-        cost = _cost(data, self.loss, first, first + sum(self.sizes[:-1]), units)
-        return _Task(data, passes, cost, first, units, first + self.sizes[0] + 3 * units)
+        order = order or Order(len(inputs))
+        apart = Order(len(inputs)) if order.shuffle is not None else order
+        data = _blocks(inputs, targets, outputs, self.loss, apart)
+        blocks, length = _shape(order.size)
+        batch = _in_order(data, blocks) if order is apart else _shuffled(data, order, self.loss)
+        cost = _cost(self.sizes[0], outputs, self.loss, first, first + sum(self.sizes[:-1]), units)
+        return _Task(data, batch, length, passes, cost, first, self.sizes[0], units, first + self.sizes[0] + 3 * units)
 
-    def _observables(self, train: _Task, gradient: Callable[[Array, Array], float]) -> dict[str, Observable]:
+    def _observables(self, train: _Task, gradient: Callable[[Array, int, Array], float]) -> dict[str, Observable]:
         tasks = {"": train}
         if self.test_inputs is not None and self.test_targets is not None:
             tasks["test_"] = self._task(train.passes, self.test_inputs, self.test_targets)
@@ -401,6 +515,9 @@ class Perceptron:
             if self.loss == "cross_entropy":
                 found[f"{kind}accuracy"] = _accuracy(task, train.first + sum(self.sizes[:-1]), self.sizes[-1])
         found |= {"l1": _l1, "l2": _l2, "gradient_norm": _gradient_norm(gradient)}
+        if self.probe is not None:
+            dummy = np.zeros((len(self.probe), self.sizes[-1]) if self.loss == "mse" else len(self.probe), np.int64)
+            found |= _predictions(self._task(train.passes, self.probe, dummy), self.sizes[-1], len(self.probe))
         names = np.repeat(self.activations[:-1], self.sizes[1:-1]).tolist()
         if any(name in LIMITS for name in names):
             low, high = np.array([LIMITS.get(name, (-np.inf, np.inf)) for name in names]).T.copy()

@@ -1,0 +1,197 @@
+"""The loss of a torch module as a function of its flat weights: batches, microbatches, noise, and what one watches.
+
+Training sees the batch of step t with the module as it was given, evaluation all rows with the module in evaluation
+mode. Attention is computed by torch's plain kernel, since the fused ones have no forward-mode derivative.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from nnflow.tensor import Component
+
+if TYPE_CHECKING:
+    from nnflow.systems.modules import Training
+
+Loss = Callable[[Tensor], Tensor]  # of the flat weights
+
+_one_at_a_time = threading.RLock()  # the settings below belong to the whole process
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Attention by its formula, without the fused kernels."""
+    with _one_at_a_time, sdpa_kernel(SDPBackend.MATH):
+        fast = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextmanager
+def seeded(seed: int | None, t: int, device: torch.device) -> Iterator[None]:
+    """Torch's random numbers as a function of (seed, t), for all that happens inside; without a seed, nothing."""
+    if seed is None:
+        yield
+        return
+    with _one_at_a_time, torch.random.fork_rng(devices=[device] if device.type != "cpu" else []):
+        torch.manual_seed(int(np.random.SeedSequence([seed, t]).generate_state(1, np.uint64)[0] >> 1))
+        yield
+
+
+class Network:
+    """The outputs of a module as a function of its flat weights and of input rows; `training`: as it was given."""
+
+    def __init__(self, task: Training, training: bool) -> None:
+        self.module = copy.deepcopy(task.module).to(task.device)
+        if not training:
+            self.module.eval()
+        self.layout, self.sizes = task.layout, task.sizes
+
+    def __call__(self, w: Tensor, inputs: Tensor) -> Tensor:
+        """Outputs for the rows of `inputs`."""
+        parts = zip(self.layout, torch.split(w, self.sizes), strict=True)
+        with plain_attention():
+            named = {name: part.view(shape) for (name, shape), part in parts}
+            out: Tensor = functional_call(self.module, named, (inputs,))
+        return out
+
+
+def _pieces(size: int, rows: Any, *data: Tensor) -> Iterator[tuple[float, list[Tensor]]]:
+    """The chosen rows of the data (None: all) in pieces of at most `size`, each with its share of the rows."""
+    count = len(data[0]) if rows is None else len(rows)
+    for first in range(0, count, size):
+        last = min(first + size, count)
+        if rows is None:
+            piece = [values if last - first == len(values) else values[first:last] for values in data]
+        else:
+            chosen = torch.as_tensor(rows[first:last], device=data[0].device)
+            piece = [values[chosen] for values in data]
+        yield (last - first) / count, piece
+
+
+def mean_loss(task: Training, inputs: npt.NDArray[Any], targets: npt.NDArray[Any]) -> Loss:
+    """The loss over all rows in evaluation mode, piece by piece."""
+    network, data = Network(task, training=False), (task.data(inputs), task.data(targets))
+
+    def loss(w: Tensor) -> Tensor:
+        pieces = _pieces(task.microbatch, None, *data)
+        return _total(share * task.loss_fn(network(w, x), y) for share, (x, y) in pieces)
+
+    return loss
+
+
+def batch_loss(
+    task: Training, transform: Callable[[Loss], Loss] = lambda loss: loss
+) -> Callable[[Tensor, int], Tensor]:
+    """What the step at t descends on, as `f(w, t)`; or what `transform` makes of it, summed over microbatches."""
+    network, data = Network(task, training=True), (task.data(task.inputs), task.data(task.targets))
+
+    def of_piece(share: float, x: Tensor, y: Tensor, w: Tensor) -> Tensor:
+        if y.is_floating_point():
+            y = y + 0.0 * w.sum()  # torch's mse_loss fails on targets that have no derivative at all
+        value: Tensor = task.loss_fn(network(w, x), y)
+        return value if share == 1 else share * value
+
+    def function(w: Tensor, t: int) -> Tensor:
+        rows = task.order.rows(t) if task.order.batches > 1 else None
+        with seeded(task.noise, t, task.device):
+            pieces = _pieces(task.microbatch, rows, *data)
+            return _total(transform(partial(of_piece, share, x, y))(w) for share, (x, y) in pieces)
+
+    return function
+
+
+def batch_gradient(task: Training) -> Callable[[Tensor, int], Tensor]:
+    """∇L of the batch of step t, as `gradient(w, t)`; the graph of one microbatch is gone before the next begins."""
+    return batch_loss(task, grad)
+
+
+def _total(terms: Iterator[Tensor]) -> Tensor:
+    total = next(terms)
+    for term in terms:
+        total = total + term
+    return total
+
+
+# -- observables -------------------------------------------------------------------------------------------------
+
+
+def observables(task: Training) -> dict[str, Any]:
+    """Name → function of (state, parameters, t); only those that are asked for are ever computed."""
+    loss, size = mean_loss(task, task.inputs, task.targets), sum(task.sizes)
+    found: dict[str, Loss] = {"loss": loss}
+    if task.classifies:
+        found["accuracy"] = _accuracy(task, task.inputs, task.targets)
+    if task.test is not None:
+        found["test_loss"] = mean_loss(task, *task.test)
+        if task.classifies:
+            found["test_accuracy"] = _accuracy(task, *task.test)
+    found |= {
+        "l1": lambda w: w.abs().sum(),
+        "l2": torch.linalg.vector_norm,
+        "gradient_norm": lambda w: torch.linalg.vector_norm(grad(loss)(w)),
+    }
+    found |= _norms(task)
+    named = {name: _of_weights(function, size) for name, function in found.items()}
+    step = batch_loss(task)
+    return named | {"batch_loss": lambda x, p, t: step(x[:size], t)} | _predictions(task)
+
+
+def _accuracy(task: Training, inputs: npt.NDArray[Any], targets: npt.NDArray[Any]) -> Loss:
+    network, data = Network(task, training=False), (task.data(inputs), task.data(targets))
+
+    def accuracy(w: Tensor) -> Tensor:
+        pieces = _pieces(task.microbatch, None, *data)
+        return _total(share * (network(w, x).argmax(dim=1) == y).to(task.dtype).mean() for share, (x, y) in pieces)
+
+    return accuracy
+
+
+def _norms(task: Training) -> dict[str, Loss]:
+    """L1 and L2 of each parameter."""
+    ends = np.cumsum(task.sizes)
+    spans = {
+        name: slice(int(end) - size, int(end))
+        for (name, _), end, size in zip(task.layout, ends, task.sizes, strict=True)
+    }
+    orders = {"l1": 1, "l2": 2}
+    return {
+        f"{norm}.{name}": partial(
+            lambda w, span, order: torch.linalg.vector_norm(w[span], order), span=span, order=order
+        )
+        for norm, order in orders.items()
+        for name, span in spans.items()
+    }
+
+
+def _predictions(task: Training) -> dict[str, Component]:
+    """The outputs for the probe rows, computed once for all that are asked for."""
+    if task.probe is None:
+        return {}
+    network, rows, size = Network(task, training=False), task.data(task.probe), sum(task.sizes)
+
+    def predicted(x: Tensor, p: Any, t: int) -> Tensor:
+        return network(x[:size], rows)
+
+    shape = tuple(task.outputs(task.probe).shape)
+    names = {index: f"probe[{','.join(map(str, index))}]" for index in np.ndindex(*shape)}
+    return {name: Component(predicted, index) for index, name in names.items()}
+
+
+def _of_weights(function: Loss, size: int) -> Callable[[Tensor, Any, int], Tensor]:
+    return lambda x, p, t: function(x[:size])
