@@ -9,6 +9,7 @@ import scipy.special
 import torch
 from numba import njit
 
+from nnflow.systems.order import Order
 from nnflow.systems.perceptron import Kernels, Perceptron, _blocks
 
 LAYERS = {"sigmoid": torch.nn.Sigmoid, "tanh": torch.nn.Tanh, "relu": torch.nn.ReLU, "identity": torch.nn.Identity}
@@ -56,12 +57,12 @@ def weights(name: str, seed: int = 0) -> np.ndarray:
 
 def gradient(name: str, w: np.ndarray) -> tuple[float, np.ndarray]:
     g = np.full_like(w, 7.0)
-    return compiled(name).gradient(w, g), g
+    return compiled(name).gradient(w, 0, g), g
 
 
 def products(name: str, w: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     out = np.full_like(vectors, 7.0)
-    compiled(name).hessian_products(w, vectors, out)
+    compiled(name).hessian_products(w, 0, vectors, out)
     return out
 
 
@@ -135,7 +136,7 @@ def test_the_kernels_can_be_called_from_compiled_code():
     def descend(w, steps):
         g = np.empty_like(w)
         for _ in range(steps):
-            loss = step(w, g)
+            loss = step(w, 0, g)
             w -= 0.1 * g
         return loss
 
@@ -307,10 +308,33 @@ def test_the_data_are_copied():
 @pytest.mark.parametrize("n", [1, 7, 8, 25, 120, 255, 256, 257, 513, 10_241])
 def test_blocks_hold_every_sample_once(n):
     x = np.arange(n, dtype=np.float64)[:, None]
-    data = _blocks(x, x, 1, "mse")
+    data = _blocks(x, x, 1, "mse", Order(len(x)))
     real = data.weights > 0
     assert np.array_equal(data.inputs[:, 0][real], x[:, 0])
     assert np.array_equal(real.sum(1), data.counts)
     assert data.counts.min() > 0
     assert data.weights.sum() == pytest.approx(2)
     assert data.weights.shape[1] <= 256
+
+
+@pytest.mark.parametrize("settings", [("cross_entropy", None, 7), ("cross_entropy", 5, 7), ("mse", 5, 300)])
+def test_a_batch_is_the_loss_of_its_rows(settings):
+    """In order and shuffled, with a smaller last batch, in one block and in two: against torch on the same rows."""
+    loss, shuffle, batch = settings
+    rng = np.random.default_rng(4)
+    n = 2 * batch + batch // 2
+    x, y = rng.normal(size=(n, 3)), rng.integers(0, 2, n) if loss == "cross_entropy" else rng.normal(size=(n, 2))
+    p = Perceptron((3, 2), (), loss, x, y, batch=batch, shuffle=shuffle)
+    kernels, w, v, g, hv = p.kernels(), rng.normal(size=8), rng.normal(size=(1, 8)), np.empty(8), np.empty((1, 8))
+    for t in (0, 1, 2, 4, 5):
+        rows = p.order.rows(t)
+        evaluate = reference(dataclasses.replace(p, inputs=x[rows], targets=y[rows], batch=None, shuffle=None))
+        found = kernels.gradient(w, t, g)
+        kernels.hessian_products(w, t, v, hv)
+        at = torch.tensor(w, requires_grad=True)
+        exact = evaluate(at)
+        (slope,) = torch.autograd.grad(exact, at, create_graph=True)
+        (bent,) = torch.autograd.grad(slope @ torch.tensor(v[0]), at)
+        assert found == pytest.approx(exact.item(), rel=1e-13)
+        np.testing.assert_allclose(g, slope.detach().numpy(), rtol=0, atol=1e-14)
+        np.testing.assert_allclose(hv[0], bent.numpy(), rtol=0, atol=1e-14)
