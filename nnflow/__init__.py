@@ -15,7 +15,8 @@ from nnflow.registry import PluginError, Registry
 if TYPE_CHECKING:
     from nnflow.analysis import Analysis
     from nnflow.compiled import CompilationError, CompiledMap
-    from nnflow.ensemble import Ensemble, Recording
+    from nnflow.ensemble import Ensemble, Recording, ResolutionWarning
+    from nnflow.iterated import iterate
     from nnflow.map import Map
     from nnflow.plotting import plot
     from nnflow.runner import load, run, save
@@ -36,8 +37,10 @@ _LAZY = {
     "Ensemble": "nnflow.ensemble",
     "Map": "nnflow.map",
     "Recording": "nnflow.ensemble",
+    "ResolutionWarning": "nnflow.ensemble",
     "TensorMap": "nnflow.tensor",
     "gradient_map": "nnflow.systems.descent",
+    "iterate": "nnflow.iterated",
     "load": "nnflow.runner",
     "plot": "nnflow.plotting",
     "run": "nnflow.runner",
@@ -54,9 +57,11 @@ __all__ = [
     "PluginError",
     "Recording",
     "Registry",
+    "ResolutionWarning",
     "TensorMap",
     "analyses",
     "gradient_map",
+    "iterate",
     "load",
     "maps",
     "plot",

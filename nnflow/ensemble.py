@@ -8,6 +8,7 @@ whatever the chunking. `Recording` is measured data in the same clothes: it offe
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -15,10 +16,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.map import Array, End, IntArray, Map, TangentRecords, begin, generator
+from nnflow.map import Array, End, IntArray, Map, TangentRecords, begin, generator, project_out
 from nnflow.names import unknown
 
 CALL = 0.15  # seconds: how long one call of a verb is meant to take, so that Ctrl-C and progress bars work
+
+
+class ResolutionWarning(UserWarning):
+    """A perturbation is near or below the distance of neighbouring floating-point numbers."""
+
 
 Tick = Callable[[int], None]
 
@@ -153,14 +159,58 @@ class Ensemble:
         drawn = rng.standard_normal(count) if kind == "normal" else rng.uniform(-1.0, 1.0, count)
         return np.asarray(drawn[self.init])
 
-    def with_frame(self, k: int, seed: int | None = None) -> Ensemble:
+    def neighbours(
+        self,
+        size: float,
+        count: int = 1,
+        *,
+        kind: str = "uniform",
+        where: str | Sequence[str] | None = None,
+        without_gauge: bool = False,
+        seed: int | None = None,
+    ) -> Any:
+        """Perturbed copies of the states, native ``(member, count, dim)``, drawn per init (`draw`).
+
+        Each component is moved by size · U(−1, 1) or, of `kind` "normal", size · N(0, 1); only those that `where`
+        chooses: "weights" (a training map's state without optimiser memory), or one or more patterns of coordinate
+        names such as "0.weight*" (default: all). `without_gauge` takes out what lies along the map's gauge directions.
+        Raises ValueError for a size that is not positive, or patterns that match nothing.
+        """
+        if not 0 < size < np.inf or count < 1 or kind not in ("uniform", "normal"):
+            raise ValueError(
+                f"size = {size}, count = {count}, kind = {kind!r}: give a positive size, 1 or more copies, and "
+                "'uniform' or 'normal'"
+            )
+        moved = size * self.draw("perturbation", (count, self.map.dim), kind, seed) * self.map.chosen(where)
+        if without_gauge:
+            moved = project_out(moved, self.map.gauge(self.state, self.parameters))
+        return self.state[:, None] + self.map.native(moved)
+
+    def unresolved(self, neighbours: Any) -> npt.NDArray[np.bool_]:
+        """``(member, perturbation)``: whether a neighbour is nearer than 10 resolutions of the state: rounding, mostly.
+
+        Nearer means max |y − x| < 10 · resolution · max |x| (`Map.resolution`); a neighbour that is the state itself
+        counts, too.
+        """
+        x = self.states[:, None]
+        moved = np.abs(self.map.difference(self.map.to_numpy(neighbours), x)).max(axis=2)
+        return np.asarray(moved < 10 * self.map.resolution * np.abs(x).max(axis=2))
+
+    def with_frame(self, k: int, seed: int | None = None, without_gauge: bool = False) -> Ensemble:
         """The same ensemble with a Haar-random orthonormal frame of k vectors, drawn per init (`draw`).
 
-        Raises ValueError unless 1 ≤ k ≤ dim.
+        With `without_gauge` the map's g gauge directions come first, and the k vectors after them are orthogonal to
+        them: a Gram–Schmidt that starts with directions the tangent map keeps takes them out of all the others.
+        Raises ValueError unless 1 ≤ k ≤ dim, or without gauge dim − g.
         """
-        if not 1 <= k <= self.map.dim:
-            raise ValueError(f"k = {k}: {self.map.name} has dim {self.map.dim}, so 1 <= k <= {self.map.dim}")
-        q, r = np.linalg.qr(self.draw("frame", (k, self.map.dim), seed=seed).transpose(0, 2, 1))
+        none = np.zeros((len(self), 0, self.map.dim))
+        basis = self.map.gauge(self.state, self.parameters) if without_gauge else none
+        most = self.map.dim - basis.shape[1]
+        if not 1 <= k <= most:
+            room = f"dim {self.map.dim}" + (f" and {basis.shape[1]} gauge directions" if without_gauge else "")
+            raise ValueError(f"k = {k}: {self.map.name} has {room}, so 1 <= k <= {most}")
+        drawn = np.concatenate([basis, self.draw("frame", (k, self.map.dim), seed=seed)], axis=1)
+        q, r = np.linalg.qr(drawn.transpose(0, 2, 1))
         sign = np.where(np.einsum("mjj->mj", r) < 0, -1.0, 1.0)
         return replace(self, frame=self.map.native((q * sign[:, None, :]).transpose(0, 2, 1)))
 
@@ -216,6 +266,13 @@ class Ensemble:
         if neighbours.ndim != 3 or neighbours.shape[::2] != (len(self), self.map.dim):
             raise ValueError(
                 f"neighbours have shape {tuple(neighbours.shape)}: give ({len(self)}, perturbations, {self.map.dim})"
+            )
+        if (unresolved := self.unresolved(neighbours)).any():
+            warnings.warn(
+                f"{unresolved.sum()} of {unresolved.size} perturbations are near or below the resolution of the states "
+                f"({self.map.resolution:.1e}, relative): what grows from them is rounding",
+                ResolutionWarning,
+                stacklevel=2,
             )
         now, seen = replace(self, frame=neighbours), []
         for block in self._blocks("separation_orbit", steps, every):

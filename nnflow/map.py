@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -81,8 +82,8 @@ class Map:
     cube), or `initial`, a function (n, seed) → (n, dim) whose row i must not depend on n; `ranges`, parameter →
     (low, high) where the map is usually studied; `limits`, parameter → (low, high) beyond which a value is refused;
     `structure`, what was fixed when the map was made (not scannable); `memory`, how many trailing components are
-    optimiser memory; `autonomous`, whether the rule does without the step index t; `epoch`, the steps after which a
-    rule that depends on t has seen all of its data; `source`, where the map comes from.
+    optimiser memory; `epoch`, the steps in which a rule sees all of its data (1: in each step), and `repeats`, whether
+    it is the same again after them, so that for epoch 1 it does without t; `source`, where the map comes from.
 
     Raises ValueError if names clash, shapes do not fit or a parameter is out of its limits.
     """
@@ -98,8 +99,8 @@ class Map:
     limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     structure: Mapping[str, Any] = field(default_factory=dict)
     memory: int = 0
-    autonomous: bool = True
     epoch: int = 1
+    repeats: bool = True
     name: str = "map"
     source: str = ""
 
@@ -167,6 +168,16 @@ class Map:
         """``(member, g, dim)``: an orthonormal basis of directions along which the map is known to be neutral."""
         return np.zeros((len(x), 0, self.dim))
 
+    @property
+    def autonomous(self) -> bool:
+        """Whether the rule does without the step index t."""
+        return self.repeats and self.epoch == 1
+
+    @property
+    def resolution(self) -> float:
+        """The relative distance of neighbouring numbers of a state: 2.2e-16 in float64."""
+        return float(np.finfo(np.float64).eps)
+
     preconditioned: ClassVar[bool] = False  # whether the effective curvature is another one than the loss's
 
     @property
@@ -214,6 +225,20 @@ class Map:
         if name not in self.coordinates:
             raise ValueError(unknown(f"coordinate of {self.name}", name, self.coordinates))
         return self.coordinates.index(name)
+
+    def chosen(self, where: str | Sequence[str] | None) -> npt.NDArray[np.bool_]:
+        """``(dim,)``: which components are meant: None is all, "weights" leaves optimiser memory out, else patterns.
+
+        Raises ValueError for patterns that match no coordinate.
+        """
+        if where is None or where == "weights":
+            return np.arange(self.dim) < (self.dim if where is None else self.weights)
+        patterns = (where,) if isinstance(where, str) else tuple(where)
+        found = np.array([any(fnmatchcase(name, pattern) for pattern in patterns) for name in self.coordinates])
+        if not found.any():
+            shown = ", ".join(self.coordinates[:12]) + (", …" if self.dim > 12 else "")
+            raise ValueError(f"{', '.join(patterns)}: matches no coordinate of {self.name}: {shown}")
+        return found
 
     def channels(self, observe: str | Sequence[str] | None) -> tuple[str, ...]:
         """The names of what is observed: None is all coordinates. Raises ValueError for an unknown name."""
@@ -360,6 +385,11 @@ def orthonormalise(frame: Array, escaped: npt.NDArray[np.bool_]) -> tuple[Array,
     rows, factor = (q * sign[:, None, :]).transpose(0, 2, 1).copy(), r * sign[:, :, None]
     rows[bad], factor[bad] = np.nan, np.nan
     return rows, factor
+
+
+def project_out(v: Array, basis: Array) -> Array:
+    """``v (member, k, dim)`` without its components along the orthonormal rows of ``basis (member, g, dim)``."""
+    return np.asarray(v - (v @ basis.transpose(0, 2, 1)) @ basis)
 
 
 def length(d: Array, norm: str) -> Array:

@@ -222,6 +222,7 @@ def _attributes(name: str, method: Analysis, ensemble: Ensemble | Recording) -> 
         "structure": json.dumps(dict(map.structure), default=str),
         "seed": ensemble.seed,
         "tangent": "exact" if map.exact_tangent else "central differences",
+        "resolution": map.resolution,
         "source": map.source,
     }
 

@@ -109,6 +109,11 @@ class TensorMap(Map):
         """A tensor as a float64 array."""
         return np.asarray(x.detach().cpu().numpy() if isinstance(x, Tensor) else x, dtype=np.float64)
 
+    @property
+    def resolution(self) -> float:
+        """The relative distance of neighbouring numbers of a state: 1.2e-7 in float32."""
+        return float(torch.finfo(self.dtype).eps)
+
     # -- one step, batched -----------------------------------------------------------------------------------------
 
     @property

@@ -1,4 +1,4 @@
-"""Optimisers on the extended state: torch's own steps, exact sums of exponents, thresholds, schedules, dead gradients."""
+"""Optimisers on the extended state: torch's own steps, exact sums of exponents, thresholds, schedules, dead units."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ def test_all_orders_are_equally_likely() -> None:
     drawn = [tuple(permutation(4, 11, epoch).tolist()) for epoch in range(12_000)]
     assert chisquare(list(Counter(drawn).values())).pvalue > 1e-3
     assert len(Counter(drawn)) == len(list(permutations(range(4))))
-    pairs = Counter((a[0], b[0]) for a, b in zip(drawn, drawn[1:], strict=False))
+    pairs = Counter((a[0], b[0]) for a, b in pairwise(drawn))
     assert chisquare(list(pairs.values())).pvalue > 1e-3
 
 

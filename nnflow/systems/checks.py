@@ -64,17 +64,25 @@ def check(task: Training) -> None:
             "the loss is another one each time, so a step is no fixed map: call module.eval(), or give noise=, the "
             "seed of a random map (torch's random numbers then follow it)"
         )
-    gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True) if loss.requires_grad else [None]
-    missing = [name for name, gradient in zip(named, gradients, strict=False) if gradient is None]
-    if missing:
+    if missing := _unused(loss, named):
         raise ValueError(
-            f"the loss does not depend on {', '.join(missing if loss.requires_grad else named)}: use each parameter in "
-            "forward, or make it a buffer"
+            f"the loss does not depend on {', '.join(missing)}: use each parameter in forward, or make it a buffer"
         )
     if task.test is not None:
         _loss_of(task, *task.test, "test ")
     if task.microbatch < len(task.inputs):
         _check_mean(task, float(loss))
+
+
+def _unused(loss: Tensor, named: dict[str, nn.Parameter]) -> list[str]:
+    """The parameters that the loss was computed without. Raises ValueError if torch cannot tell."""
+    if not loss.requires_grad:
+        return list(named)
+    try:
+        gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+    except FAILURES as error:
+        raise ValueError(f"torch cannot differentiate the loss: {_line(error)}") from error
+    return [name for name, gradient in zip(named, gradients, strict=True) if gradient is None]
 
 
 def _loss_of(

@@ -33,9 +33,9 @@ class CompiledDescent(Descent, CompiledMap):
     """An optimiser on a compiled loss."""
 
 
-def is_autonomous(optimizer: str, schedule: Schedule | None, *noise: object) -> bool:
-    """Whether the rule does without t: no bias correction, no schedule, no mini-batches, no noise."""
-    return optimizer not in ("adam", "adamw") and schedule is None and not any(noise)
+def is_repeating(optimizer: str, schedule: Schedule | None, *seeds: int | None) -> bool:
+    """Whether the rule is the same in each epoch: no bias correction, no schedule, no random order, no noise."""
+    return optimizer not in ("adam", "adamw") and schedule is None and all(seed is None for seed in seeds)
 
 
 def marked(map: Any, **attributes: Any) -> Any:
@@ -93,7 +93,7 @@ def gradient_map(
         name=name or getattr(loss, "__name__", "loss"),
         parameters=parameters,
         limits=LIMITS,
-        autonomous=is_autonomous(optimizer, schedule),
+        repeats=is_repeating(optimizer, schedule),
         coordinates=(*names, *memory),
         initial=normal_weights(dim, len(memory)),
         memory=len(memory),
@@ -232,7 +232,7 @@ def _one_weight(
         dim=1 + len(memory),
         parameters=known,
         limits=LIMITS,
-        autonomous=is_autonomous(optimizer, None),
+        repeats=is_repeating(optimizer, None),
         coordinates=("w", *memory),
         observables={"loss": loss},
         box=(low + padding, high + padding),

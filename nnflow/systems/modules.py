@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nnflow.map import Array
 from nnflow.systems import losses
 from nnflow.systems.checks import check, copied, refuse, try_step
-from nnflow.systems.descent import is_autonomous, marked, structure_of
+from nnflow.systems.descent import is_repeating, marked, structure_of
 from nnflow.systems.network import Drawn, Layout, TrainingMap, coordinate_names, last_layer
 from nnflow.systems.optimisers import LIMITS, Descent, optimiser, tensor_descent
 from nnflow.systems.order import Order
@@ -252,7 +252,7 @@ def tensor_training(
         name=task.name,
         parameters=parameters,
         limits=LIMITS,
-        autonomous=is_autonomous(optimizer, schedule, order.batches > 1, task.noise is not None),
+        repeats=is_repeating(optimizer, schedule, order.shuffle, task.noise),
         epoch=order.batches,
         coordinates=coordinates,
         observables=losses.observables(task),

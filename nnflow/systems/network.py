@@ -17,7 +17,7 @@ from nnflow.compiled import CompiledMap
 from nnflow.map import Array, generator
 from nnflow.names import unknown
 from nnflow.systems.data import iris_split
-from nnflow.systems.descent import is_autonomous, marked, structure_of
+from nnflow.systems.descent import is_repeating, marked, structure_of
 from nnflow.systems.optimisers import LIMITS, OPTIMISERS, Descent, compiled_descent, memory_names, optimiser
 from nnflow.systems.perceptron import Perceptron, norms_of
 from nnflow.systems.schedules import Schedule
@@ -134,7 +134,7 @@ def perceptron_map(
         dim=len(coordinates),
         parameters=parameters,
         limits=LIMITS,
-        autonomous=is_autonomous(optimizer, schedule, order.batches > 1),
+        repeats=is_repeating(optimizer, schedule, order.shuffle),
         epoch=order.batches,
         coordinates=coordinates,
         observables={key: _of_weights(function, size) for key, function in (kernels.observables | norms).items()},

@@ -6,7 +6,8 @@ axes, and without a transient of its own it leaves a bias of order 1/n.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import lcm
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy.typing as npt
 
 from nnflow.analysis import Analysis, Result, at_least
 from nnflow.ensemble import Ensemble
+from nnflow.map import orthonormalise
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[np.float64]
 SEGMENT = 2**18  # log-stretches kept at a time, so that a long run needs no memory for them
+RENEW = 8  # steps after which gauge directions are set anew: rounding lets them drift towards what grows
 
 
 def kaplan_yorke(exponents: Array) -> Array:
@@ -44,13 +47,27 @@ def kaplan_yorke(exponents: Array) -> Array:
     return np.where(np.isnan(exponents).any(axis=-1), np.nan, dimension)
 
 
+def _rounded(steps: int, unit: int) -> int:
+    """The least multiple of a unit that is not less."""
+    return -(-steps // unit) * unit
+
+
+def _renewed(ensemble: Ensemble) -> Ensemble:
+    """The same frame with its first vectors exactly the gauge directions, and the others orthonormal to them."""
+    basis, frame = ensemble.map.gauge(ensemble.state, ensemble.parameters), ensemble.map.to_numpy(ensemble.frame).copy()
+    frame[:, : basis.shape[1]] = basis
+    return replace(ensemble, frame=ensemble.map.native(orthonormalise(frame, ensemble.escaped >= 0)[0]))
+
+
 @dataclass(frozen=True)
 class LyapunovSpectrum(Analysis):
     """The k largest Lyapunov exponents λ_i = ⟨ln R_ii⟩ per iteration, from QR along the orbit.
 
     Variables: `exponent (…, index)`, nats per iteration, sorted descending; `history (…, time, index)` on request, the
-    running means in the order of the frame; `kaplan_yorke` when k = dim. An escaped member gives NaN; a superstable
-    orbit −inf. (G. Benettin, L. Galgani, A. Giorgilli, J.-M. Strelcyn, Meccanica 15, 9 (1980), doi:10.1007/BF02128236.)
+    running means in the order of the frame; `kaplan_yorke` when k = dim; `exponent_per_epoch` of a map whose step sees
+    a part of its data, whose steps and transient are rounded up to whole epochs (so that the mean is over all data).
+    An escaped member gives NaN; a superstable orbit −inf.
+    (G. Benettin, L. Galgani, A. Giorgilli, J.-M. Strelcyn, Meccanica 15, 9 (1980), doi:10.1007/BF02128236.)
     """
 
     k: int | None = None
@@ -63,6 +80,8 @@ class LyapunovSpectrum(Analysis):
     """Steps between two re-orthonormalisations."""
     history: bool = False
     """Keep the running means, one per `every` steps."""
+    gauge: bool = True
+    """Whether directions that are neutral by a symmetry of the map count; if not, they are projected out."""
     seed: int = 0
     """Seed of the random frame (one frame per initial state)."""
 
@@ -73,40 +92,72 @@ class LyapunovSpectrum(Analysis):
             raise ValueError(f"steps = {self.steps}, every = {self.every}: steps must be a multiple of every")
 
     def __call__(self, ensemble: Ensemble) -> Result:
-        """Compute the variables; raises ValueError unless 1 ≤ k ≤ dim."""
-        dim = ensemble.map.dim
-        k = self.k if self.k is not None else dim if dim <= 8 else 1
-        now = self._warm(ensemble.with_frame(k, self.seed))
+        """Compute the variables; raises ValueError unless 1 ≤ k ≤ dim (less the gauge directions left out)."""
+        now, k = self._with_frame(ensemble)
+        steps = _rounded(self.steps, lcm(self.every, ensemble.map.epoch))
+        now = self._warm(now, _rounded(self.transient, ensemble.map.epoch))
         total, means = np.zeros((len(ensemble), k)), []
-        left, done = self.steps // self.every, 0
+        left, done = steps // self.every, 0
         while left > 0:
             blocks = min(left, max(256, SEGMENT // (len(ensemble) * k)))
-            records, now = now.tangent_orbit(blocks * self.every, self.every)
+            stretches, now = self._carry(now, blocks, self.every)
+            stretches = stretches[:, :, -k:]
             if self.history:
                 count = np.arange(done + 1, done + blocks + 1)[:, None] * self.every
-                means.append((total[:, None] + np.cumsum(records.log_stretches, axis=1)) / count)
-            total = total + np.ascontiguousarray(records.log_stretches.transpose(0, 2, 1)).sum(axis=2)  # pairwise sums
+                means.append((total[:, None] + np.cumsum(stretches, axis=1)) / count)
+            total = total + np.ascontiguousarray(stretches.transpose(0, 2, 1)).sum(axis=2)  # pairwise sums
             left, done = left - blocks, done + blocks
-        return self._result(np.sort(total / self.steps, axis=1)[:, ::-1], means, now)
+        return self._result(np.sort(total / steps, axis=1)[:, ::-1], means, now, steps)
 
-    def _warm(self, ensemble: Ensemble) -> Ensemble:
+    def work(self, ensemble: Any) -> int:
+        """How many member-steps it will take."""
+        epoch = ensemble.map.epoch
+        steps = _rounded(self.steps, lcm(self.every, epoch)) + _rounded(self.transient, epoch)
+        return len(ensemble) * steps
+
+    def _with_frame(self, ensemble: Ensemble) -> tuple[Ensemble, int]:
+        """The ensemble with its frame, and how many of the frame's vectors count (the last ones)."""
+        left_out = 0 if self.gauge else ensemble.map.gauge(ensemble.state, ensemble.parameters).shape[1]
+        dim = ensemble.map.dim - left_out
+        k = self.k if self.k is not None else dim if dim <= 8 else 1
+        return ensemble.with_frame(k, self.seed, without_gauge=not self.gauge), k
+
+    def _carry(self, ensemble: Ensemble, blocks: int, every: int) -> tuple[Array, Ensemble]:
+        """Log-stretches of some blocks, and the ensemble after them; gauge directions are set anew now and then."""
+        if self.gauge:
+            records, ensemble = ensemble.tangent_orbit(blocks * every, every)
+            return records.log_stretches, ensemble
+        seen, most = [], max(1, RENEW // every)
+        for first in range(0, blocks, most):
+            records, ensemble = _renewed(ensemble).tangent_orbit(min(most, blocks - first) * every, every)
+            seen.append(records.log_stretches)
+        return np.concatenate(seen, axis=1), ensemble
+
+    def _warm(self, ensemble: Ensemble, transient: int) -> Ensemble:
         """The transient, of the state and of the frame."""
-        whole = self.transient - self.transient % self.every
-        now = ensemble.tangent_orbit(whole, self.every)[1] if whole else ensemble
-        rest = self.transient - whole
-        return now.tangent_orbit(rest, rest)[1] if rest else now
+        blocks, rest = divmod(transient, self.every)
+        now = self._carry(ensemble, blocks, self.every)[1] if blocks else ensemble
+        return self._carry(now, 1, rest)[1] if rest else now
 
-    def _result(self, exponents: Array, means: list[Array], after: Ensemble) -> Result:
-        units = {"units": "nats per iteration"}
+    def _result(self, exponents: Array, means: list[Array], after: Ensemble, steps: int) -> Result:
+        units, epoch = {"units": "nats per iteration"}, after.map.epoch
+        left_out = 0 if self.gauge else after.map.gauge(after.state, after.parameters).shape[1]
         result: dict[str, Any] = {
             "index": ("index", np.arange(1, exponents.shape[1] + 1)),
-            "exponent": (("member", "index"), exponents, {"long_name": "Lyapunov exponent", **units}),
+            "exponent": (
+                ("member", "index"),
+                exponents,
+                {"long_name": "Lyapunov exponent", **units, "steps": steps, "gauge_directions_left_out": left_out},
+            ),
             "escaped": ("member", after.escaped),
         }
-        if exponents.shape[1] == after.map.dim:
+        if epoch > 1:
+            attributes = {"units": "nats per epoch", "steps_per_epoch": epoch}
+            result["exponent_per_epoch"] = (("member", "index"), epoch * exponents, attributes)
+        if exponents.shape[1] == after.map.dim - left_out:
             result["kaplan_yorke"] = ("member", kaplan_yorke(exponents), {"long_name": "Kaplan-Yorke dimension"})
         if self.history:
-            times = np.arange(self.every, self.steps + 1, self.every)
+            times = np.arange(1, sum(part.shape[1] for part in means) + 1) * self.every
             result["time"] = ("time", times, {"long_name": "steps averaged", "units": "iterations"})
             result["history"] = (("member", "time", "index"), np.concatenate(means, axis=1), units)
         return result

@@ -1,0 +1,109 @@
+"""The n-th iterate of a map: one step of it is n steps of the map, whatever the backend.
+
+For mini-batches in a fixed order, the iterate over one epoch does without t: its fixed points, periods and exponents
+are those of training, per epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from math import gcd
+from typing import Any
+
+import numpy as np
+
+from nnflow.map import Array, End, Map, TangentRecords
+
+
+def iterate(map: Map, n: int) -> Map:
+    """The map x → f(f(…f(x))), n times: exponents, periods and `t` count iterates, observables stay those of `map`.
+
+    `n` may be `map.epoch`, the steps of one epoch. Raises ValueError for n < 1.
+
+    >>> import nnflow
+    >>> twice = iterate(nnflow.maps["logistic"](r=3.2), 2)  # the 2-cycle of the logistic map is a fixed point of it
+    >>> nnflow.run("orbit_diagram", twice).period.item()
+    1.0
+    """
+    if int(n) != n or n < 1:
+        raise ValueError(f"n = {n!r}: give how many steps make one iterate, 1 or more")
+    settings = {f.name: getattr(map, f.name) for f in fields(Map)}
+    settings |= {"name": f"{map.name}^{n}", "epoch": map.epoch // gcd(map.epoch, n)}
+    return Iterated(map, int(n), **settings)
+
+
+class Iterated(Map):
+    """See `iterate`. `inner` is the map that is iterated, `n` how many times."""
+
+    inner: Map
+    n: int
+
+    def __init__(self, inner: Map, n: int, **settings: Any) -> None:
+        super().__init__(**settings)
+        for name, value in {"inner": inner, "n": n, "threads": inner.threads}.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def exact_tangent(self) -> bool:
+        """Whether the inner map's tangent is exact."""
+        return self.inner.exact_tangent
+
+    def step(self, x: Any, p: Any, t: int) -> Any:
+        """n steps of the inner map."""
+        for s in range(t * self.n, (t + 1) * self.n):
+            x = self.inner.step(x, p, s)
+        return x
+
+    def tangent(self, x: Any, p: Any, t: int, v: Any) -> Any:
+        """The product of n Jacobians, by the chain rule."""
+        for s in range(t * self.n, (t + 1) * self.n):
+            x, v = self.inner.step(x, p, s), self.inner.tangent(x, p, s, v)
+        return v
+
+    def difference(self, x: Any, y: Any) -> Any:
+        """That of the inner map."""
+        return self.inner.difference(x, y)
+
+    def gauge(self, x: Any, p: Any) -> Array:
+        """That of the inner map: what one step leaves as it is, n steps do."""
+        return self.inner.gauge(x, p)
+
+    def native(self, x: Array) -> Any:
+        """That of the inner map."""
+        return self.inner.native(x)
+
+    def to_numpy(self, x: Any) -> Array:
+        """That of the inner map."""
+        return self.inner.to_numpy(x)
+
+    def observable(self, name: str, x: Any, p: Any, t: int) -> Array:
+        """One observable of every member, ``(member,)``."""
+        return self.inner.observable(name, x, p, t * self.n)
+
+    def advance(self, x: Any, p: Any, t: int, steps: int) -> End:
+        """`steps` iterates from t; no record."""
+        return self._counted(self.inner.advance(x, p, t * self.n, steps * self.n))
+
+    def orbit(self, x: Any, p: Any, t: int, steps: int, every: int, observe: Sequence[str]) -> tuple[Array, End]:
+        """Records ``(member, steps // every, channel)`` of what is observed at t, t + every, …, and the end."""
+        records, end = self.inner.orbit(x, p, t * self.n, steps * self.n, every * self.n, observe)
+        return records, self._counted(end)
+
+    def tangent_orbit(
+        self, x: Any, p: Any, t: int, frame: Any, steps: int, every: int, keep: Sequence[str] = ()
+    ) -> tuple[TangentRecords, End]:
+        """Carry ``frame (member, k, dim)`` along the orbit, re-orthonormalised each `every` iterates."""
+        records, end = self.inner.tangent_orbit(x, p, t * self.n, frame, steps * self.n, every * self.n, keep)
+        return records, self._counted(end)
+
+    def separation_orbit(
+        self, x: Any, y: Any, p: Any, t: int, steps: int, every: int, norm: str = "l1"
+    ) -> tuple[Array, End]:
+        """Distances ``(member, perturbation, steps // every)`` of y ``(member, perturbation, dim)`` from the orbit."""
+        distances, end = self.inner.separation_orbit(x, y, p, t * self.n, steps * self.n, every * self.n, norm)
+        return distances, self._counted(end)
+
+    def _counted(self, end: End) -> End:
+        """The end with time in iterates; a member that escaped within one has escaped at its end."""
+        return end._replace(t=end.t // self.n, escaped=np.where(end.escaped < 0, -1, -(-end.escaped // self.n)))
