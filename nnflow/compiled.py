@@ -115,9 +115,8 @@ class CompiledMap(Map):
         """The loss Hessian at x_t times each row of ``v (member, k, weights)``. Raises TypeError without a loss."""
         if self.functions.hessian is None:
             return np.asarray(super().curvature(x, p, t, v))
-        out = np.full_like(v, np.nan)
-        for m in range(len(x)):
-            _call_plain(self.functions.hessian, x[m], p[m], t, v[m], out[m])
+        out = np.empty_like(v, dtype=np.float64)
+        self._kernel("curvature")(np.asarray(x), p, t, np.ascontiguousarray(v, dtype=np.float64), out)
         return out
 
     def observable(self, name: str, x: Array, p: Array, t: int) -> Array:
@@ -189,6 +188,8 @@ class CompiledMap(Map):
         if (k, observe) not in self._modules:
             periods = np.array([self.periods.get(name, 0.0) for name in self.coordinates])
             names: dict[str, Any] = {"rule": self.functions.rule, "DIM": self.dim, "K": k, "PERIODS": periods}
+            if self.functions.hessian is not None:
+                names["hessian"] = self.functions.hessian
             names["LANES"] = LOCKSTEP if self.dim <= SMALL else 1
             glue = self._tangent_glue(names) + self._observe_glue(names, observe)
             self._modules[k, observe] = _load(glue, names)

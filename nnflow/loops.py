@@ -19,6 +19,7 @@ from numba import njit
 rule: Callable[..., None]  # (x, p, t, out): one step of one member
 frame_tangent: Callable[..., None]  # (x, p, t, V, out): the tangent map on the rows of V (k, dim)
 tangent: Callable[..., None]  # (x, p, t, v, out): the same on one vector
+hessian: Callable[..., None]  # (x, p, t, V, out): the loss Hessian on the rows of V (k, weights)
 observe: Callable[..., None]  # (x, p, t, out): what is recorded
 DIM: int
 K: int
@@ -263,6 +264,13 @@ def separation_orbit(x, y, p, t, steps, every, norm, distances, escaped):  # typ
                 gone[0] = 0 if np.isnan(y[m, j, 0]) else -1
                 move(y[m, j : j + 1], p[m : m + 1], s, every, gone, 0, 1, z)
             move(x, p, s, every, escaped, m, 1, z)
+
+
+@njit(**OWNER)
+def curvature(x, p, t, v, out):  # type: ignore[no-untyped-def]
+    """The loss Hessian of each member on its vectors v (member, k, weights)."""
+    for m in range(x.shape[0]):
+        hessian(x[m], p[m], t, v[m], out[m])
 
 
 @njit(**OWNER)

@@ -95,5 +95,7 @@ class Series(Analysis):
             axes.plot(dataset["time"], middle, color=COLOURS[i % len(COLOURS)], linewidth=1, label=str(name))
             if len(known) > 1:
                 axes.fill_between(dataset["time"], low, high, color=COLOURS[i % len(COLOURS)], alpha=0.25, linewidth=0)
-        axes.set_xlabel("step")
-        axes.legend(frameon=False, fontsize="small")
+        names = [str(name) for name in dataset["channel"].values]
+        axes.set(xlabel="step", ylabel=names[0] if len(names) == 1 else "value")
+        if len(names) > 1:
+            axes.legend(frameon=False, fontsize="small")
