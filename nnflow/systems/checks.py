@@ -71,7 +71,7 @@ def check(task: Training) -> None:
     if task.test is not None:
         _loss_of(task, *task.test, "test ")
     if task.microbatch < len(task.inputs):
-        _check_mean(task, float(loss))
+        _check_mean(task, loss.item())
 
 
 def _unused(loss: Tensor, named: dict[str, nn.Parameter]) -> list[str]:

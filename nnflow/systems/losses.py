@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
-from torch.func import functional_call, grad
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vjp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nnflow.tensor import Component
@@ -61,9 +61,16 @@ class Network:
         if not training:
             self.module.eval()
         self.layout, self.sizes = task.layout, task.sizes
+        self.recurrent = any(isinstance(part, nn.RNNBase) for part in self.module.modules())
 
     def __call__(self, w: Tensor, inputs: Tensor) -> Tensor:
         """Outputs for the rows of `inputs`."""
+        if self.recurrent and not torch.is_grad_enabled():  # torch batches an LSTM only while it differentiates
+            out: Tensor = vjp(lambda w: self._call(w, inputs), w)[0]
+            return out
+        return self._call(w, inputs)
+
+    def _call(self, w: Tensor, inputs: Tensor) -> Tensor:
         parts = zip(self.layout, torch.split(w, self.sizes), strict=True)
         with plain_attention():
             named = {name: part.view(shape) for (name, shape), part in parts}

@@ -1,0 +1,342 @@
+"""Convolution, recurrence, attention, norms: each trains as torch does, has an exact tangent; the rest is refused."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import nnflow
+from nnflow.map import Array
+
+RNG = np.random.default_rng(0)
+SERIES, IMAGES, WORDS = RNG.normal(size=(6, 5, 4)), RNG.normal(size=(6, 1, 6, 6)), RNG.integers(0, 7, (6, 5))
+ROWS, LABELS, VALUES = RNG.normal(size=(6, 4)), RNG.integers(0, 3, 6), RNG.normal(size=(6, 3))
+
+
+class Read(nn.Module):
+    """A linear layer on what a layer makes of a series."""
+
+    def __init__(self, layer: nn.Module, width: int) -> None:
+        super().__init__()
+        self.layer, self.out = layer, nn.Linear(width, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        seen = self.layer(x)
+        return self.out((seen[0] if isinstance(seen, tuple) else seen)[:, -1])
+
+
+class Unrolled(nn.Module):
+    """A recurrent cell, step by step."""
+
+    def __init__(self, kind: type[nn.Module]) -> None:
+        super().__init__()
+        self.cell, self.out = kind(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h: Any = None
+        for i in range(x.shape[1]):
+            h = self.cell(x[:, i], h)
+        return self.out(h[0] if isinstance(h, tuple) else h)
+
+
+class Attention(nn.Module):
+    def __init__(self, fused: bool) -> None:
+        super().__init__()
+        self.whole, self.parts = (
+            (nn.MultiheadAttention(4, 2, batch_first=True), None) if fused else (None, nn.Linear(4, 12))
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.whole is not None:
+            return self.whole(x, x, x, need_weights=False)[0]
+        return F.scaled_dot_product_attention(*self.parts(x).chunk(3, dim=2))
+
+
+def word_bag() -> nn.Module:
+    return nn.Sequential(nn.Embedding(7, 4), nn.Tanh(), nn.Flatten(), nn.Linear(20, 3))
+
+
+def pictures(*layers: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), *layers, nn.Flatten(), nn.Linear(8, 3))
+
+
+ZOO: dict[str, tuple[Any, Array, Any, Any]] = {
+    "rnn": (lambda: Read(nn.RNN(4, 8, batch_first=True), 8), SERIES, LABELS, F.cross_entropy),
+    "gru": (lambda: Read(nn.GRU(4, 8, batch_first=True), 8), SERIES, LABELS, F.cross_entropy),
+    "lstm": (lambda: Read(nn.LSTM(4, 8, batch_first=True), 8), SERIES, LABELS, F.cross_entropy),
+    "lstm cell": (lambda: Unrolled(nn.LSTMCell), SERIES, LABELS, F.cross_entropy),
+    "gru cell": (lambda: Unrolled(nn.GRUCell), SERIES, LABELS, F.cross_entropy),
+    "attention": (lambda: Read(Attention(fused=True), 4), SERIES, LABELS, F.cross_entropy),
+    "attention, evaluated": (lambda: Read(Attention(fused=True), 4).eval(), SERIES, LABELS, F.cross_entropy),
+    "dot product": (lambda: Read(Attention(fused=False), 4), SERIES, LABELS, F.cross_entropy),
+    "transformer": (
+        lambda: Read(nn.TransformerEncoderLayer(4, 2, 8, 0.1, batch_first=True), 4).eval(), SERIES, VALUES, F.mse_loss
+    ),
+    "embedding": (word_bag, WORDS, LABELS, F.cross_entropy),
+    "batch norm, evaluated": (
+        lambda: pictures(nn.BatchNorm2d(2), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(2)).eval(),
+        IMAGES, LABELS, F.cross_entropy,
+    ),
+    "group norm": (lambda: pictures(nn.GroupNorm(2, 2), nn.GELU(), nn.MaxPool2d(3)), IMAGES, VALUES, F.smooth_l1_loss),
+    "binary": (lambda: nn.Linear(4, 3), ROWS, (VALUES > 0) * 1.0, F.binary_cross_entropy_with_logits),
+}  # fmt: skip
+
+
+def mapped(name: str) -> tuple[Any, nn.Module]:
+    make, inputs, targets, loss = ZOO[name]
+    torch.manual_seed(1)
+    module = make()
+    return nnflow.training_map(module, loss, inputs, targets, backend="tensor", eta=0.1), module
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_it_trains_as_torch_does_and_its_tangent_is_exact(name: str) -> None:
+    map, module = mapped(name)
+    _, inputs, targets, loss = ZOO[name]
+    theirs = copy.deepcopy(module).double()
+    sgd = torch.optim.SGD(theirs.parameters(), lr=0.1)
+    for _ in range(3):
+        sgd.zero_grad()
+        loss(theirs(torch.tensor(inputs)), torch.tensor(targets)).backward()
+        sgd.step()
+    start = nnflow.Ensemble.grid(map, states=[map.state_of(module)])
+    expected = nn.utils.parameters_to_vector(theirs.parameters()).detach().numpy()
+    np.testing.assert_allclose(start.advance(3).states[0], expected, rtol=0, atol=1e-14)
+
+    v = np.random.default_rng(5).normal(size=(1, 1, map.dim))
+    ahead, behind = (map.to_numpy(map.step(start.states + h * v[:, 0], start.parameters, 0)) for h in (1e-6, -1e-6))
+    exact = map.to_numpy(map.tangent(start.state, start.parameters, 0, v))[:, 0]
+    np.testing.assert_allclose((ahead - behind) / 2e-6, exact, rtol=0, atol=1e-8 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("name", ["lstm", "attention", "transformer"])
+def test_an_end_of_an_orbit_is_a_module(name: str) -> None:
+    map, module = mapped(name)
+    after = nnflow.Ensemble.grid(map, states=[map.state_of(module)]).advance(4)
+    trained = map.load_state(copy.deepcopy(module).double(), after.states[0])
+    _, inputs, targets, loss = ZOO[name]
+    found, _ = after.orbit(1, observe="loss")
+    assert found.item() == pytest.approx(loss(trained(torch.tensor(inputs)), torch.tensor(targets)).item(), rel=1e-12)
+    assert np.array_equal(map.state_of(trained), after.states[0])
+
+
+# ------------------------------------------------------------------------------------------------------------ refusals
+
+
+class Odd(nn.Module):
+    """A linear layer, and something odd that is done with it."""
+
+    def __init__(self, odd: Any, **parts: Any) -> None:
+        super().__init__()
+        self.inner, self.odd = nn.Linear(4, 3), odd
+        for name, part in parts.items():
+            setattr(self, name, part)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.odd(self, x)
+
+
+def counting(module: Any, x: torch.Tensor) -> torch.Tensor:
+    module.seen += 1
+    return module.inner(x)
+
+
+def doubling(module: Any, x: torch.Tensor) -> torch.Tensor:
+    x *= 2
+    return module.inner(x)
+
+
+def overwriting(module: Any, x: torch.Tensor) -> torch.Tensor:
+    z = module.inner(x).tanh()
+    w = z.exp()
+    w += 1
+    w.tanh_()
+    z.mul_(2)
+    return w
+
+
+def branching(module: Any, x: torch.Tensor) -> torch.Tensor:
+    z = module.inner(x)
+    return 2 * z if z.sum() > 0 else z
+
+
+REFUSED = {
+    "inputs changed": (Odd(doubling), "changes its inputs in place"),
+    "buffers changed": (Odd(counting), "changes its buffers in place"),
+    "overwritten": (Odd(overwriting), "torch cannot differentiate the loss.*inplace"),
+    "a branch on the data": (Odd(branching), "torch cannot batch it, or differentiate it forward"),
+    "cut off": (Odd(lambda m, x: torch.tensor(m.inner(x).detach().numpy())), "depend on inner.weight, inner.bias:"),
+    "unused": (Odd(lambda m, x: m.inner(x), other=nn.Linear(2, 2)), "depend on other.weight, other.bias: use each"),
+    "nan": (Odd(lambda m, x: m.inner(x) * torch.nan), "the loss on the data is nan"),
+    "batch norm": (nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)), "1 is a BatchNorm1d in training mode"),
+    "dropout": (nn.Sequential(nn.Linear(4, 3), nn.Dropout()), "1 is a Dropout in training mode.*or give noise="),
+    "hidden dropout": (Odd(lambda m, x: F.dropout(m.inner(x))), "another one each time.*or give noise="),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_map_is_refused_with_the_reason(name: str) -> None:
+    module, message = REFUSED[name]
+    with pytest.raises(ValueError, match=message) as error:
+        nnflow.training_map(module, F.cross_entropy, ROWS, LABELS)
+    assert "\n" not in str(error.value)
+
+
+def test_labels_out_of_range_are_refused() -> None:
+    for backend in ("tensor", "auto"):
+        with pytest.raises(ValueError, match=r"do not fit the data.*Target 3 is out of bounds"):
+            nnflow.training_map(nn.Sequential(nn.Linear(4, 3)), F.cross_entropy, ROWS, LABELS + 1, backend=backend)
+
+
+# --------------------------------------------------------------------------------------------------------------- noise
+
+
+def noisy() -> nn.Module:
+    torch.manual_seed(2)
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Dropout(0.4), nn.Linear(6, 3))
+
+
+def test_dropout_is_a_random_map_with_the_same_noise_for_all() -> None:
+    """The same numbers at the same t for all members and for a resumed orbit, others at another t or seed."""
+    map = nnflow.training_map(noisy(), F.cross_entropy, ROWS, LABELS, noise=7, eta=0.3)
+    assert not map.autonomous
+    states = np.repeat(map.initial_states(1, 0), 3, axis=0)
+    ensemble = nnflow.Ensemble.grid(map, states=states)
+    torch.manual_seed(0)
+    before = torch.rand(2)
+    torch.manual_seed(0)
+    after = ensemble.advance(5).states
+    assert torch.equal(torch.rand(2), before)  # the global generator is left alone
+    assert np.array_equal(after[0], after[1])
+    assert np.array_equal(ensemble.advance(2).advance(3).states, after)
+    assert not np.array_equal(ensemble.with_states(ensemble.state, t=1).advance(5).states, after)
+    other = nnflow.training_map(noisy(), F.cross_entropy, ROWS, LABELS, noise=8, eta=0.3)
+    assert not np.array_equal(nnflow.Ensemble.grid(other, states=states).advance(5).states, after)
+    losses, _ = ensemble.orbit(3, observe=["loss", "batch_loss"])
+    assert (losses[..., 0] != losses[..., 1]).all()  # evaluated without dropout, and with it
+
+
+def test_the_tangent_of_a_step_sees_the_noise_of_that_step() -> None:
+    map = nnflow.training_map(noisy(), F.cross_entropy, ROWS, LABELS, noise=7, eta=0.3)
+    x, p = map.initial_states(2, 0), np.array([[0.3, 0.0]] * 2)
+    v = np.random.default_rng(0).normal(size=(2, 1, map.dim))
+    for t in (0, 5):
+        ahead, behind = (map.to_numpy(map.step(x + h * v[:, 0], p, t)) for h in (1e-6, -1e-6))
+        exact = map.to_numpy(map.tangent(x, p, t, v))[:, 0]
+        np.testing.assert_allclose((ahead - behind) / 2e-6, exact, atol=1e-8 * np.abs(exact).max())
+        bent = map.to_numpy(map.curvature(x, p, t, v))[:, 0]
+        np.testing.assert_allclose(v[:, 0] - 0.3 * bent, exact, rtol=0, atol=1e-14)
+
+
+def test_a_random_map_has_exponents() -> None:
+    """Two runs, two chunkings: one result; it contracts where the loss is convex."""
+    map = nnflow.training_map(noisy(), F.cross_entropy, ROWS, LABELS, noise=7, eta=0.3, weight_decay=1.0)
+    ensemble = nnflow.Ensemble.grid(map, inits=2)
+    settings = {"k": 2, "steps": 100, "transient": 100}
+    one, other = (nnflow.run("lyapunov_spectrum", ensemble, chunk=size, **settings) for size in (1, 2))
+    np.testing.assert_allclose(one.exponent, other.exponent, rtol=0, atol=1e-8)
+    assert (one.exponent < 0).all()
+    np.testing.assert_allclose(one.exponent[0], one.exponent[1], atol=1e-3)  # one noise, one random fixed point
+
+
+# -------------------------------------------------------------------------------------------------------- mini-batches
+
+
+@pytest.mark.parametrize("shuffle", [None, 3])
+def test_mini_batches_are_those_of_torch(shuffle: int | None) -> None:
+    from nnflow.systems.order import Order
+
+    module = nn.Sequential(nn.Linear(4, 3))
+    maps = [
+        nnflow.training_map(module, F.cross_entropy, ROWS, LABELS, batch=4, shuffle=shuffle, backend=backend, eta=0.2)
+        for backend in ("compiled", "tensor")
+    ]
+    theirs, order = copy.deepcopy(module).double(), Order(6, 4, shuffle)
+    sgd = torch.optim.SGD(theirs.parameters(), lr=0.2)
+    for t in range(5):
+        rows = order.rows(t)
+        sgd.zero_grad()
+        F.cross_entropy(theirs(torch.tensor(ROWS[rows])), torch.tensor(LABELS[rows])).backward()
+        sgd.step()
+    expected = nn.utils.parameters_to_vector(theirs.parameters()).detach().numpy()
+    for map in maps:
+        assert (map.epoch, map.repeats) == (2, shuffle is None)
+        after = nnflow.Ensemble.grid(map, states=[map.state_of(module)]).advance(5)
+        np.testing.assert_allclose(after.states[0], expected, rtol=0, atol=1e-14)
+    watched, _ = nnflow.Ensemble.grid(maps[1], states=[maps[1].state_of(module)]).orbit(
+        3, observe=["loss", "batch_loss"]
+    )
+    logits = module.double()(torch.tensor(ROWS)).detach()
+    assert watched[0, 0, 0] == pytest.approx(F.cross_entropy(logits, torch.tensor(LABELS)).item(), rel=1e-13)
+    rows = order.rows(0)
+    assert watched[0, 0, 1] == pytest.approx(
+        F.cross_entropy(logits[rows], torch.tensor(LABELS[rows])).item(), rel=1e-13
+    )
+
+
+@pytest.mark.parametrize("microbatch", [1, 4, 6])
+def test_microbatches_change_nothing(microbatch: int) -> None:
+    module = noisy().eval()
+    settings = {"test": (ROWS[:5], LABELS[:5]), "optimizer": "adam", "eta": 0.1, "backend": "tensor"}
+    cut = nnflow.training_map(module, F.cross_entropy, ROWS, LABELS, microbatch=microbatch, **settings)
+    whole = nnflow.training_map(module, F.cross_entropy, ROWS, LABELS, **settings)
+    names = ["loss", "test_loss", "accuracy", "test_accuracy", "gradient_norm"]
+    starts = [nnflow.Ensemble.grid(map, inits=2).with_frame(3) for map in (cut, whole)]
+    (a, _), (b, _) = (start.orbit(6, observe=names) for start in starts)
+    np.testing.assert_allclose(a, b, rtol=1e-11)
+    (a, _), (b, _) = (start.tangent_orbit(4) for start in starts)
+    np.testing.assert_allclose(a.log_stretches, b.log_stretches, rtol=0, atol=1e-9)
+
+
+def test_only_a_mean_over_samples_can_be_cut() -> None:
+    def total(outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(outputs, y, reduction="sum")
+
+    with pytest.raises(ValueError, match=r"microbatch = 4: the loss of all samples is .* only a loss that is a mean"):
+        nnflow.training_map(nn.Linear(4, 3), total, ROWS, LABELS, microbatch=4)
+    with pytest.raises(ValueError, match=r"microbatch = 7: give 1 to 6 samples"):
+        nnflow.training_map(nn.Linear(4, 3), F.cross_entropy, ROWS, LABELS, microbatch=7)
+    with pytest.raises(ValueError, match="noise = -1: give the seed"):
+        nnflow.training_map(nn.Linear(4, 3), F.cross_entropy, ROWS, LABELS, noise=-1)
+
+
+# -------------------------------------------------------------------------------------------- probes, norms, symmetries
+
+
+@pytest.mark.parametrize("backend", ["tensor", "compiled"])
+def test_predictions_on_a_probe_set_and_norms_of_each_layer(backend: str) -> None:
+    module, probe = noisy().eval(), RNG.normal(size=(3, 4))
+    plain = nn.Sequential(module[0], module[1], module[3]) if backend == "tensor" else nn.Sequential(nn.Linear(4, 3))
+    plain = plain.double()
+    map = nnflow.training_map(plain, F.cross_entropy, ROWS, LABELS, probe=probe, backend=backend)
+    names, last = [f"probe[{i},{c}]" for i in range(3) for c in range(3)], map.layout[-2][0]
+    start = nnflow.Ensemble.grid(map, states=[map.state_of(plain)])
+    found, _ = start.orbit(1, observe=["0.bias[1]", *names, "l1.0.weight", f"l2.{last}"])
+    expected = plain(torch.tensor(probe)).detach().numpy().ravel()
+    np.testing.assert_allclose(found[0, 0, 1:-2], expected, rtol=0, atol=1e-14)
+    norms = [plain[0].weight.abs().sum().item(), plain[-1].weight.norm().item()]
+    np.testing.assert_allclose(found[0, 0, -2:], norms, rtol=1e-13)
+    lost, _ = start.with_states(map.native(np.full((1, map.dim), np.nan))).orbit(1, observe=names)
+    assert np.isnan(lost).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("lstm", 9), ("attention", 5), ("transformer", 0), ("embedding", 21), ("binary", 0), ("group norm", 0)],
+)
+def test_the_symmetry_of_a_softmax_is_found_where_there_is_one(name: str, expected: int) -> None:
+    map, module = mapped(name)
+    ensemble = nnflow.Ensemble.grid(map, states=[map.state_of(module)])
+    basis = map.gauge(ensemble.state, ensemble.parameters)
+    assert basis.shape == (1, expected, map.dim)
+    np.testing.assert_allclose(basis[0] @ basis[0].T, np.eye(expected), atol=1e-15)
+    if expected:
+        moved = map.to_numpy(map.tangent(ensemble.state, ensemble.parameters, 0, map.native(basis.copy())))
+        np.testing.assert_allclose(moved, basis, rtol=0, atol=1e-15)
