@@ -16,6 +16,7 @@ import tempfile
 import threading
 import types
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib.metadata import version
 from importlib.resources import files
@@ -40,6 +41,21 @@ Rule = Callable[..., None]
 
 class CompilationError(ValueError):
     """A rule that numba cannot compile; the message names the rule and says why."""
+
+
+@dataclass(frozen=True)
+class Component:
+    """An observable that is one entry of what `function(x, p, t, out)` writes: run once for all entries asked for."""
+
+    function: Rule
+    index: int
+    size: int  # entries of out
+
+    def __call__(self, x: Array, p: Array, t: int) -> float:
+        """The entry."""
+        out = np.empty(self.size)
+        self.function(x, p, t, out)
+        return float(out[self.index])
 
 
 class Functions(NamedTuple):
@@ -209,16 +225,42 @@ class CompiledMap(Map):
         return "\nframe_tangent = by_differences\n"
 
     def _observe_glue(self, names: dict[str, Any], observe: tuple[str, ...]) -> str:
+        before: list[str] = []
         lines = ["", "", "@njit(nogil=True, cache=True, forceinline=True)", "def observe(x, p, t, out):"]
         for i, name in enumerate(observe):
-            if name in self.coordinates:
+            function = self.observables.get(name)
+            if isinstance(function, Component):
+                continue
+            if function is None:
                 lines.append(f"    out[{i}] = x[{self.column(name)}]")
             else:
-                names[f"observable_{i}"] = self.observables[name]
+                names[f"observable_{i}"] = function
                 lines.append(f"    out[{i}] = observable_{i}(x, p, t)")
         if observe == self.coordinates:
             lines[4:] = ["    put(out, x)"]
-        return "\n".join([*lines, *([] if observe else ["    pass"]), ""])
+        for j, (function, entries) in enumerate(self._groups(observe).items()):
+            names[f"several_{j}"] = function
+            before += [
+                "",
+                "",
+                "@njit(**OWNER)",
+                f"def group_{j}(x, p, t, out):",
+                f"    seen = np.empty({entries[0][1].size})",
+            ]
+            before += [
+                f"    several_{j}(x, p, t, seen)",
+                *(f"    out[{i}] = seen[{part.index}]" for i, part in entries),
+            ]
+            lines.append(f"    group_{j}(x, p, t, out)")
+        return "\n".join([*before, *lines, *([] if observe else ["    pass"]), ""])
+
+    def _groups(self, observe: tuple[str, ...]) -> dict[Rule, list[tuple[int, Component]]]:
+        """The components among what is observed, with their columns, by the function that computes them."""
+        groups: dict[Rule, list[tuple[int, Component]]] = {}
+        for i, name in enumerate(observe):
+            if isinstance(part := self.observables.get(name), Component):
+                groups.setdefault(part.function, []).append((i, part))
+        return groups
 
 
 @lru_cache(maxsize=256)

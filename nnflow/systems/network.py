@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnflow.compiled import CompiledMap
+from nnflow.compiled import CompiledMap, Component
 from nnflow.map import Array, generator
 from nnflow.names import unknown
 from nnflow.systems.data import iris_split
@@ -137,7 +137,8 @@ def perceptron_map(
         repeats=is_repeating(optimizer, schedule, order.shuffle),
         epoch=order.batches,
         coordinates=coordinates,
-        observables={key: _of_weights(function, size) for key, function in (kernels.observables | norms).items()},
+        observables={key: _of_weights(function, size) for key, function in (kernels.observables | norms).items()}
+        | _probed(network, kernels.predictions),
         initial=initial or Drawn(layout, len(coordinates) - size),
         memory=len(coordinates) - size,
         structure=structure_of(optimizer, schedule, batch=order.batch, shuffle=order.shuffle, **(structure or {})),
@@ -147,6 +148,19 @@ def perceptron_map(
     softmax = last_layer(layout) if network.loss == "cross_entropy" and network.activations[-1] == "identity" else ()
     marked(made, optimizer=optimizer, schedule=schedule, layout=layout, softmax=softmax)
     return made
+
+
+def _probed(network: Perceptron, predictions: Any) -> dict[str, Component]:
+    """probe[i,c]: output c for row i of the probe."""
+    if network.probe is None:
+        return {}
+    size, shape = network.dim, (len(network.probe), network.sizes[-1])
+
+    def outputs(x: Array, p: Array, t: int, out: Array) -> None:
+        predictions(x[:size], out)
+
+    names = [f"probe[{i},{c}]" for i, c in np.ndindex(*shape)]
+    return {name: Component(outputs, i, len(names)) for i, name in enumerate(names)}
 
 
 def _norms(layout: Layout) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class Kernels(NamedTuple):
 
     gradient(w, t, g) -> loss writes dL/dw of the batch of step t into g (dim,). hessian_products(w, t, V, out) writes
     H V[j] into out[j], for V and out (k, dim); a row does not depend on the others. observables: name -> f(w) -> float,
-    over all samples.
+    over all samples. predictions(w, out) writes the outputs for the probe rows, if there are any, row after row.
 
     Where an entry of w is not finite, everything is NaN; where one of V[j] is not, out[j] is.
 
@@ -66,6 +66,7 @@ class Kernels(NamedTuple):
     gradient: Callable[[Array, int, Array], float]
     hessian_products: Callable[[Array, int, Array, Array], None]
     observables: dict[str, Observable]
+    predictions: Callable[[Array, Array], None] | None
 
 
 # ---------------------------------------------------------------------------------------------------------------- data
@@ -284,28 +285,25 @@ def _held_units(task: _Task, floor: Array, ceiling: Array, hidden: int) -> Obser
     return held
 
 
-def _predictions(task: _Task, outputs: int, rows: int) -> dict[str, Observable]:
-    """Output c for row i, each by one pass of its block."""
+def _predictions(task: _Task, outputs: int) -> Callable[[Array, Array], None]:
+    """(w, out): the outputs for all rows, one row after the other."""
     height, length, batch = task.height, task.length, task.batch
-    load, forward, out = task.cost.load, task.passes.forward, task.first + task.inputs + task.units - outputs
+    load, forward, first_output = task.cost.load, task.passes.forward, task.first + task.inputs + task.units - outputs
 
     @kernel
-    def predicted(w: Array, i: int, c: int) -> float:
+    def predictions(w: Array, out: Array) -> None:
         t = new_sheet(height, length)
-        inputs, _, weights, _, _, _ = batch(0)
-        load(t, inputs, weights, i // length)
-        forward(w, t)
-        value: float = nan_unless_finite(w) + t[out + c, i % length]
-        return value
+        inputs, _, weights, counts, first, last = batch(0)
+        i = 0
+        for block in range(first, last):
+            load(t, inputs, weights, block)
+            forward(w, t)
+            for s in range(counts[block]):
+                for c in range(outputs):
+                    out[i] = t[first_output + c, s]
+                    i += 1
 
-    def entry(i: int, c: int) -> Observable:
-        @kernel
-        def probe(w: Array) -> float:
-            return predicted(w, i, c)
-
-        return probe
-
-    return {f"probe[{i},{c}]": entry(i, c) for i in range(rows) for c in range(outputs)}
+    return predictions
 
 
 def norms_of(begin: int, end: int) -> dict[str, Observable]:
@@ -486,7 +484,8 @@ class Perceptron:
         whole = train if self.order.batches == 1 else self._task(passes, self.inputs, self.targets)
         gradient = _gradient(train)
         along = passes_along(self.sizes, self._codes, train.first)
-        return Kernels(gradient, _hessian_products(train, along), self._observables(whole, _gradient(whole)))
+        observables = self._observables(whole, _gradient(whole))
+        return Kernels(gradient, _hessian_products(train, along), observables, self._probed(passes))
 
     @property
     def _codes(self) -> tuple[int, ...]:
@@ -505,6 +504,12 @@ class Perceptron:
         cost = _cost(self.sizes[0], outputs, self.loss, first, first + sum(self.sizes[:-1]), units)
         return _Task(data, batch, length, passes, cost, first, self.sizes[0], units, first + self.sizes[0] + 3 * units)
 
+    def _probed(self, passes: Passes) -> Callable[[Array, Array], None] | None:
+        if self.probe is None:
+            return None
+        shape = (len(self.probe), self.sizes[-1]) if self.loss == "mse" else (len(self.probe),)
+        return _predictions(self._task(passes, self.probe, np.zeros(shape, dtype=np.int64)), self.sizes[-1])
+
     def _observables(self, train: _Task, gradient: Callable[[Array, int, Array], float]) -> dict[str, Observable]:
         tasks = {"": train}
         if self.test_inputs is not None and self.test_targets is not None:
@@ -515,9 +520,6 @@ class Perceptron:
             if self.loss == "cross_entropy":
                 found[f"{kind}accuracy"] = _accuracy(task, train.first + sum(self.sizes[:-1]), self.sizes[-1])
         found |= {"l1": _l1, "l2": _l2, "gradient_norm": _gradient_norm(gradient)}
-        if self.probe is not None:
-            dummy = np.zeros((len(self.probe), self.sizes[-1]) if self.loss == "mse" else len(self.probe), np.int64)
-            found |= _predictions(self._task(train.passes, self.probe, dummy), self.sizes[-1], len(self.probe))
         names = np.repeat(self.activations[:-1], self.sizes[1:-1]).tolist()
         if any(name in LIMITS for name in names):
             low, high = np.array([LIMITS.get(name, (-np.inf, np.inf)) for name in names]).T.copy()
