@@ -165,15 +165,15 @@ class Ensemble:
         count: int = 1,
         *,
         kind: str = "uniform",
-        where: str | Sequence[str] | None = None,
+        where: str | Sequence[str] = "weights",
         without_gauge: bool = False,
         seed: int | None = None,
     ) -> Any:
         """Perturbed copies of the states, native ``(member, count, dim)``, drawn per init (`draw`).
 
         Each component is moved by size · U(−1, 1) or, of `kind` "normal", size · N(0, 1); only those that `where`
-        chooses: "weights" (a training map's state without optimiser memory), or one or more patterns of coordinate
-        names such as "0.weight*" (default: all). `without_gauge` takes out what lies along the map's gauge directions.
+        chooses: "weights" (the state without optimiser memory), or one or more patterns of coordinate names, such as
+        "0.weight*", or "*" for all. `without_gauge` takes out what lies along the map's gauge directions.
         Raises ValueError for a size that is not positive, or patterns that match nothing.
         """
         if not 0 < size < np.inf or count < 1 or kind not in ("uniform", "normal"):

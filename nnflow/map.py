@@ -226,13 +226,13 @@ class Map:
             raise ValueError(unknown(f"coordinate of {self.name}", name, self.coordinates))
         return self.coordinates.index(name)
 
-    def chosen(self, where: str | Sequence[str] | None) -> npt.NDArray[np.bool_]:
-        """``(dim,)``: which components are meant: None is all, "weights" leaves optimiser memory out, else patterns.
+    def chosen(self, where: str | Sequence[str]) -> npt.NDArray[np.bool_]:
+        """``(dim,)``: which components are meant: "weights" is all but optimiser memory, else patterns of names.
 
         Raises ValueError for patterns that match no coordinate.
         """
-        if where is None or where == "weights":
-            return np.arange(self.dim) < (self.dim if where is None else self.weights)
+        if where == "weights":
+            return np.arange(self.dim) < self.weights
         patterns = (where,) if isinstance(where, str) else tuple(where)
         found = np.array([any(fnmatchcase(name, pattern) for pattern in patterns) for name in self.coordinates])
         if not found.any():

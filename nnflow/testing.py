@@ -100,9 +100,13 @@ def _members_alone(map: Map) -> str:
 
 
 def _tangent(map: Map) -> str:
-    """Central differences with two widths: where they disagree there is a kink or a cut, and nothing is compared."""
+    """Central differences with two widths: where they disagree there is a kink or a cut, and nothing is compared.
+
+    Small components move less than large ones: a mean of squares must not become negative.
+    """
     x, p = orbit_states(map)
-    v = np.random.default_rng(1).standard_normal((len(x), 1, map.dim))
+    size = np.abs(x) / np.maximum(np.abs(x).max(axis=1, keepdims=True), 1e-300)
+    v = np.random.default_rng(1).standard_normal((len(x), 1, map.dim)) * np.clip(size, 1e-3, 1.0)[:, None]
     v /= np.linalg.norm(v, axis=2, keepdims=True)
     found = map.to_numpy(map.tangent(map.native(x), p, 0, map.native(v)))[:, 0]
     h = 1e-5 * np.maximum(1.0, np.abs(x).max(axis=1, keepdims=True))

@@ -31,13 +31,13 @@ def drawn(map: Map) -> tuple[Array, Array]:
 
 
 def ticking() -> nnflow.CompiledMap:
-    """x' = a x + t², which is no function of x alone."""
+    """x' = (a + t) x + t², which is no function of x alone."""
 
     def rule(x: Array, p: Array, t: int, out: Array) -> None:
-        out[0] = p[0] * x[0] + t * t
+        out[0] = (p[0] + t) * x[0] + t * t
 
     def linear(x: Array, p: Array, t: int, v: Array, out: Array) -> None:
-        out[0] = p[0] * v[0]
+        out[0] = (p[0] + t) * v[0]
 
     return nnflow.CompiledMap(rule, linear, name="ticking", parameters={"a": 0.5}, repeats=False)
 
@@ -106,14 +106,15 @@ def test_a_clock_makes_a_map_that_depends_on_t_autonomous() -> None:
     u, p = np.array([0.3, 5.0]), np.array([0.5])
     for _ in range(2):
         u = mapping(u, p)
-    assert u.tolist() == [0.5 * (0.5 * 0.3 + 25) + 36, 7.0]
-    assert mapping(np.array([0.3, 5.0 - 1e-6]), p)[0] == 0.5 * 0.3 + 25  # as finite differences shift it
-    np.testing.assert_array_equal(jacobian(u, p), [[0.5, 0.0], [0.0, 1.0]])
+    assert u.tolist() == [6.5 * (5.5 * 0.3 + 25) + 36, 7.0]
+    assert mapping(np.array([0.3, 5.0 - 1e-6]), p)[0] == 5.5 * 0.3 + 25  # as finite differences shift it
+    np.testing.assert_array_equal(jacobian(u, p), [[7.5, 0.0], [0.0, 1.0]])
 
 
-def test_a_map_that_depends_on_t_is_not_handed_out_without_a_clock() -> None:
-    with pytest.raises(ValueError, match="ticking depends on the step index t: call .*clock=True"):
-        numba_mapping(ticking())
+@pytest.mark.parametrize("map", [ticking(), nnflow.maps["cubic_descent"](optimizer="adam")])
+def test_a_map_that_depends_on_t_is_not_handed_out_without_a_clock(map: Map) -> None:
+    with pytest.raises(ValueError, match=f"{map.name} depends on the step index t: call .*clock=True"):
+        numba_mapping(map)
 
 
 def test_only_a_compiled_map_goes_to_numba() -> None:

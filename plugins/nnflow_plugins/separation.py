@@ -33,8 +33,8 @@ class Separation(Analysis):
     """Size of the perturbation, or several sizes: each component moves by size · U(−1, 1)."""
     perturbations: int = 5
     """Perturbed copies of each member, per size."""
-    where: str | None = None
-    """Which coordinates are perturbed: "weights" (no optimiser memory), or a pattern of names (default: all)."""
+    where: str = "weights"
+    """Which coordinates are perturbed: weights (all but optimiser memory), or a pattern of names ("*": all)."""
     gauge: bool = True
     """Whether directions that are neutral by a symmetry of the map count; if not, they are projected out."""
     norm: str = "l1"
