@@ -35,6 +35,7 @@ class Row:
     theirs: list[float]
     scale: float
     target: float | None
+    limit: float | None = None
 
     @property
     def seconds(self) -> tuple[float, float]:
@@ -51,10 +52,13 @@ class Row:
     @property
     def verdict(self) -> str:
         """The target, and whether it was met."""
+        if self.limit is not None:
+            text = f"< {_seconds(self.limit)}"
+            return text if self.seconds[0] < self.limit else f"{text} **above target**"
         if self.target is None:
             return "–"
         met = self.ratio[1] >= self.target if self.kind == SPEED else self.seconds[0] < self.target
-        text = f"≥ {self.target:g}×" if self.kind == SPEED else f"< {self.target:g} s"
+        text = f"≥ {self.target:.2g}×" if self.kind == SPEED else f"< {self.target:g} s"
         return text if met else f"{text} **below target**" if self.kind == SPEED else f"{text} **above target**"
 
     def cells(self) -> list[str]:
@@ -72,7 +76,8 @@ def duel(benchmark: Any) -> Callable[..., None]:
     """Measure two sides in turn: `duel(work, ours, peer, theirs)` with the names of the work and of the peer.
 
     `rounds` of each are timed after one that warms up. `scale`: how many times theirs makes our amount of work, where
-    a peer is too slow to do all of it. `target`: the least ratio; with kind=START, the most seconds for our side.
+    a peer is too slow to do all of it. `target`: the least ratio; with kind=START, the most seconds for our side, as
+    `limit` is for a round of any kind.
     """
 
     def measure(
@@ -84,6 +89,7 @@ def duel(benchmark: Any) -> Callable[..., None]:
         rounds: int = 7,
         scale: float = 1.0,
         target: float | None = None,
+        limit: float | None = None,
         kind: str = SPEED,
     ) -> None:
         taken: list[float] = []
@@ -97,7 +103,7 @@ def duel(benchmark: Any) -> Callable[..., None]:
         benchmark.pedantic(ours, setup=their_turn, rounds=rounds, warmup_rounds=1)
         if benchmark.stats is None:  # --benchmark-disable: the sides were compared, nothing was timed
             return
-        row = Row(kind, work, peer, list(benchmark.stats.stats.data), taken[1:], scale, target)
+        row = Row(kind, work, peer, list(benchmark.stats.stats.data), taken[1:], scale, target, limit)
         benchmark.extra_info.update(peer=peer, peer_median=row.seconds[1], ratio=row.ratio[1])
         ROWS.append(row)
 
@@ -171,4 +177,4 @@ def _seconds(t: float) -> str:
 
 
 def _digits(ratio: float) -> str:
-    return f"{ratio:.1f}" if ratio < 100 else f"{ratio:.0f}"
+    return f"{ratio:.2f}" if ratio < 2 else f"{ratio:.1f}" if ratio < 100 else f"{ratio:.0f}"
