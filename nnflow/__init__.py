@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nnflow.analysis import Analysis
     from nnflow.compiled import CompilationError, CompiledMap
     from nnflow.ensemble import Ensemble, Recording, ResolutionWarning
+    from nnflow.exchange import from_mapping, numba_mapping, numpy_mapping, torch_mapping
     from nnflow.iterated import iterate
     from nnflow.map import Map
     from nnflow.plotting import plot
@@ -39,12 +40,16 @@ _LAZY = {
     "Recording": "nnflow.ensemble",
     "ResolutionWarning": "nnflow.ensemble",
     "TensorMap": "nnflow.tensor",
+    "from_mapping": "nnflow.exchange",
     "gradient_map": "nnflow.systems.descent",
     "iterate": "nnflow.iterated",
     "load": "nnflow.runner",
+    "numba_mapping": "nnflow.exchange",
+    "numpy_mapping": "nnflow.exchange",
     "plot": "nnflow.plotting",
     "run": "nnflow.runner",
     "save": "nnflow.runner",
+    "torch_mapping": "nnflow.exchange",
     "training_map": "nnflow.systems.network",
 }
 
@@ -60,14 +65,18 @@ __all__ = [
     "ResolutionWarning",
     "TensorMap",
     "analyses",
+    "from_mapping",
     "gradient_map",
     "iterate",
     "load",
     "maps",
+    "numba_mapping",
+    "numpy_mapping",
     "plot",
     "run",
     "save",
     "studies",
+    "torch_mapping",
     "training_map",
 ]
 

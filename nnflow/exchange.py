@@ -1,0 +1,264 @@
+"""Exchange with other toolkits: a map as plain functions of (u, parameters), and such functions as a map.
+
+Outwards, `numba_mapping` for toolkits that compile with numba, `numpy_mapping` and `torch_mapping` for everything else;
+inwards, `from_mapping`. Throughout, `parameters` holds the parameters in the map's order, and J[i, j] = ∂u'_i/∂u_j.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from numba import jit
+
+from nnflow.compiled import CompiledMap, _load, _python
+from nnflow.map import Array, Map
+from nnflow.names import unknown
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Added to the copy of `loops.py` in the cache, so that both functions are compiled once a machine. `jacobian` itself is
+# not cached: numba never finds again what was compiled for a function among the further arguments.
+FUNCTIONS = '''
+
+@njit(**OWNER)
+def parts(u, parameters):
+    """The state, the parameters and the step index, as the rule takes them."""
+    if u.size != DIM + CLOCK or parameters.size != PARAMETERS:
+        raise ValueError(SIZES)
+    t = int(np.rint(u[DIM])) if CLOCK else 0  # finite differences in u may shift the clock a little
+    return np.ascontiguousarray(u)[:DIM], np.ascontiguousarray(parameters), t
+
+
+@njit(**OWNER)
+def mapping(u, parameters):
+    """The next state."""
+    x, p, t = parts(u, parameters)
+    out = np.empty(DIM + CLOCK)
+    rule(x, p, t, out[:DIM])
+    out[DIM:] = u[DIM:] + 1.0
+    return out
+
+
+@njit(**OWNER)
+def matrix(u, parameters):
+    """The Jacobian: the rows of frame_tangent(identity) are its columns."""
+    x, p, t = parts(u, parameters)
+    columns = np.empty((DIM, DIM))
+    frame_tangent(x, p, t, np.eye(DIM), columns)
+    out = np.eye(DIM + CLOCK)
+    out[:DIM, :DIM] = columns.T
+    return out
+
+
+@njit(nogil=True)
+def jacobian(u, parameters, *args):
+    """The Jacobian, whatever else a toolkit passes."""
+    return matrix(u, parameters)
+'''
+
+
+class NumbaMapping(NamedTuple):
+    """A map as two functions compiled by numba: `mapping(u, parameters)` and `jacobian(u, parameters, *args)`."""
+
+    mapping: Callable[[Array, Array], Array]
+    jacobian: Callable[..., Array]
+
+
+def numba_mapping(map: Map, clock: bool = False) -> NumbaMapping:
+    """A compiled map as functions for numba-based toolkits, to call from Python or from other compiled code.
+
+    `mapping(u, parameters)` → u' ``(dim,)``, a new array; `jacobian(u, parameters, *args)` → J ``(dim, dim)``, further
+    arguments ignored; all float64. J is exact where the map has a tangent (`map.exact_tangent`), else by central
+    differences. Compiled functions raise ValueError for a u or parameters of another size.
+
+    With `clock`, u has one more component, the last: the step index t, which grows by 1, so that a map whose rule
+    depends on t becomes autonomous. A step index has no derivative: the last row and column of J are those of the
+    identity, and the spectrum has one more exponent, 0. Without it the rule is always called with t = 0.
+
+    Raises TypeError for a map that is not compiled; ValueError for one that is not autonomous, without `clock`.
+
+    >>> import nnflow
+    >>> mapping, jacobian = numba_mapping(nnflow.maps["henon"]())
+    >>> jacobian(np.array([0.5, 0.0]), np.array([1.4, 0.3])).tolist()
+    [[-1.4, 1.0], [0.3, 0.0]]
+    """
+    if not isinstance(map, CompiledMap):
+        raise TypeError(f"{map!r:.80} is not a CompiledMap, which numba could call: use nnflow.numpy_mapping")
+    if not (clock or map.autonomous):
+        raise ValueError(
+            f"{map.name} depends on the step index t: call numba_mapping(map, clock=True), "
+            "which puts t into the state as its last component"
+        )
+    names: dict[str, Any] = {
+        "rule": map.functions.rule,
+        "DIM": map.dim,
+        "PERIODS": np.array([map.periods.get(name, 0.0) for name in map.coordinates]),
+        "CLOCK": bool(clock),
+        "PARAMETERS": len(map.parameters),
+        "SIZES": f"{map.name} takes u of shape ({map.dim + clock},) and parameters of shape ({len(map.parameters)},)",
+    }
+    module = _load(map._tangent_glue(names) + FUNCTIONS, names)
+    return NumbaMapping(module.mapping, module.jacobian)
+
+
+def numpy_mapping(map: Map) -> Callable[..., Array]:
+    """Any map as a numpy function `f(u, parameters=None, t=0, **named)` → u', ``(dim,)`` or ``(n, dim)`` as `u`.
+
+    `parameters` is an array ``(parameter,)`` or a mapping by name; `named` are single parameters; what is not given has
+    the map's default. Results are float64; a state that leaves the finite numbers is NaN in all its components.
+    `f` raises ValueError for a wrong shape, an unknown parameter or one beyond its limits.
+
+    >>> import nnflow
+    >>> f = numpy_mapping(nnflow.maps["henon"]())
+    >>> f([0.5, 0.0], b=0.2).tolist()
+    [0.65, 0.1]
+    """
+
+    def mapping(
+        u: npt.ArrayLike, parameters: npt.ArrayLike | Mapping[str, float] | None = None, t: int = 0, **named: float
+    ) -> Array:
+        x = np.array(u, dtype=np.float64)
+        _check_states(map, x.shape)
+        chosen = map.with_parameters(**_by_name(map, parameters, named)).parameters
+        rows = x.reshape(-1, map.dim)
+        p = np.tile(list(chosen.values()), (len(rows), 1)).astype(np.float64)
+        return map.to_numpy(map.advance(map.native(rows), p, t, 1).states).reshape(x.shape)
+
+    return mapping
+
+
+def torch_mapping(map: Map) -> Callable[..., Tensor]:
+    """A tensor map as a torch function `f(u, parameters=None, t=0, **named)` → u', ``(dim,)`` or ``(n, dim)`` as `u`.
+
+    Arguments as for `numpy_mapping`, numbers or tensors. torch differentiates it with respect to u and parameters;
+    the result has the map's dtype and is on its device. Raises TypeError for a map that is not on tensors, for torch
+    has no derivative of compiled code; `f` raises ValueError as that of `numpy_mapping`, but knows no limits.
+
+    >>> import torch, nnflow
+    >>> f = torch_mapping(nnflow.gradient_map(lambda w: (w * w).sum(), 2, eta=0.25))  # w' = (1 − 2 eta) w
+    >>> torch.func.jacrev(f)(torch.ones(2)).tolist()
+    [[0.5, 0.0], [0.0, 0.5]]
+    """
+    import torch
+    from torch.func import vmap
+
+    from nnflow.tensor import TensorMap
+
+    if not isinstance(map, TensorMap):
+        raise TypeError(
+            f"{map!r:.80} is not a TensorMap, and torch cannot differentiate anything else: use nnflow.numpy_mapping, "
+            'or make the map on tensors, as training_map(…, backend="tensor") does'
+        )
+
+    def mapping(u: Any, parameters: Any = None, t: int = 0, **named: Any) -> Tensor:
+        x = map.native(u)
+        _check_states(map, tuple(x.shape))
+        given = {**map.parameters, **_by_name(map, parameters, named)}
+        p = torch.stack([map.native(value) for value in given.values()]) if given else map.native([])
+        rows: Tensor = vmap(lambda x: map._one(x, p, t))(x.reshape(-1, map.dim))
+        return rows.reshape(x.shape)
+
+    return mapping
+
+
+def _check_states(map: Map, shape: tuple[int, ...]) -> None:
+    if len(shape) not in (1, 2) or shape[-1] != map.dim:
+        raise ValueError(f"u of shape {shape}: {map.name} takes one state ({map.dim},) or several (n, {map.dim})")
+
+
+def _by_name(map: Map, parameters: Any, named: Mapping[str, Any]) -> dict[str, Any]:
+    """The given parameters by name, from an array, or from a mapping and keywords."""
+    if parameters is None or isinstance(parameters, Mapping):
+        given = {**(parameters or {}), **named}
+        for name in given:
+            if name not in map.parameters:
+                raise ValueError(unknown(f"parameter of {map.name}", name, map.parameters, map.structure_hint(name)))
+        return given
+    shape, wanted = tuple(np.shape(parameters)), (len(map.parameters),)
+    if named or shape != wanted:
+        also = f" and {', '.join(named)} by name" if named else ""
+        raise ValueError(
+            f"parameters of shape {shape}{also}: give an array {wanted} of {', '.join(map.parameters)}, or some by name"
+        )
+    return dict(zip(map.parameters, parameters, strict=True))
+
+
+def from_mapping(
+    mapping: Callable[[Array, Array], Any],
+    jacobian: Callable[..., Any] | None = None,
+    *,
+    dim: int,
+    parameters: Mapping[str, float] | None = None,
+    **settings: Any,
+) -> CompiledMap:
+    """A compiled map from a function `mapping(u, parameters)` → u' ``(dim,)``, in plain Python or compiled by numba.
+
+    `jacobian(u, parameters)` → J ``(dim, dim)``; without it, central differences. `parameters`: name → default, in the
+    order of the array that both functions get. `settings` are `Map`'s fields: name, coordinates, periods, box, ….
+
+    Both are tried once, as plain Python, on a drawn state. Raises TypeError for what is no function; ValueError if a
+    function fails there or returns another shape; CompilationError, at first use, for one that numba cannot compile.
+
+    >>> def henon(u, parameters):
+    ...     return np.array([1.0 - parameters[0] * u[0] ** 2 + u[1], parameters[1] * u[0]])
+    >>> map = from_mapping(henon, dim=2, parameters={"a": 1.4, "b": 0.3})
+    >>> map.step(np.array([[0.5, 0.0]]), np.array([[1.4, 0.3]]), 0).tolist()
+    [[0.65, 0.15]]
+    """
+    for kind, function in {"mapping": mapping, "jacobian": jacobian}.items():
+        if not callable(function) and (function is not None or kind == "mapping"):
+            raise TypeError(f"{kind} = {function!r:.80}: give a function of (u, parameters)")
+    image = _dispatcher(mapping)
+
+    def rule(x: Array, p: Array, t: int, out: Array) -> None:
+        y = image(x, p)
+        for i in range(dim):
+            out[i] = y[i]
+
+    frame_tangent = None if jacobian is None else _by_matrix(_dispatcher(jacobian), dim)
+    settings = {"name": getattr(mapping, "__name__", "mapping"), **settings}
+    map = CompiledMap(rule, frame_tangent=frame_tangent, dim=dim, parameters=parameters or {}, **settings)
+    _try(map, "mapping", mapping, (dim,))
+    if jacobian is not None:
+        _try(map, "jacobian", jacobian, (dim, dim))
+    return map
+
+
+def _dispatcher(function: Any) -> Any:
+    """Compiled such that a division by zero gives inf, as in every rule."""
+    options = getattr(function, "targetoptions", {})
+    if options.get("error_model") == "numpy":
+        return function
+    return jit(**{**options, "error_model": "numpy"})(_python(function))
+
+
+def _by_matrix(jacobian: Any, dim: int) -> Callable[..., None]:
+    """The tangent map on all rows of V, from one evaluation of the Jacobian."""
+
+    def frame_tangent(x: Array, p: Array, t: int, V: Array, out: Array) -> None:
+        J = jacobian(x, p)
+        for k in range(V.shape[0]):
+            for i in range(dim):
+                total = 0.0
+                for j in range(dim):
+                    total += J[i, j] * V[k, j]
+                out[k, i] = total
+
+    return frame_tangent
+
+
+def _try(map: Map, kind: str, function: Any, shape: tuple[int, ...]) -> None:
+    """Call a function once, uncompiled: compiled code does not notice an index out of bounds."""
+    u, parameters = map.initial_states(1, 0)[0], np.array(list(map.parameters.values()))
+    where = f"at u = {np.array2string(u, threshold=8)}, parameters = {parameters}"
+    try:
+        with np.errstate(all="ignore"):
+            found = np.shape(_python(function)(u, parameters))
+    except Exception as error:
+        raise ValueError(f"the {kind} of {map.name!r} fails {where}: {type(error).__name__}: {error}") from error
+    if found != shape:
+        raise ValueError(f"the {kind} of {map.name!r} returns shape {found} {where}: for dim = {map.dim} give {shape}")
