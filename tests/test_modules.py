@@ -213,6 +213,50 @@ def test_states_travel_to_modules_and_back(make: Any) -> None:
         assert value.dtype == torch.float32
 
 
+@pytest.mark.parametrize("optimizer", ["nesterov", "adam", "rmsprop"])
+def test_torchs_training_is_resumed_as_a_map(optimizer: str) -> None:
+    """Seven steps of torch, then five of the map from module and optimizer, are twelve of torch."""
+    module = small().double()
+    kind = {"nesterov": torch.optim.SGD, "adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop}[optimizer]
+    momentum = {"momentum": 0.8, "nesterov": True} if optimizer == "nesterov" else {}
+    theirs = kind(module.parameters(), lr=0.05, **momentum)
+    map = train(module, optimizer=optimizer, backend="tensor", eta=0.05, **({"beta": 0.8} if momentum else {}))
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            theirs.zero_grad()
+            cross_entropy(module(torch.tensor(X)), torch.tensor(LABELS)).backward()
+            theirs.step()
+
+    assert not map.state_of(module, theirs)[map.weights :].any()  # before the first step
+    steps(7)
+    state = map.state_of(module, theirs)
+    assert np.array_equal(map.state_of(module.state_dict())[: map.weights], state[: map.weights])
+    start = nnflow.Ensemble.grid(map, states=[state])
+    after = start.with_states(start.state, t=7).advance(5).states[0]
+    steps(5)
+    np.testing.assert_allclose(after, map.state_of(module, theirs), rtol=0, atol=1e-13)
+
+
+def test_a_checkpoint_that_does_not_fit_is_told() -> None:
+    map = train(optimizer="heavy_ball")
+    whole = small().state_dict()
+    with pytest.raises(
+        ValueError, match=r"does not fit: 2.bias is missing; there are 0.weight, 0.bias, 2.weight; .*\(3,\)"
+    ):
+        map.state_of({name: value for name, value in whole.items() if name != "2.bias"})
+    with pytest.raises(ValueError, match=r"does not fit: 0.weight has shape \(5, 9\); this map needs shape \(5, 4\)"):
+        map.state_of({**whole, "0.weight": torch.zeros(5, 9)})
+    module = small()
+    adam = torch.optim.Adam(module.parameters())
+    module(torch.ones(1, 4)).sum().backward()
+    adam.step()
+    with pytest.raises(
+        ValueError, match=r"optimizer is a Adam, which remembers .*: .* 'heavy_ball' and needs momentum_buf"
+    ):
+        map.state_of(module, adam)
+
+
 def test_later_changes_of_the_module_do_not_reach_the_map() -> None:
     module, inputs = Doubling(nn.Linear(4, 3)), X.copy()
     map = nnflow.training_map(module, cross_entropy, inputs, LABELS)

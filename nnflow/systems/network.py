@@ -56,13 +56,17 @@ class TrainingMap(Descent):
         basis = np.array(rows).reshape(len(rows), self.dim)
         return np.broadcast_to(basis, (len(x), *basis.shape))
 
-    def state_of(self, module: torch.nn.Module) -> Array:
-        """The state ``(dim,)`` of a module of this map's shape, with optimiser memory 0.
+    def state_of(self, module: Any, optimizer: torch.optim.Optimizer | None = None) -> Array:
+        """The state ``(dim,)`` of a module of this map's shape, or of a checkpoint: its `state_dict()`.
 
-        Raises ValueError if the module does not fit.
+        Optimiser memory is 0, or that of a torch `optimizer` of the module's parameters (for Adam, start at its step:
+        ``ensemble.with_states(states, t=step)``). Raises ValueError if module, checkpoint or optimizer do not fit.
         """
-        parts = [p.detach().cpu().numpy().astype(np.float64).ravel() for p in self._fitting(module)]
-        return np.concatenate([*parts, np.zeros(self.memory)])
+        parameters = self._checkpoint(module) if isinstance(module, Mapping) else self._fitting(module)
+        parts = [_flat(p) for p in parameters]
+        for kind in OPTIMISERS[self.optimizer].memory:
+            parts += [self._remembered(optimizer, kind, p) for p in parameters]
+        return np.concatenate(parts)
 
     def load_state(self, module: torch.nn.Module, state: Any) -> torch.nn.Module:
         """Write the weights of a state ``(dim,)`` into a module of this map's shape, and return it.
@@ -80,12 +84,43 @@ class TrainingMap(Descent):
                 parameter.copy_(torch.as_tensor(part.reshape(parameter.shape)))
         return module
 
+    def _remembered(self, optimizer: Any, kind: str, parameter: Any) -> Array:
+        """What a torch optimizer remembers of a parameter; 0 before its first step."""
+        held = {} if optimizer is None else optimizer.state.get(parameter, {})
+        found = [held[key] for key in TORCH_MEMORY[kind] if held.get(key) is not None]
+        if held and not found:
+            raise ValueError(
+                f"optimizer is a {type(optimizer).__name__}, which remembers {', '.join(held)}: {self.name} is trained "
+                f"with {self.optimizer!r} and needs {' or '.join(TORCH_MEMORY[kind])}"
+            )
+        return _flat(found[0]) if found else np.zeros(parameter.numel())
+
+    def _checkpoint(self, values: Mapping[str, Any]) -> list[Any]:
+        """The parameters of a state_dict in the order of the state."""
+        for name, shape in self.layout:
+            found = tuple(values[name].shape) if name in values else None
+            if found != shape:
+                known = f"has shape {found}" if found is not None else f"is missing; there are {', '.join(values)}"
+                raise ValueError(f"the checkpoint does not fit: {name} {known}; this map needs shape {shape}")
+        return [values[name] for name, _ in self.layout]
+
     def _fitting(self, module: torch.nn.Module) -> list[torch.nn.Parameter]:
         parameters = list(module.parameters())
         shapes, wanted = [tuple(p.shape) for p in parameters], [shape for _, shape in self.layout]
         if shapes != wanted:
             raise ValueError(f"the module has parameters of shapes {shapes}; this map has {wanted}")
         return parameters
+
+
+TORCH_MEMORY = {
+    "velocity": ("momentum_buffer",),
+    "moment1": ("exp_avg",),
+    "moment2": ("exp_avg_sq", "square_avg"),
+}  # memory -> its names in torch.optim
+
+
+def _flat(values: Any) -> Array:
+    return np.asarray(values.detach().cpu().numpy(), dtype=np.float64).ravel()
 
 
 class CompiledTraining(TrainingMap, CompiledMap):
