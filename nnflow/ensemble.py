@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.map import Array, End, IntArray, Map, TangentRecords, begin, generator, project_out
+from nnflow.map import Array, End, IntArray, Map, TangentRecords, begin, generator, project_out, settle
 from nnflow.names import unknown
 
 CALL = 0.15  # seconds: how long one call of a verb is meant to take, so that Ctrl-C and progress bars work
@@ -217,8 +217,8 @@ class Ensemble:
     # -- the verbs -------------------------------------------------------------------------------------------------
 
     def advance(self, steps: int) -> Ensemble:
-        """`steps` steps further (0 is allowed); any frame is dropped."""
-        now = replace(self, frame=None)
+        """`steps` steps further (0 is allowed, and only notes states that are not finite); any frame is dropped."""
+        now = replace(self, frame=None, escaped=settle(self.states, self.escaped, self.t)[1])
         for block in self._blocks("advance", steps, 1, least=0):
             now = now._moved(now.map.advance(now.state, now.parameters, now.t, block))
         return now
