@@ -31,7 +31,7 @@ def jax_training() -> Callable[[Any, float], Any]:
     jax = pytest.importorskip("jax", reason="jax is not installed")
     jax.config.update("jax_enable_x64", True)
     data = iris_split(0)
-    inputs, hot = jax.numpy.asarray(data.inputs), jax.numpy.asarray(np.eye(3)[data.labels])
+    inputs, hot = jax.numpy.asarray(data.inputs), jax.numpy.asarray(np.eye(3)[data.targets])
 
     def loss(w: Any) -> Any:
         hidden = jax.nn.sigmoid(inputs @ w[:40].reshape(10, 4).T + w[40:50])

@@ -139,7 +139,7 @@ def quadrature(products: Products, probes: Array, order: int) -> tuple[Array, Ar
 
 def _nodes(products: Products, probes: Array, order: int) -> tuple[Array, Array]:
     """Nodes and weights of some probes, ``(member, probe · order)``; each probe's weights add up to 1."""
-    members, count, dim = probes.shape
+    members, _, dim = probes.shape
     iteration = Lanczos(lambda v: products(v.reshape(probes.shape)).reshape(v.shape), probes.reshape(-1, dim))
     for _ in range(order):
         iteration.extend()

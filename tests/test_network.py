@@ -34,9 +34,9 @@ def module() -> nn.Sequential:
 def tensor(optimizer: str = "gd") -> TrainingMap:
     """The same network by torch."""
     data = iris_split(0)
-    test = data.test_inputs, data.test_labels
+    test = data.test_inputs, data.test_targets
     loss = nn.functional.cross_entropy
-    return nnflow.training_map(module(), loss, data.inputs, data.labels, optimizer, test, backend="tensor")
+    return nnflow.training_map(module(), loss, data.inputs, data.targets, optimizer, test, backend="tensor")
 
 
 def outputs(w: torch.Tensor, inputs: Array) -> torch.Tensor:
@@ -48,7 +48,7 @@ def outputs(w: torch.Tensor, inputs: Array) -> torch.Tensor:
 
 def loss(w: torch.Tensor) -> torch.Tensor:
     data = iris_split(0)
-    return nn.functional.cross_entropy(outputs(w, data.inputs), torch.tensor(data.labels))
+    return nn.functional.cross_entropy(outputs(w, data.inputs), torch.tensor(data.targets))
 
 
 def gradient(w: Array) -> Array:
@@ -91,9 +91,9 @@ def test_the_split_is_the_whole_table_once() -> None:
     assert np.bincount(labels).tolist() == [50, 50, 50]
     for seed in range(4):
         data = iris_split(seed)
-        assert (len(data.labels), len(data.test_labels)) == (120, 30)
-        assert sorted(np.bincount(data.labels)) == [39, 40, 41]
-        rows = np.column_stack([np.r_[data.inputs, data.test_inputs], np.r_[data.labels, data.test_labels]])
+        assert (len(data.targets), len(data.test_targets)) == (120, 30)
+        assert sorted(np.bincount(data.targets)) == [39, 40, 41]
+        rows = np.column_stack([np.r_[data.inputs, data.test_inputs], np.r_[data.targets, data.test_targets]])
         table = np.column_stack([inputs, labels])
         assert np.array_equal(rows[np.lexsort(rows.T)], table[np.lexsort(table.T)])
 
@@ -107,7 +107,7 @@ def test_the_table_is_fishers() -> None:
 
 def test_a_split_belongs_to_its_seed() -> None:
     def same(one: Split, other: Split) -> bool:
-        return np.array_equal(one.inputs, other.inputs) and np.array_equal(one.labels, other.labels)
+        return np.array_equal(one.inputs, other.inputs) and np.array_equal(one.targets, other.targets)
 
     assert same(iris_split(3), iris_split(3))
     assert not same(iris_split(3), iris_split(4))
@@ -164,7 +164,7 @@ def test_heavy_ball_steps_as_torchs_optimiser_does() -> None:
     for state in orbit[0]:
         np.testing.assert_allclose(state[:WEIGHTS], map.state_of(network)[:WEIGHTS], rtol=0, atol=1e-12)
         sgd.zero_grad()
-        nn.functional.cross_entropy(network(torch.tensor(data.inputs)), torch.tensor(data.labels)).backward()
+        nn.functional.cross_entropy(network(torch.tensor(data.inputs)), torch.tensor(data.targets)).backward()
         sgd.step()
 
 

@@ -121,7 +121,7 @@ def test_the_iris_network_contracts_volume_exactly(optimizer: str, values: Any, 
     data = iris_split(0)
     module = nn.Sequential(nn.Linear(4, 10), nn.Sigmoid(), nn.Linear(10, 3))
     map = nnflow.training_map(
-        module, cross_entropy, data.inputs, data.labels, optimizer, scale=1.0, backend="tensor", **values
+        module, cross_entropy, data.inputs, data.targets, optimizer, scale=1.0, backend="tensor", **values
     )
     records, _ = nnflow.Ensemble.grid(map).with_frame(map.dim).tangent_orbit(25)
     found = records.log_stretches[0].sum(axis=1)

@@ -258,7 +258,7 @@ def iris(
     (K. Danovski, M. C. Soriano, L. Lacasa, Front. Complex Syst. 2, 1367957 (2024), arXiv:2404.05782.)
     """
     data = iris_split(split)
-    train, test = (data.inputs, data.labels), (data.test_inputs, data.test_labels)
+    train, test = (data.inputs, data.targets), (data.test_inputs, data.test_targets)
     network = Perceptron((4, 10, 3), "sigmoid", "cross_entropy", *train, *test, batch=batch, shuffle=shuffle)
     adaptive = optimizer in OPTIMISERS and OPTIMISERS[optimizer].preconditioned
     defaults: dict[str, Any] = {**({} if adaptive else {"eta": 1.0}), **parameters}

@@ -1,0 +1,212 @@
+"""Data from the user's own files: images as MNIST and CIFAR-10 come, tables as CSV or npz; nothing is downloaded.
+
+What is truncated, misses a column or holds what is no number is refused with the file and the place.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnflow.names import unknown
+from nnflow.systems.data import Split, split_rows
+
+Bytes = npt.NDArray[np.uint8]
+PIXELS = ("unit", "raw")
+IDX_TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+RECORD = 1 + 3 * 32 * 32  # bytes of a CIFAR-10 image: label, then red, green, blue
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a file, unpacked if it is a gzip. Raises ValueError if it is a broken one."""
+    data = path.read_bytes()
+    if data[:2] != b"\x1f\x8b":
+        return data
+    try:
+        return gzip.decompress(data)
+    except (EOFError, OSError) as error:
+        raise ValueError(f"{path} is a truncated or broken gzip file: {error}") from error
+
+
+def read_idx(path: str | Path) -> npt.NDArray[Any]:
+    """An array in the IDX format of the MNIST files (big-endian), plain or gzipped.
+
+    Raises ValueError for another format, or if the file is not as long as its header says.
+    """
+    path = Path(path)
+    data = _content(path)
+    if len(data) < 4 or data[:2] != b"\0\0" or data[2] not in IDX_TYPES:
+        raise ValueError(f"{path} is no IDX file: it begins with {data[:4].hex(' ') or 'nothing'}")
+    kind, start = np.dtype(IDX_TYPES[data[2]]), 4 + 4 * data[3]
+    shape = tuple(np.frombuffer(data[4:start], ">u4").tolist()) if len(data) >= start else ()
+    wanted = start + (kind.itemsize * int(np.prod(shape, dtype=np.int64)) if shape else 0)
+    if len(data) != wanted:
+        fault = "truncated" if len(data) < wanted else "too long"
+        raise ValueError(f"{path} is {fault}: it has {len(data)} bytes, and its header says {wanted}")
+    return np.frombuffer(data, kind, offset=start).reshape(shape).astype(kind.newbyteorder("="))
+
+
+def mnist(folder: str | Path, pixels: str = "unit", flat: bool = True) -> Split:
+    """MNIST or Fashion-MNIST from a folder that holds its four files, gzipped or not.
+
+    `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-…` (also with a dot before idx). `pixels`: "unit" (0 to
+    1) or "raw" (0 to 255); `flat`: rows of 784, else ``(n, 1, 28, 28)``. Raises FileNotFoundError for a missing file,
+    ValueError for one that does not fit.
+    """
+    folder, parts = Path(folder), list[Any]()
+    for kind in ("train", "t10k"):
+        path = _one_of(folder, f"{kind}-images-idx3-ubyte")
+        images, labels = read_idx(path), read_idx(_one_of(folder, f"{kind}-labels-idx1-ubyte"))
+        if images.ndim != 3 or labels.shape != images.shape[:1]:
+            raise ValueError(f"{path}: images {images.shape} and labels {labels.shape} do not belong together")
+        parts += [_pixels(images[:, None], pixels, flat), _labels(labels, 10, path)]
+    return Split(*parts)
+
+
+fashion_mnist = mnist
+
+
+def _one_of(folder: Path, name: str) -> Path:
+    names = [f"{stem}{end}" for stem in (name, name.replace("-idx", ".idx")) for end in ("", ".gz")]
+    for candidate in names:
+        if (folder / candidate).is_file():
+            return folder / candidate
+    raise FileNotFoundError(f"{folder} holds none of {', '.join(names)}")
+
+
+def cifar10(folder: str | Path, pixels: str = "unit", flat: bool = False) -> Split:
+    """CIFAR-10 from the folder of its binary version: data_batch_1.bin … data_batch_5.bin and test_batch.bin.
+
+    Images ``(n, 3, 32, 32)``, or rows of 3072 if `flat`; `pixels`: "unit" (0 to 1) or "raw" (0 to 255). Raises
+    FileNotFoundError for a missing file, ValueError for a truncated one or labels beyond 9.
+    """
+    folder = Path(folder)
+    train = [_records(folder / f"data_batch_{i}.bin") for i in range(1, 6)]
+    parts: list[Any] = []
+    joined = tuple(np.concatenate(part) for part in zip(*train, strict=True))
+    for images, labels in (joined, _records(folder / "test_batch.bin")):
+        parts += [_pixels(images, pixels, flat), labels]
+    return Split(*parts)
+
+
+def _records(path: Path) -> tuple[Bytes, npt.NDArray[np.int64]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.parent} does not hold {path.name}: give the folder of the binary version")
+    data = np.frombuffer(path.read_bytes(), np.uint8)
+    if not len(data) or len(data) % RECORD:
+        raise ValueError(f"{path} is truncated: {len(data)} bytes are no whole number of records of {RECORD}")
+    rows = data.reshape(-1, RECORD)
+    return rows[:, 1:].reshape(-1, 3, 32, 32), _labels(rows[:, 0], 10, path)
+
+
+def _pixels(images: npt.NDArray[Any], pixels: str, flat: bool) -> npt.NDArray[np.float64]:
+    if pixels not in PIXELS:
+        raise ValueError(f"pixels = {pixels!r}: give 'unit' for 0 to 1 or 'raw' for 0 to 255")
+    values = images.astype(np.float64)
+    if pixels == "unit":
+        values /= 255.0
+    return values.reshape(len(values), -1) if flat else values
+
+
+def _labels(labels: npt.NDArray[Any], classes: int, path: Path) -> npt.NDArray[np.int64]:
+    if labels.size and labels.max() >= classes:
+        row = int(labels.argmax())
+        raise ValueError(f"{path}: label {labels[row]} of row {row}, but there are only {classes} classes")
+    return labels.astype(np.int64)
+
+
+# -- tables ------------------------------------------------------------------------------------------------------
+
+
+def table(
+    path: str | Path, target: str | int = -1, test: float = 0.2, seed: int = 0, classes: bool | None = None
+) -> Split:
+    """A CSV file with one row a sample, split as `split_rows` does; every column but the target is a feature.
+
+    `target`: name or index of the column of labels or values. A first line without a number is the header. `classes`:
+    whether the targets are labels, numbered 0, 1, … in the sorted order of what the column holds, or values ``(n, 1)``
+    to be regressed (default: labels, if they are words or whole numbers). Raises ValueError for a column that does not
+    exist, rows of different lengths, and features that are missing or no finite numbers, with the line.
+    """
+    path = Path(path)
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        lines = [(i, [cell.strip() for cell in row]) for i, row in enumerate(csv.reader(file), start=1) if row]
+    if not lines:
+        raise ValueError(f"{path} is empty")
+    header = None if any(_is_number(cell) for cell in lines[0][1]) else lines[0][1]
+    rows = lines if header is None else lines[1:]
+    width = len(lines[0][1])
+    for line, row in rows:
+        if len(row) != width:
+            raise ValueError(f"{path}, line {line}: {len(row)} columns, but {width} in the first line")
+    column = _column(target, header, width, path)
+    features = [[_number(cell, line, i, path) for i, cell in enumerate(row) if i != column] for line, row in rows]
+    inputs = np.array(features, dtype=np.float64).reshape(len(rows), width - 1)
+    return split_rows(inputs, _targets([row[column] for _, row in rows], classes, path), test, seed)
+
+
+def _column(target: str | int, header: Sequence[str] | None, width: int, path: Path) -> int:
+    if isinstance(target, str):
+        if header is None:
+            raise ValueError(f"target = {target!r}: {path} has no header, so give the index of the column")
+        if target not in header:
+            raise ValueError(unknown(f"column of {path}", target, header))
+        return list(header).index(target)
+    if not -width <= target < width:
+        raise ValueError(f"target = {target}: {path} has {width} columns")
+    return target % width
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _number(cell: str, line: int, column: int, path: Path) -> float:
+    if not _is_number(cell) or not np.isfinite(float(cell)):
+        what = repr(cell) if cell else "nothing"
+        raise ValueError(f"{path}, line {line}, column {column}: {what} where a finite number is needed")
+    return float(cell)
+
+
+def _targets(cells: list[str], classes: bool | None, path: Path) -> npt.NDArray[Any]:
+    """Classes by their place in sorted order, or values."""
+    numbers = all(_is_number(cell) for cell in cells)
+    values = np.array([float(cell) for cell in cells]) if numbers else np.array(cells)
+    if classes is False and not numbers:
+        raise ValueError(f"{path}: the target column holds words, so its values cannot be regressed")
+    if numbers and not np.isfinite(values).all():
+        raise ValueError(f"{path}: the target column holds values that are not finite: clean it")
+    if classes or (classes is None and not (numbers and (values % 1 != 0).any())):
+        return np.unique(values, return_inverse=True)[1].astype(np.int64)
+    return values[:, None]
+
+
+def arrays(path: str | Path, test: float = 0.2, seed: int = 0) -> Split:
+    """An npz file with `inputs` and `targets` (or `x` and `y`), and perhaps `test_inputs` and `test_targets`.
+
+    Without test arrays, rows are split as `split_rows` does. Raises ValueError for arrays that are missing, not of the
+    same length, or not finite.
+    """
+    path = Path(path)
+    with np.load(path, allow_pickle=False) as held:
+        found = {{"x": "inputs", "y": "targets"}.get(name, name): held[name] for name in held.files}
+    for name in ("inputs", "targets"):
+        if name not in found:
+            raise ValueError(f"{path} holds {', '.join(held.files) or 'nothing'}: name the arrays inputs and targets")
+    for name, values in found.items():
+        if values.dtype.kind not in "fiub" or not np.isfinite(values).all():
+            raise ValueError(f"{path}: {name} of {values.dtype} holds what is no finite number")
+    if "test_inputs" not in found or "test_targets" not in found:
+        return split_rows(found["inputs"], found["targets"], test, seed)
+    parts = [split_rows(found[f"{kind}inputs"], found[f"{kind}targets"], 0.0, seed) for kind in ("", "test_")]
+    return Split(parts[0].inputs, parts[0].targets, parts[1].inputs, parts[1].targets)
