@@ -1,0 +1,99 @@
+"""Autocorrelation of a trajectory in its whole state space: of a network, in the space of weighted graphs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.fft import irfft, next_fast_len, rfft
+
+from nnflow.analysis import Analysis, Result, at_least
+from nnflow.ensemble import Ensemble, Recording
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.axes import Axes
+
+Array = npt.NDArray[np.float64]
+
+
+def trajectory_correlation(trajectory: npt.ArrayLike, lags: int) -> Array:
+    """C(τ) = Σ_t ⟨W_t − W̄, W_{t+τ} − W̄⟩ / Σ_t |W_t − W̄|² for τ = 0 … lags, of a trajectory ``(time, component)``.
+
+    (Or of a series ``(time,)``.) ⟨·, ·⟩ sums over components (of adjacency matrices, the trace of AᵀB); the sum over t has time − τ terms and is not
+    rescaled, so that |C| ≤ 1. Returns ``(lags + 1,)``; NaN for a trajectory that does not move or is not finite.
+    Raises ValueError unless 0 ≤ lags < time.
+
+    >>> trajectory_correlation([[1.0], [-1.0], [1.0], [-1.0]], 2).tolist()
+    [1.0, -0.75, 0.5]
+    """
+    w = np.asarray(trajectory, dtype=np.float64)
+    w = w[:, None] if w.ndim == 1 else w
+    if w.ndim != 2 or not 0 <= lags < len(w):
+        raise ValueError(f"trajectory of shape {w.shape}, lags = {lags}: give (time, component), and lags below time")
+    away = w - w.mean(axis=0)
+    total = float((away * away).sum())
+    noise = len(w) * w.shape[1] * (np.finfo(float).eps * np.abs(w).max(initial=0.0)) ** 2
+    if not np.isfinite(total) or total <= noise:
+        return np.full(lags + 1, np.nan)
+    size = next_fast_len(len(w) + lags, real=True)
+    power = np.abs(rfft(away, size, axis=0)) ** 2
+    return np.asarray(irfft(power.sum(axis=1), size)[: lags + 1] / total)
+
+
+@dataclass(frozen=True)
+class TrajectoryAutocorrelation(Analysis):
+    """The autocorrelation C(τ) of a trajectory of states: of a network, how alike its weights are τ steps later.
+
+    C(τ) = Σ_t ⟨W_t − W̄, W_{t+τ} − W̄⟩ / Σ_t |W_t − W̄|², over all weights (optimiser memory left out), or over the
+    coordinates asked for. Variables: `autocorrelation (…, lag)`; NaN for a trajectory that does not move, or escapes.
+    The trajectory is kept: steps/every × weights × 8 bytes a member. (L. Lacasa, J. P. Rodriguez, V. M. Eguiluz, Phys.
+    Rev. Research 4, L042008 (2022), doi:10.1103/PhysRevResearch.4.L042008.)
+    """
+
+    lags: int = 50
+    """Longest lag, in records."""
+    steps: int = 1000
+    """Steps of the trajectory, after the transient."""
+    transient: int = 0
+    """Steps dropped first."""
+    every: int = 1
+    """Steps between records."""
+    observe: tuple[str, ...] = ()
+    """Coordinates or observables (default: all weights)."""
+
+    def __post_init__(self) -> None:
+        at_least(0, transient=self.transient, lags=self.lags)
+        at_least(1, steps=self.steps, every=self.every)
+        if self.lags >= self.steps // self.every:
+            raise ValueError(f"lags = {self.lags}: {self.steps // self.every} records need a smaller one")
+
+    def __call__(self, ensemble: Ensemble | Recording) -> Result:
+        """Compute the variables."""
+        weights = None if isinstance(ensemble, Recording) else ensemble.map.coordinates[: ensemble.map.weights]
+        now: Any = ensemble.advance(self.transient)
+        records, after = now.orbit(self.steps, self.every, self.observe or weights)
+        return {
+            "lag": ("lag", np.arange(self.lags + 1) * self.every, {"units": "iterations"}),
+            "autocorrelation": (
+                ("member", "lag"),
+                np.array([trajectory_correlation(series, self.lags) for series in records]),
+                {"long_name": "autocorrelation of the trajectory"},
+            ),
+            "escaped": ("member", after.escaped),
+        }
+
+    def draw(self, dataset: xr.Dataset, axes: Axes) -> None:
+        """C over the lag: the median over members, shaded between quartiles."""
+        from nnflow_plugins.drawing import COLOURS
+
+        rows = dataset["autocorrelation"].transpose(..., "lag").values.reshape(-1, dataset.sizes["lag"])
+        known = rows[np.isfinite(rows).all(axis=1)]
+        low, middle, high = np.quantile(known, [0.25, 0.5, 0.75], axis=0) if len(known) else rows[[0, 0, 0]]
+        axes.plot(dataset["lag"], middle, color=COLOURS[0], linewidth=1, marker="." if len(middle) < 60 else None)
+        if len(known) > 1:
+            axes.fill_between(dataset["lag"], low, high, color=COLOURS[0], alpha=0.25, linewidth=0)
+        axes.axhline(0.0, color="0.6", linewidth=0.8, zorder=0)
+        axes.set(xlabel="lag (iterations)", ylabel="autocorrelation of the trajectory")
