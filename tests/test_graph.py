@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import permutations
+from itertools import pairwise, permutations
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ RNG = np.random.default_rng(4)
 
 def network(*sizes: int, biased: bool = True, optimizer: str = "gd") -> Any:
     parts: list[nn.Module] = []
-    for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+    for inputs, outputs in pairwise(sizes):
         parts += [nn.Linear(inputs, outputs, bias=biased), nn.Tanh()]
     x, y = RNG.normal(size=(6, sizes[0])), RNG.normal(size=(6, sizes[-1]))
     return nnflow.training_map(nn.Sequential(*parts[:-1]), mse_loss, x, y, optimizer, backend="tensor")
@@ -48,10 +48,8 @@ def test_adjacency_by_hand() -> None:
 def test_a_signal_through_the_matrix_is_that_of_the_module() -> None:
     """Units in turn: a = tanh(Aᵀ a + b), the last layer linear."""
     map = network(3, 4, 4, 2)
-    module = map.load_state(
-        nn.Sequential(*[nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)]).double(),
-        states(map)[0],
-    )
+    parts = nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)
+    module = map.load_state(nn.Sequential(*parts).double(), states(map)[0])
     matrix, x = adjacency(map, states(map)[0], biases=True), RNG.normal(size=3)
     a = np.r_[x, np.zeros(10), np.ones(3)]
     for units, function in ((slice(3, 7), np.tanh), (slice(7, 11), np.tanh), (slice(11, 13), np.array)):

@@ -22,9 +22,9 @@ Array = npt.NDArray[np.float64]
 def trajectory_correlation(trajectory: npt.ArrayLike, lags: int) -> Array:
     """C(τ) = Σ_t ⟨W_t − W̄, W_{t+τ} − W̄⟩ / Σ_t |W_t − W̄|² for τ = 0 … lags, of a trajectory ``(time, component)``.
 
-    (Or of a series ``(time,)``.) ⟨·, ·⟩ sums over components (of adjacency matrices, the trace of AᵀB); the sum over t has time − τ terms and is not
-    rescaled, so that |C| ≤ 1. Returns ``(lags + 1,)``; NaN for a trajectory that does not move or is not finite.
-    Raises ValueError unless 0 ≤ lags < time.
+    (Or of a series ``(time,)``.) ⟨·, ·⟩ sums over components: of adjacency matrices, the trace of AᵀB. The sum over t
+    has time − τ terms and is not rescaled, so that |C| ≤ 1. Returns ``(lags + 1,)``; NaN for a trajectory that does not
+    move or is not finite. Raises ValueError unless 0 ≤ lags < time.
 
     >>> trajectory_correlation([[1.0], [-1.0], [1.0], [-1.0]], 2).tolist()
     [1.0, -0.75, 0.5]
