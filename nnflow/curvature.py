@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtr
 
 from nnflow.map import generator
 
@@ -23,45 +24,56 @@ Products = Callable[[Array], Array]  # v, one vector a row -> H v, of the same s
 class Lanczos:
     """Lanczos iterations of many members in step: call `extend` for one more column of the basis.
 
-    `products` gives H v for v ``(member, dim)``; `start (member, dim)` need not be normalised. Where the Krylov space
-    is exhausted (β ≈ 0), the iteration goes on with a fresh orthogonal vector, drawn from `seed`, and β = 0: T falls
-    into blocks. A member whose products are not finite is NaN. The basis takes member × order × dim × 8 bytes.
+    `products` gives H v for v ``(member, dim)``; `start (member, dim)` need not be normalised. Everything stays
+    orthogonal to the orthonormal rows of ``locked (member, g, dim)``: T is that of H on their complement. Where the
+    Krylov space is exhausted (β ≈ 0), the iteration goes on with a fresh orthogonal vector, drawn from `seed`, and
+    β = 0: T falls into blocks. A member whose products are not finite is NaN. The basis takes member × (g + order) ×
+    dim × 8 bytes.
     """
 
-    def __init__(self, products: Products, start: Array, seed: int = 0) -> None:
+    def __init__(self, products: Products, start: Array, locked: Array | None = None, seed: int = 0) -> None:
         self.products, self.seed = products, seed
-        self.members, self.dim = start.shape
-        self.order = 0
+        self.members, dim = start.shape
+        held = np.empty((self.members, 0, dim)) if locked is None else locked
+        self.held, self.order, self.most = held.shape[1], 0, dim - held.shape[1]
         self.alpha = np.empty((self.members, 0))
         self.beta = np.empty((self.members, 0))
-        self.basis = np.empty((self.members, 8, self.dim))
-        self.next = _normalised(start)
+        self.basis = np.concatenate([held, np.empty((self.members, 8, dim))], axis=1)
+        left = self._orthogonal(start)
+        with np.errstate(all="ignore"):
+            self.next = self._fresh(left, _size(left) <= 1e-8 * _size(start))
 
     def extend(self) -> None:
-        """One product more. Raises ValueError if the order is dim already."""
-        j = self.order
-        if j == self.dim:
-            raise ValueError(f"order = {j + 1}: there are no more than dim = {self.dim} orthogonal vectors")
-        if j == self.basis.shape[1]:
+        """One product more. Raises ValueError if the basis is complete already."""
+        if self.order == self.most:
+            raise ValueError(f"order = {self.order + 1}: there are no more than {self.most} orthogonal vectors")
+        if self.held + self.order == self.basis.shape[1]:
             self.basis = np.concatenate([self.basis, np.empty_like(self.basis)], axis=1)
-        self.basis[:, j] = self.next
-        w = np.asarray(self.products(self.next))
-        alpha = (self.next * w).sum(axis=1)
-        left = self._orthogonal(self._orthogonal(w, j + 1), j + 1)
-        beta = np.sqrt((left * left).sum(axis=1))
-        self.alpha = np.hstack([self.alpha, alpha[:, None]])
-        size = np.maximum(np.abs(self.alpha).max(axis=1), self.beta.max(axis=1, initial=0.0))
-        stuck = (beta <= 1e-13 * size) | (j + 1 == self.dim)
-        self.beta = np.hstack([self.beta, np.where(stuck, 0.0, beta)[:, None]])
-        self.order = j + 1
-        if stuck.any() and self.order < self.dim:
-            fresh = np.tile(generator(self.seed, f"lanczos {j}").standard_normal(self.dim), (self.members, 1))
-            left = np.where(stuck[:, None], self._orthogonal(self._orthogonal(_normalised(fresh), j + 1), j + 1), left)
-        self.next = _normalised(left) if self.order < self.dim else left
+        self.basis[:, self.held + self.order] = self.next
+        self.order += 1
+        with np.errstate(all="ignore"):  # a diverging member is a value
+            w = np.asarray(self.products(self.next))
+            alpha, left = (self.next * w).sum(axis=1), self._orthogonal(w)
+            beta = _size(left)
+            self.alpha = np.hstack([self.alpha, alpha[:, None]])
+            scale = np.maximum(np.abs(self.alpha).max(axis=1), self.beta.max(axis=1, initial=0.0))
+            stuck = (beta <= 1e-13 * scale) | (self.order == self.most)
+            self.beta = np.hstack([self.beta, np.where(stuck, 0.0, beta)[:, None]])
+            self.next = left if self.order == self.most else self._fresh(left, stuck)
 
-    def _orthogonal(self, w: Array, count: int) -> Array:
-        basis = self.basis[:, :count]
-        return np.asarray(w - (basis.transpose(0, 2, 1) @ (basis @ w[:, :, None]))[:, :, 0])
+    def _orthogonal(self, w: Array) -> Array:
+        """Twice is enough."""
+        basis = self.basis[:, : self.held + self.order]
+        for _ in range(2):
+            w = w - (basis.transpose(0, 2, 1) @ (basis @ w[:, :, None]))[:, :, 0]
+        return w
+
+    def _fresh(self, left: Array, stuck: npt.NDArray[np.bool_]) -> Array:
+        """The next vector: what is left, normalised, or where nothing is, a drawn one."""
+        if stuck.any():
+            drawn = generator(self.seed, f"lanczos {self.order}").standard_normal(left.shape[1])
+            left = np.where(stuck[:, None], self._orthogonal(np.tile(drawn, (self.members, 1))), left)
+        return left / _size(left)[:, None]
 
     def ritz(self) -> tuple[Array, Array]:
         """Ritz values ``(member, order)``, ascending, and the eigenvectors of T as the columns of ``(…, order)``."""
@@ -76,9 +88,8 @@ class Lanczos:
         return values, vectors
 
 
-def _normalised(v: Array) -> Array:
-    with np.errstate(all="ignore"):
-        return np.asarray(v / np.sqrt((v * v).sum(axis=1, keepdims=True)))
+def _size(v: Array) -> Array:
+    return np.asarray(np.sqrt((v * v).sum(axis=1)))
 
 
 class Extreme(NamedTuple):
@@ -92,29 +103,43 @@ class Extreme(NamedTuple):
     vectors: Array
 
 
-def largest(products: Products, start: Array, k: int = 1, tolerance: float = 1e-6, most: int = 100) -> Extreme:
-    """The k algebraically largest eigenvalues of a symmetric operator by Lanczos from `start (member, dim)`.
+def largest(products: Products, starts: Array, tolerance: float = 1e-6, most: int = 100) -> Extreme:
+    """The k algebraically largest eigenvalues of a symmetric operator, by Lanczos from ``starts (member, k, dim)``.
 
-    Each member is done when the residuals |H u − θ u| of its k vectors are below tolerance · max |θ|, after `most`
-    products or after dim of them, whichever comes first: look at `residuals`, within which of each value there is an
-    eigenvalue. A member's result does not depend on the others. Raises ValueError unless 1 ≤ k ≤ dim.
+    One after the other, each on the complement of the eigenvectors before it, so that multiple ones are found as often
+    as they occur. An iteration ends when its residual is below tolerance · max |θ|, or after `most` products. The
+    `residuals` |H u − θ u| are those of the vectors that come back: within each of its value there is an eigenvalue
+    (whether it is the largest, no iteration can know: one that a start is all but orthogonal to is found late).
+    A member's result does not depend on the others. Raises ValueError unless 1 ≤ k ≤ dim.
     """
-    members, dim = start.shape
+    members, k, dim = starts.shape
     if not 1 <= k <= dim:
         raise ValueError(f"k = {k}: there are {dim} eigenvalues, so 1 <= k <= {dim}")
-    iteration, done = Lanczos(products, start), np.zeros(members, dtype=bool)
-    found = Extreme(np.full((members, k), np.nan), np.full((members, k), np.nan), np.full((members, k, dim), np.nan))
-    while not done.all() and iteration.order < min(max(most, k), dim):
+    vectors = np.empty((members, 0, dim))
+    for j in range(k):
+        top = _top(Lanczos(products, starts[:, j], vectors), tolerance, most)
+        vectors = np.concatenate([vectors, top[:, None]], axis=1)
+    with np.errstate(all="ignore"):
+        images = np.stack([np.asarray(products(vectors[:, j])) for j in range(k)], axis=1)
+        values = (images * vectors).sum(axis=2)
+        residuals = np.sqrt(((images - values[:, :, None] * vectors) ** 2).sum(axis=2))
+    order = np.argsort(-values, axis=1)
+    values, residuals = (np.take_along_axis(part, order, axis=1) for part in (values, residuals))
+    return Extreme(values, residuals, np.take_along_axis(vectors, order[:, :, None], axis=1))
+
+
+def _top(iteration: Lanczos, tolerance: float, most: int) -> Array:
+    """The Ritz vector ``(member, dim)`` of the largest value, of each member as soon as it has converged."""
+    found, done = np.full(iteration.next.shape, np.nan), np.zeros(iteration.members, dtype=bool)
+    last = min(most, iteration.most)
+    while not done.all():
         iteration.extend()
-        if iteration.order < k:
-            continue
         theta, s = iteration.ritz()
-        residuals = np.abs(iteration.beta[:, -1:] * s[:, -1, :])[:, : -k - 1 : -1]
-        good = (residuals <= tolerance * np.abs(theta).max(axis=1, keepdims=True)).all(axis=1) | np.isnan(theta[:, 0])
-        new = ~done & (good | (iteration.order == min(max(most, k), dim)))
+        residual = np.abs(iteration.beta[:, -1] * s[:, -1, -1])
+        good = (residual <= tolerance * np.abs(theta).max(axis=1)) | np.isnan(theta[:, 0])
+        new = ~done & (good | (iteration.order == last))
         for i in np.flatnonzero(new):
-            found.values[i], found.residuals[i] = theta[i, : -k - 1 : -1], residuals[i]
-            found.vectors[i] = s[i, :, : -k - 1 : -1].T @ iteration.basis[i, : iteration.order]
+            found[i] = s[i, :, -1] @ iteration.basis[i, iteration.held : iteration.held + iteration.order]
         done |= new
     return found
 
@@ -150,12 +175,14 @@ def _nodes(products: Products, probes: Array, order: int) -> tuple[Array, Array]
 def broadened(nodes: Array, weights: Array, points: int, width: float) -> tuple[Array, Array]:
     """A density of nodes ``(member, node)`` as a sum of Gaussians, on a grid of each member: ``(member, point)`` both.
 
-    The standard deviation is `width` times the range of the nodes (of their size, where all are equal).
+    The standard deviation is `width` times the range of the nodes (of their size, where all are equal); a point has the
+    mean density over its cell, so that the sum over cells is 1 on any grid.
     """
     low, high = nodes.min(axis=1, keepdims=True), nodes.max(axis=1, keepdims=True)
     size = np.where(high > low, high - low, np.maximum(np.abs(high), 1e-300))
     deviation = width * size
-    grid = low - 4 * deviation + (high - low + 8 * deviation) * np.linspace(0.0, 1.0, points)
-    away = (grid[:, :, None] - nodes[:, None, :]) / deviation[:, :, None]
-    heights = np.exp(-0.5 * away * away) / (np.sqrt(2 * np.pi) * deviation[:, :, None])
-    return grid, np.asarray((heights * weights[:, None, :]).sum(axis=2))
+    edges = low - 4 * deviation + (high - low + 8 * deviation) * np.linspace(0.0, 1.0, points + 1)
+    below = np.empty_like(edges)
+    for i, row in enumerate(nodes):
+        below[i] = ndtr((edges[i][:, None] - row) / deviation[i]) @ weights[i]
+    return (edges[:, 1:] + edges[:, :-1]) / 2, np.diff(below, axis=1) / np.diff(edges, axis=1)

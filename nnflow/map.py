@@ -234,10 +234,11 @@ class Map:
         if where == "weights":
             return np.arange(self.dim) < self.weights
         patterns = (where,) if isinstance(where, str) else tuple(where)
+        patterns = tuple(pattern.replace("[", "[[]") for pattern in patterns)  # names have brackets of their own
         found = np.array([any(fnmatchcase(name, pattern) for pattern in patterns) for name in self.coordinates])
         if not found.any():
             shown = ", ".join(self.coordinates[:12]) + (", …" if self.dim > 12 else "")
-            raise ValueError(f"{', '.join(patterns)}: matches no coordinate of {self.name}: {shown}")
+            raise ValueError(f"{where!r}: matches no coordinate of {self.name}: {shown}")
         return found
 
     def channels(self, observe: str | Sequence[str] | None) -> tuple[str, ...]:

@@ -256,7 +256,7 @@ def test_mini_batches_are_those_of_torch(shuffle: int | None) -> None:
     module = nn.Sequential(nn.Linear(4, 3))
     maps = [
         nnflow.training_map(module, F.cross_entropy, ROWS, LABELS, batch=4, shuffle=shuffle, backend=backend, eta=0.2)
-        for backend in ("compiled", "tensor")
+        for backend in (("compiled", "tensor") if shuffle else ("tensor",))
     ]
     theirs, order = copy.deepcopy(module).double(), Order(6, 4, shuffle)
     sgd = torch.optim.SGD(theirs.parameters(), lr=0.2)
@@ -270,7 +270,7 @@ def test_mini_batches_are_those_of_torch(shuffle: int | None) -> None:
         assert (map.epoch, map.repeats) == (2, shuffle is None)
         after = nnflow.Ensemble.grid(map, states=[map.state_of(module)]).advance(5)
         np.testing.assert_allclose(after.states[0], expected, rtol=0, atol=1e-14)
-    watched, _ = nnflow.Ensemble.grid(maps[1], states=[maps[1].state_of(module)]).orbit(
+    watched, _ = nnflow.Ensemble.grid(maps[-1], states=[maps[-1].state_of(module)]).orbit(
         3, observe=["loss", "batch_loss"]
     )
     logits = module.double()(torch.tensor(ROWS)).detach()

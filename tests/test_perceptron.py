@@ -9,8 +9,9 @@ import scipy.special
 import torch
 from numba import njit
 
+from nnflow.systems.batches import blocks_of
 from nnflow.systems.order import Order
-from nnflow.systems.perceptron import Kernels, Perceptron, _blocks
+from nnflow.systems.perceptron import Kernels, Perceptron
 
 LAYERS = {"sigmoid": torch.nn.Sigmoid, "tanh": torch.nn.Tanh, "relu": torch.nn.ReLU, "identity": torch.nn.Identity}
 
@@ -308,7 +309,7 @@ def test_the_data_are_copied():
 @pytest.mark.parametrize("n", [1, 7, 8, 25, 120, 255, 256, 257, 513, 10_241])
 def test_blocks_hold_every_sample_once(n):
     x = np.arange(n, dtype=np.float64)[:, None]
-    data = _blocks(x, x, 1, "mse", Order(len(x)))
+    data = blocks_of(x, x, 1, "mse", Order(len(x)))
     real = data.weights > 0
     assert np.array_equal(data.inputs[:, 0][real], x[:, 0])
     assert np.array_equal(real.sum(1), data.counts)

@@ -36,6 +36,14 @@ def test_the_python_snippets_run_one_after_the_other(tmp_path: Path, monkeypatch
     assert space["spectrum"].exponent.values == pytest.approx([0.419, -1.623], abs=0.02)  # type: ignore[attr-defined]
 
 
+def test_the_page_on_training_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (README.parent / "docs" / "training.md").read_text()
+    space: dict[str, object] = {}
+    for block in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        exec(compile(block, "docs/training.md", "exec"), space)
+
+
 def test_there_are_exactly_two_set_up_commands_of_one_line() -> None:
     setup = [line for line in commands() if line.startswith("python3 -m venv")]
     assert len(setup) == 2

@@ -54,7 +54,7 @@ def test_memory_is_perturbed_or_not_as_asked() -> None:
     assert moved(where="*") == list(range(9))
     assert moved(where="moment2.*") == [6, 7, 8]
     assert moved(where=["w0", "moment1.w2"]) == [0, 5]
-    with pytest.raises(ValueError, match=r"kernel\*: matches no coordinate of .*: w0, w1, w2"):
+    with pytest.raises(ValueError, match=r"'kernel\*': matches no coordinate of .*: w0, w1, w2"):
         moved(where="kernel*")
 
 

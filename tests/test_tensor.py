@@ -305,7 +305,7 @@ def test_what_does_not_fit_is_refused() -> None:
         henon(device="nowhere")
     start = nnflow.Ensemble.grid(henon())
     with pytest.raises(ValueError, match="unknown norm 'l3'"):
-        start.separation_orbit(start.state[:, None], 1, norm="l3")
+        start.separation_orbit(start.state[:, None] + 0.1, 1, norm="l3")
     with pytest.raises(ValueError, match="unknown record 'frame'. Did you mean 'frames'"):
         start.with_frame(1).tangent_orbit(1, keep=["frame"])
     with pytest.raises(ValueError, match="neighbours have shape"):

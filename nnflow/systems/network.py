@@ -7,6 +7,7 @@ optimiser's memory. Only the functions that take a torch module import torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from nnflow.names import unknown
 from nnflow.systems.data import iris_split
 from nnflow.systems.descent import is_repeating, marked, structure_of
 from nnflow.systems.optimisers import LIMITS, OPTIMISERS, Descent, compiled_descent, memory_names, optimiser
-from nnflow.systems.perceptron import Perceptron, norms_of
+from nnflow.systems.perceptron import Perceptron
 from nnflow.systems.schedules import Schedule
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def perceptron_map(
     parameters = optimiser(optimizer, defaults, decay=False)
     layout = layout or _layers(network.sizes)
     coordinates = coordinate_names(layout, optimizer)
-    kernels, size, norms = network.kernels(), network.dim, _norms(layout)
+    kernels, size = network.kernels(), network.dim
     order = network.order
     made = CompiledTraining(
         *compiled_descent(kernels.gradient, kernels.hessian_products, size, optimizer, parameters, schedule),
@@ -172,7 +173,8 @@ def perceptron_map(
         repeats=is_repeating(optimizer, schedule, order.shuffle),
         epoch=order.batches,
         coordinates=coordinates,
-        observables={key: _of_weights(function, size) for key, function in (kernels.observables | norms).items()}
+        observables={key: _of_weights(function, size) for key, function in kernels.observables.items()}
+        | _norms(layout)
         | _probed(network, kernels.predictions),
         initial=initial or Drawn(layout, len(coordinates) - size),
         memory=len(coordinates) - size,
@@ -198,12 +200,27 @@ def _probed(network: Perceptron, predictions: Any) -> dict[str, Component]:
     return {name: Component(outputs, i, len(names)) for i, name in enumerate(names)}
 
 
-def _norms(layout: Layout) -> dict[str, Any]:
+def _norms(layout: Layout) -> dict[str, Callable[[Array, Array, int], float]]:
     """L1 and L2 of each parameter, by name."""
     ends = np.cumsum([int(np.prod(shape)) for _, shape in layout]).tolist()
-    spans = zip(layout, [0, *ends[:-1]], ends, strict=True)
-    found = {name: norms_of(begin, end) for (name, _), begin, end in spans}
-    return {f"{norm}.{name}": functions[norm] for norm in ("l1", "l2") for name, functions in found.items()}
+    spans = [(name, begin, end) for (name, _), begin, end in zip(layout, [0, *ends[:-1]], ends, strict=True)]
+    return {f"{norm}.{name}": _norm(norm, begin, end) for norm in ("l1", "l2") for name, begin, end in spans}
+
+
+def _norm(norm: str, begin: int, end: int) -> Callable[[Array, Array, int], float]:
+    def l1(x: Array, p: Array, t: int) -> float:
+        total = 0.0
+        for i in range(begin, end):
+            total += abs(x[i])
+        return total
+
+    def l2(x: Array, p: Array, t: int) -> float:
+        total = 0.0
+        for i in range(begin, end):
+            total += x[i] * x[i]
+        return math.sqrt(total)
+
+    return l1 if norm == "l1" else l2
 
 
 def last_layer(layout: Layout) -> tuple[tuple[int, tuple[int, ...]], ...]:

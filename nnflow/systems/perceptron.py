@@ -27,7 +27,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.systems.order import Order, permutation
+from nnflow.systems.batches import Batch, Data, blocks_of, in_order, shape, shuffled
+from nnflow.systems.order import Order
 from nnflow.systems.passes import ACTIVATIONS, Passes, PassesAlong, gradient_passes, inner, passes_along
 from nnflow.systems.rows import (  # names, not the module: a name is a constant to numba
     Array,
@@ -43,7 +44,6 @@ Integers = npt.NDArray[np.int64]
 LIMITS = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}  # of the bounded ones
 LOSSES = ("cross_entropy", "mse")
 TOP, TOTAL, INVERSE, WEIGHT, P = range(5)  # first rows of a sheet
-LONGEST = 256  # samples in a block
 
 Observable = Callable[[Array], float]
 
@@ -69,83 +69,7 @@ class Kernels(NamedTuple):
     predictions: Callable[[Array, Array], None] | None
 
 
-# ---------------------------------------------------------------------------------------------------------------- data
-
-
-class _Data(NamedTuple):
-    """Samples in blocks (block, row, sample), each block filled up with copies of its first, of weight zero."""
-
-    inputs: Array
-    targets: Array  # one-hot rows times the weight, or the target values
-    weights: Array  # (block, sample): 1/n for cross-entropy, 2/(n outputs) for the squared error
-    counts: Integers  # samples of weight > 0
-    labels: Integers  # (block, sample), of cross-entropy
-
-
-def _blocks(inputs: Array, targets: npt.NDArray[Any], outputs: int, loss: str, order: Order) -> _Data:
-    """All batches of an order, one after the other, each in the same number of blocks."""
-    blocks, length = _shape(order.size)
-    place, first = np.arange(blocks * length), order.size * np.arange(order.batches)[:, None]
-    counts = np.minimum(order.size, len(inputs) - first)
-    source = np.where(place < counts, first + place, first).reshape(-1, length)
-    weights = ((place < counts) / counts).reshape(-1, length)
-    real = np.clip(counts - length * np.arange(blocks), 0, length).ravel()
-    data = np.ascontiguousarray(inputs[source].transpose(0, 2, 1))
-    if loss == "mse":
-        values = np.ascontiguousarray(targets[source].transpose(0, 2, 1))
-        return _Data(data, values, weights * (2.0 / outputs), real, np.zeros_like(source))
-    labels = targets[source].astype(np.int64)
-    hot = (labels[:, None, :] == np.arange(outputs)[:, None]) * weights[:, None, :]
-    return _Data(data, np.ascontiguousarray(hot), weights, real, labels)
-
-
-def _shape(samples: int) -> tuple[int, int]:
-    """How many blocks, and how long, a batch of this many samples makes."""
-    blocks = -(-samples // LONGEST)
-    length = -(-samples // (8 * blocks)) * 8
-    return blocks, length if length <= 24 else -(-length // 32) * 32
-
-
-Batch = Callable[[int], tuple[Array, Array, Array, Integers, int, int]]
-
-
-def _in_order(data: _Data, blocks: int) -> Batch:
-    """The batch of step t: the arrays of all data, and its first block and its last but one."""
-    inputs, targets, weights, counts, _ = data
-    batches = len(counts) // blocks
-
-    @inner
-    def batch(t: int) -> tuple[Array, Array, Array, Integers, int, int]:
-        first = t % batches * blocks
-        return inputs, targets, weights, counts, first, first + blocks
-
-    return batch
-
-
-def _shuffled(data: _Data, order: Order, loss: str) -> Batch:
-    """The batch of step t, gathered from data in one batch by the order of its epoch."""
-    inputs, targets, weights, _, _ = data
-    samples, batches, size, seed = order.samples, order.batches, order.size, order.shuffle or 0
-    width, one, hot = inputs.shape[2], weights[0, 0], loss == "cross_entropy"
-    blocks, length = _shape(size)
-
-    @inner
-    def batch(t: int) -> tuple[Array, Array, Array, Integers, int, int]:
-        rows, first = permutation(samples, seed, t // batches), t % batches * size
-        count = min(size, samples - first)
-        x, y = np.empty((blocks, inputs.shape[1], length)), np.empty((blocks, targets.shape[1], length))
-        weight, counts = np.zeros((blocks, length)), np.empty(blocks, np.int64)
-        for block in range(blocks):
-            counts[block] = min(max(count - block * length, 0), length)
-            for s in range(length):
-                row = rows[first + block * length + s] if s < counts[block] else rows[first]
-                share = samples / count if s < counts[block] else 0.0
-                weight[block, s] = share * one
-                x[block, :, s] = inputs[row // width, :, row % width]
-                y[block, :, s] = targets[row // width, :, row % width] * (share if hot else 1.0)
-        return x, y, weight, counts, 0, blocks
-
-    return batch
+# ---------------------------------------------------------------------------------------------------------------- cost
 
 
 class _Cost(NamedTuple):
@@ -207,7 +131,7 @@ def _cost(features: int, outputs: int, loss: str, first: int, out: int, units: i
 class _Task(NamedTuple):
     """Everything about one data set: its blocks, its batches, its passes, the size of its sheet."""
 
-    data: _Data
+    data: Data
     batch: Batch
     length: int  # samples of a sheet
     passes: Passes
@@ -304,20 +228,6 @@ def _predictions(task: _Task, outputs: int) -> Callable[[Array, Array], None]:
                     i += 1
 
     return predictions
-
-
-def norms_of(begin: int, end: int) -> dict[str, Observable]:
-    """L1 and L2 of the weights from `begin` to before `end`."""
-
-    @kernel
-    def l1(w: Array) -> float:
-        return _l1(w[begin:end])
-
-    @kernel
-    def l2(w: Array) -> float:
-        return _l2(w[begin:end])
-
-    return {"l1": l1, "l2": l2}
 
 
 @kernel
@@ -498,9 +408,9 @@ class Perceptron:
         first = P + outputs
         order = order or Order(len(inputs))
         apart = Order(len(inputs)) if order.shuffle is not None else order
-        data = _blocks(inputs, targets, outputs, self.loss, apart)
-        blocks, length = _shape(order.size)
-        batch = _in_order(data, blocks) if order is apart else _shuffled(data, order, self.loss)
+        data = blocks_of(inputs, targets, outputs, self.loss, apart)
+        blocks, length = shape(order.size)
+        batch = in_order(data, blocks) if order is apart else shuffled(data, order, self.loss)
         cost = _cost(self.sizes[0], outputs, self.loss, first, first + sum(self.sizes[:-1]), units)
         return _Task(data, batch, length, passes, cost, first, self.sizes[0], units, first + self.sizes[0] + 3 * units)
 

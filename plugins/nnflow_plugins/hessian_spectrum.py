@@ -104,20 +104,20 @@ class HessianSpectrum(Analysis):
         return np.where(np.isnan(nodes).any(axis=1), np.nan, np.round(number, 9))
 
     def _all(self, now: Ensemble, product: Callable[..., Any], gauge: Array) -> Nodes:
-        """Every eigenvalue on the complement of the gauge directions, ascending."""
-        size, g = now.map.weights, gauge.shape[1]
-        whole = np.concatenate([gauge, np.tile(np.eye(size), (len(now), 1, 1))], axis=1)
-        basis = np.linalg.qr(whole.transpose(0, 2, 1))[0].transpose(0, 2, 1)[:, g:]
-        parts = [_products(now, product, basis[:, i : i + ROWS]) for i in range(0, size - g, ROWS)]
-        matrix = np.concatenate(parts, axis=1) @ basis.transpose(0, 2, 1)
-        lost = np.isnan(matrix).any(axis=(1, 2))
-        values = np.linalg.eigvalsh(np.where(lost[:, None, None], 0.0, 0.5 * (matrix + matrix.transpose(0, 2, 1))))
-        return np.where(lost[:, None], np.nan, values), np.full(values.shape, 1.0 / values.shape[1])
+        """Every eigenvalue on the complement of the gauge directions, ascending; member by member, to save memory."""
+        values = np.full((len(now), now.map.weights - gauge.shape[1]), np.nan)
+        for i, basis in enumerate(gauge):
+            rows = np.linalg.qr(np.vstack([basis, np.eye(now.map.weights)]).T)[0].T[None, len(basis) :]
+            parts = [_products(now.take([i]), product, rows[:, j : j + ROWS]) for j in range(0, rows.shape[1], ROWS)]
+            matrix = np.concatenate(parts, axis=1)[0] @ rows[0].T
+            if np.isfinite(matrix).all():
+                values[i] = np.linalg.eigvalsh(0.5 * (matrix + matrix.T))
+        return values, np.full(values.shape, 1.0 / values.shape[1])
 
     def _some(self, now: Ensemble, product: Callable[..., Any], gauge: Array) -> Nodes:
         """Nodes and weights of the quadrature, from random vectors in that complement."""
         drawn = now.draw("hessian", (self.probes, now.map.weights), seed=self.seed)
-        probes = project_out(np.sign(drawn), gauge)
+        probes = project_out(drawn, gauge)
         return quadrature(lambda v: _products(now, product, v), probes, self.order)
 
     def _gradient(self, now: Ensemble) -> dict[str, Any]:

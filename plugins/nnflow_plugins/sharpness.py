@@ -27,7 +27,8 @@ class Sharpness(Analysis):
     Variables: `curvature (…, time, index)`, descending; `residual`, within which of each there is an eigenvalue;
     `sharpness (…, time)`, the first of them; `threshold`, the curvature beyond which a direction of a minimum is
     unstable under the optimiser (2/eta for plain gradient descent); `stability`, the ratio of the two (eta S/2), beyond
-    1 at the edge of stability. With Adam, AdamW and RMSprop the ratio is that of the preconditioned Hessian, whose
+    1 at the edge of stability. (An eigenvalue that has just overtaken by less than a per cent may be seen a look late.)
+    With Adam, AdamW and RMSprop the ratio is that of the preconditioned Hessian, whose
     largest eigenvalue costs a second iteration. Of mini-batches, the curvature is that of the batch of step t.
     (J. Cohen et al., ICLR 2021, arXiv:2103.00065; 2022, arXiv:2207.14484.) Needs a map with a loss, else TypeError.
     """
@@ -43,7 +44,7 @@ class Sharpness(Analysis):
     tolerance: float = 1e-6
     """Largest residual, relative to the largest curvature."""
     iterations: int = 100
-    """Most Hessian-vector products a look; what is reached by then is in `residual`."""
+    """Most Hessian-vector products for one eigenvalue; what is reached by then is in `residual`."""
     seed: int = 0
     """Seed of the vectors that the first iteration starts from."""
 
@@ -56,27 +57,27 @@ class Sharpness(Analysis):
     def __call__(self, ensemble: Ensemble) -> Result:
         """Compute the variables; raises ValueError for k beyond the number of weights."""
         now = ensemble.advance(self.transient)
-        drawn = now.draw("sharpness", (now.map.weights,), seed=self.seed)
-        drawn /= np.sqrt((drawn * drawn).sum(axis=1, keepdims=True))
+        drawn = now.draw("sharpness", (self.k, now.map.weights), seed=self.seed)
+        drawn /= np.sqrt((drawn * drawn).sum(axis=2, keepdims=True))
         plain = effective = drawn
         seen: list[tuple[Array, ...]] = []
         start = now.t
         for _ in range(self.steps // self.every):
-            found = self._largest(now, now.map.curvature, plain, self.k)
+            found = self._largest(now, now.map.curvature, plain)
             plain, top = _mixed(found, drawn), found.values[:, 0]
             if now.map.preconditioned:
-                other = self._largest(now, now.map.effective_curvature, effective, 1)
-                effective, top = _mixed(other, drawn), other.values[:, 0]
+                other = self._largest(now, now.map.effective_curvature, effective[:, :1])
+                effective, top = _mixed(other, drawn[:, :1]), other.values[:, 0]
             limit = now.map.threshold(now.parameters, now.t)
             seen.append((found.values, found.residuals, found.values[:, 0], limit, top / limit))
             now = now.advance(self.every)
         return self._result([np.stack(part, axis=1) for part in zip(*seen, strict=True)], start, now)
 
-    def _largest(self, now: Ensemble, product: Callable[..., Any], first: Array, k: int) -> Extreme:
+    def _largest(self, now: Ensemble, product: Callable[..., Any], starts: Array) -> Extreme:
         def products(v: Array) -> Array:
             return now.map.to_numpy(product(now.state, now.parameters, now.t, now.map.native(v[:, None])))[:, 0]
 
-        return largest(products, first, k, self.tolerance, self.iterations)
+        return largest(products, starts, self.tolerance, self.iterations)
 
     def _result(self, parts: list[Array], start: int, after: Ensemble) -> Result:
         curvature, residual, sharpness, threshold, stability = parts
@@ -108,9 +109,8 @@ class Sharpness(Analysis):
 
 
 def _mixed(found: Extreme, drawn: Array) -> Array:
-    """Where the next iteration starts: the sum of the eigenvectors, and a little of a random vector.
+    """Where the next iterations start: at the eigenvectors, and a little of random vectors.
 
     Eigenvectors alone would hide, but for rounding, another eigenvalue that has overtaken theirs.
     """
-    start = found.vectors.sum(axis=1) + 0.1 * drawn
-    return np.where(np.isfinite(start), start, drawn)
+    return np.where(np.isfinite(found.vectors), found.vectors + 0.1 * drawn, drawn)
