@@ -16,6 +16,7 @@ import re
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from pathlib import Path
@@ -54,6 +55,7 @@ class Misuse(Exception):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 for a failed check, 2 for misuse, 130 for Ctrl-C."""
+    warnings.showwarning = lambda message, *where, **rest: print(f"nnflow: warning: {message}", file=sys.stderr)
     try:
         status = _dispatch(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()

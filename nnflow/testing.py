@@ -19,7 +19,7 @@ import xarray as xr
 
 from nnflow.analysis import RESERVED, Analysis
 from nnflow.ensemble import Ensemble
-from nnflow.map import Array, Map
+from nnflow.map import Array, Map, project_out
 from nnflow.runner import load, run, save
 
 STATES = 100  # states of an orbit at which a step and a tangent are compared
@@ -54,7 +54,7 @@ def check_map(map: Map) -> list[str]:
     require(isinstance(map, Map), f"{map!r} is no nnflow.Map")
     checks: list[Callable[[Map], str]] = [
         _draws, _orbits_stay, _compiled_step, _members_alone, _tangent, _time_blocks, _records, _escapes, _observes,
-        _pickles,
+        _gauge, _pickles,
     ]  # fmt: skip
     return [check(map) for check in checks]
 
@@ -170,6 +170,20 @@ def _observes(map: Map) -> str:
         gap = relative_error(records[:, 0, i][:, None], plain[:, None])
         require(gap < 1e-12, f"observable {name!r} by the verb and by the definition differ by {gap:.1e}")
     return f"observables are finite numbers: {', '.join(names) or 'none declared'}"
+
+
+def _gauge(map: Map) -> str:
+    x, p = orbit_states(map, 4)
+    basis = map.gauge(map.native(x), p)
+    require(basis.shape == (len(x), basis.shape[1], map.dim), f"gauge has shape {basis.shape}, not (member, g, dim)")
+    if not basis.shape[1]:
+        return "it names no directions as neutral"
+    overlaps = basis @ basis.transpose(0, 2, 1)
+    require(np.abs(overlaps - np.eye(basis.shape[1])).max() < 1e-10, "the gauge directions are not orthonormal")
+    moved = map.to_numpy(map.tangent(map.native(x), p, 0, map.native(basis.copy())))
+    gap = np.abs(project_out(moved, basis)).max()
+    require(gap < 1e-10 * max(1.0, np.abs(moved).max()), f"the tangent map turns gauge directions away (by {gap:.1e})")
+    return f"the tangent map keeps the span of {basis.shape[1]} gauge directions"
 
 
 def _pickles(map: Map) -> str:

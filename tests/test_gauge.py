@@ -102,3 +102,18 @@ def test_a_map_without_symmetry_has_none() -> None:
         nnflow.run("lyapunov_spectrum", henon, steps=200, gauge=gauge).exponent.values for gauge in (True, False)
     )
     np.testing.assert_allclose(one, other, rtol=0, atol=1e-12)
+
+
+def test_a_false_symmetry_does_not_pass_the_check() -> None:
+    from nnflow.testing import check_map
+
+    map = softmax_regression(eta=0.5)
+    assert "keeps the span of 3 gauge directions" in " ".join(check_map(map))
+
+    class Wrong(type(map)):  # type: ignore[misc]
+        def gauge(self, x: Any, p: Any) -> Any:
+            return np.eye(9)[None, :2].repeat(len(x), axis=0)
+
+    object.__setattr__(map, "__class__", Wrong)
+    with pytest.raises(AssertionError, match="turns gauge directions away"):
+        check_map(map)
