@@ -26,7 +26,7 @@ def test_the_registered_maps_and_their_parameters() -> None:
 
 @pytest.mark.parametrize("name", sorted(PARAMETERS))
 def test_every_map_conforms(name: str) -> None:
-    assert len(check_map(nnflow.maps[name]())) == 10
+    assert len(check_map(nnflow.maps[name]())) == 11
 
 
 @pytest.mark.parametrize("name", sorted(PARAMETERS))

@@ -35,7 +35,7 @@ def rotation(**settings: Any) -> Rotation:
 
 
 def test_a_map_in_numpy_conforms() -> None:
-    assert len(check_map(rotation())) == 10
+    assert len(check_map(rotation())) == 11
 
 
 def test_without_a_step_the_error_says_what_to_write() -> None:

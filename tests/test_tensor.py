@@ -47,7 +47,7 @@ STATES = COMPILED.initial_states(6, 0)
 
 
 def test_it_conforms() -> None:
-    assert len(check_map(henon())) == 10
+    assert len(check_map(henon())) == 11
 
 
 def test_steps_and_tangents_are_those_of_the_compiled_map() -> None:
