@@ -23,8 +23,8 @@ def iterate(map: Map, n: int) -> Map:
 
     >>> import nnflow
     >>> twice = iterate(nnflow.maps["logistic"](r=3.2), 2)  # the 2-cycle of the logistic map is a fixed point of it
-    >>> nnflow.run("orbit_diagram", twice).period.item()
-    1.0
+    >>> int(nnflow.run("orbit_diagram", twice).period)
+    1
     """
     if int(n) != n or n < 1:
         raise ValueError(f"n = {n!r}: give how many steps make one iterate, 1 or more")

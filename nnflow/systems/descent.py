@@ -67,7 +67,7 @@ def gradient_map(
     not return a finite scalar at a drawn state.
 
     >>> bowl = gradient_map(lambda w: (w * w).sum(), dim=2, eta=0.25)  # w' = w - 0.25 * 2w
-    >>> bowl.advance(bowl.native([[1.0, 2.0]]), np.array([[0.25]]), 0, 1).states.tolist()
+    >>> bowl.advance(bowl.native([[1.0, 2.0]]), np.array([[0.25, 0.0]]), 0, 1).states.tolist()
     [[0.5, 1.0]]
     """
     import torch
