@@ -1,0 +1,88 @@
+"""The softmax map: what is left of a network whose hidden units are all saturated.
+
+With n hidden units stuck on and the others off, a sigmoid network gives the same logits z for every input, and gradient
+descent on the mean cross-entropy moves only those: z' = z − κ(softmax z − p), with κ = η(1 + n) and the class
+frequencies p of the training rows. It explains the plateaus that K. Danovski, M. C. Soriano and L. Lacasa saw (Front.
+Complex Syst. 2, 1367957 (2024), arXiv:2404.05782).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from nnflow.compiled import CompiledMap
+from nnflow.map import Array
+
+
+class SoftmaxMap(CompiledMap):
+    """The softmax map: adding a constant to all logits changes nothing else."""
+
+    def gauge(self, x: Any, p: Any) -> Array:
+        """``(member, 1, classes)``: the direction (1, …, 1)/√classes."""
+        return np.full((len(x), 1, self.dim), self.dim**-0.5)
+
+
+def softmax(
+    frequencies: Sequence[float] = (39 / 120, 40 / 120, 41 / 120), box: Any = None, **parameters: float
+) -> SoftmaxMap:
+    """z' = z − kappa (softmax z − p), p the class `frequencies` (structure; made to add up to 1).
+
+    Σz is conserved, and the time mean of softmax z is p on any bounded orbit. The fixed point z = ln p + const loses
+    its stability at kappa = 2/μ, μ the largest eigenvalue of diag p − ppᵀ: at 2K for K equal classes. Observable: loss,
+    the mean cross-entropy ln Σ exp z − p·z. Raises ValueError for fewer than two classes, or frequencies that are not
+    positive.
+    """
+    weights = np.asarray(frequencies, dtype=np.float64)
+    if weights.ndim != 1 or len(weights) < 2 or not (np.isfinite(weights) & (weights > 0)).all():
+        raise ValueError(f"frequencies = {frequencies!r}: give two or more positive numbers, one a class")
+    share, classes = weights / weights.sum(), len(weights)
+
+    def rule(x: Array, p: Array, t: int, out: Array) -> None:
+        top, total = x[0], 0.0
+        for c in range(1, classes):
+            top = max(top, x[c])
+        for c in range(classes):
+            out[c] = math.exp(x[c] - top)
+            total += out[c]
+        for c in range(classes):
+            out[c] = x[c] - p[0] * (out[c] / total - share[c])
+
+    def tangent(x: Array, p: Array, t: int, v: Array, out: Array) -> None:
+        top, total, mean = x[0], 0.0, 0.0
+        for c in range(1, classes):
+            top = max(top, x[c])
+        for c in range(classes):
+            out[c] = math.exp(x[c] - top)
+            total += out[c]
+        for c in range(classes):
+            mean += out[c] / total * v[c]
+        for c in range(classes):
+            out[c] = v[c] - p[0] * out[c] / total * (v[c] - mean)
+
+    def loss(x: Array, p: Array, t: int) -> float:
+        top, total, mean = x[0], 0.0, 0.0
+        for c in range(1, classes):
+            top = max(top, x[c])
+        for c in range(classes):
+            total += math.exp(x[c] - top)
+            mean += share[c] * (x[c] - top)
+        return math.log(total) - mean
+
+    return SoftmaxMap(
+        rule,
+        tangent,
+        dim=classes,
+        name="softmax",
+        parameters={"kappa": 10.0},
+        coordinates=tuple(f"z{c}" for c in range(classes)),
+        observables={"loss": loss},
+        limits={"kappa": (0.0, np.inf)},
+        ranges={"kappa": (1.0, 14.0)},
+        structure={"frequencies": tuple(share.tolist())},
+        box=box if box is not None else ([-1.0] * classes, [1.0] * classes),
+        source="K. Danovski, M. C. Soriano, L. Lacasa, Front. Complex Syst. 2, 1367957 (2024), arXiv:2404.05782",
+    ).with_parameters(**parameters)
