@@ -80,7 +80,7 @@ def test_files_are_whole_or_not_there(scan: nnflow.Ensemble, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda e: nnflow.run("lyapunov", e), LookupError, "Did you mean 'lyapunov_spectrum'"),
+        (lambda e: nnflow.run("lyapunov_spektrum", e), LookupError, "Did you mean 'lyapunov_spectrum'"),
         (
             lambda e: nnflow.run("lyapunov_spectrum", e, step=3),
             ValueError,
