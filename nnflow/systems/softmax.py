@@ -13,9 +13,24 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numba import njit
 
 from nnflow.compiled import CompiledMap
 from nnflow.map import Array
+
+
+@njit(error_model="numpy")
+def _softmax(z: Array, out: Array) -> float:
+    """Write softmax z into out; returns ln Σ exp z. Nothing overflows."""
+    top, total = z[0], 0.0
+    for c in range(1, z.size):
+        top = max(top, z[c])
+    for c in range(z.size):
+        out[c] = math.exp(z[c] - top)
+        total += out[c]
+    for c in range(z.size):
+        out[c] /= total
+    return float(top + math.log(total))
 
 
 class SoftmaxMap(CompiledMap):
@@ -42,35 +57,23 @@ def softmax(
     share, classes = weights / weights.sum(), len(weights)
 
     def rule(x: Array, p: Array, t: int, out: Array) -> None:
-        top, total = x[0], 0.0
-        for c in range(1, classes):
-            top = max(top, x[c])
+        _softmax(x, out)
         for c in range(classes):
-            out[c] = math.exp(x[c] - top)
-            total += out[c]
-        for c in range(classes):
-            out[c] = x[c] - p[0] * (out[c] / total - share[c])
+            out[c] = x[c] - p[0] * (out[c] - share[c])
 
     def tangent(x: Array, p: Array, t: int, v: Array, out: Array) -> None:
-        top, total, mean = x[0], 0.0, 0.0
-        for c in range(1, classes):
-            top = max(top, x[c])
+        _softmax(x, out)
+        mean = 0.0
         for c in range(classes):
-            out[c] = math.exp(x[c] - top)
-            total += out[c]
+            mean += out[c] * v[c]
         for c in range(classes):
-            mean += out[c] / total * v[c]
-        for c in range(classes):
-            out[c] = v[c] - p[0] * out[c] / total * (v[c] - mean)
+            out[c] = v[c] - p[0] * out[c] * (v[c] - mean)
 
     def loss(x: Array, p: Array, t: int) -> float:
-        top, total, mean = x[0], 0.0, 0.0
-        for c in range(1, classes):
-            top = max(top, x[c])
+        total = _softmax(x, np.empty(classes))
         for c in range(classes):
-            total += math.exp(x[c] - top)
-            mean += share[c] * (x[c] - top)
-        return math.log(total) - mean
+            total -= share[c] * x[c]
+        return total
 
     return SoftmaxMap(
         rule,

@@ -48,6 +48,18 @@ def over_axis(data: xr.DataArray, axes: Axes, own: str = "", label: str = "{}") 
         axes.set_xticks(x)
 
 
+def band(axes: Axes, x: Any, rows: np.typing.NDArray[np.float64], colour: int = 0, **style: Any) -> None:
+    """One curve over x: the median of the rows ``(member, x)`` that are finite throughout, shaded between quartiles."""
+    known = rows[np.isfinite(rows).all(axis=1)]
+    low, middle, high = np.quantile(known, [0.25, 0.5, 0.75], axis=0) if len(known) else rows[[0, 0, 0]]
+    shade = COLOURS[colour % len(COLOURS)]
+    axes.plot(x, middle, color=shade, **{"linewidth": 1, "marker": "." if len(middle) < 60 else None, **style})
+    if len(known) > 1 and style.get("linestyle") == "":
+        axes.vlines(x, low, high, color=shade, alpha=0.4)
+    elif len(known) > 1:
+        axes.fill_between(x, low, high, color=shade, alpha=0.25, linewidth=0)
+
+
 def _quartiles(values: np.typing.NDArray[np.float64]) -> tuple[np.typing.NDArray[np.float64], ...]:
     """Quartiles of each row; NaN where all are NaN, or where infinities leave none in between."""
     out = np.full((3, len(values)), np.nan)

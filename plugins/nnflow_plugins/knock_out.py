@@ -66,13 +66,9 @@ class KnockOut(Analysis):
 
     def draw(self, dataset: xr.Dataset, axes: Axes) -> None:
         """The ratios in the order of the weights: the median over members, with a line between quartiles."""
-        from nnflow_plugins.drawing import COLOURS
+        from nnflow_plugins.drawing import band
 
         rows = dataset["ratio"].transpose(..., "weight").values.reshape(-1, dataset.sizes["weight"])
-        known = rows[np.isfinite(rows).all(axis=1)]
-        low, middle, high = np.quantile(known, [0.25, 0.5, 0.75], axis=0) if len(known) else rows[[0, 0, 0]]
-        place = np.arange(rows.shape[1])
-        axes.plot(place, middle, color=COLOURS[0], marker=".", linestyle="")
-        axes.vlines(place, low, high, color=COLOURS[0], alpha=0.4)
+        band(axes, np.arange(rows.shape[1]), rows, marker=".", linestyle="")
         axes.axhline(1.0, color="0.6", linewidth=0.8, zorder=0)
         axes.set(xlabel="weight", ylabel=dataset["ratio"].attrs["long_name"])

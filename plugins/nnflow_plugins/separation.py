@@ -97,17 +97,13 @@ class Separation(Analysis):
 
     def draw(self, dataset: xr.Dataset, axes: Axes) -> None:
         """The mean distance over time on a logarithmic axis, one curve a size; shaded between quartiles of members."""
-        from nnflow_plugins.drawing import COLOURS
+        from nnflow_plugins.drawing import band
 
         data = dataset["distance"].mean("perturbation")
         curves = [(f"{size:.0e}", data.sel(size=size)) for size in data["size"].values] if "size" in data.dims else []
         for i, (label, curve) in enumerate(curves or [("", data)]):
-            rows = np.atleast_2d(curve.transpose(..., "time").values.reshape(-1, curve.sizes["time"]))
-            with np.errstate(invalid="ignore"):
-                low, middle, high = np.nanquantile(rows, [0.25, 0.5, 0.75], axis=0)
-            axes.plot(dataset["time"], middle, color=COLOURS[i % len(COLOURS)], linewidth=1, label=label)
-            if len(rows) > 1:
-                axes.fill_between(dataset["time"], low, high, color=COLOURS[i % len(COLOURS)], alpha=0.25, linewidth=0)
+            rows = curve.transpose(..., "time").values.reshape(-1, curve.sizes["time"])
+            band(axes, dataset["time"], rows, i, label=label, marker=None)
         axes.set(yscale="log", xlabel="steps since the perturbation", ylabel=f"distance ({self.norm})")
         if curves:
             axes.legend(title="size", frameon=False, fontsize="small")

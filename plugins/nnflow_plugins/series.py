@@ -86,15 +86,11 @@ class Series(Analysis):
 
     def draw(self, dataset: xr.Dataset, axes: Axes) -> None:
         """Each channel over time: the median over members, shaded between quartiles."""
-        from nnflow_plugins.drawing import COLOURS
+        from nnflow_plugins.drawing import band
 
         for i, name in enumerate(dataset["channel"].values):
             rows = dataset["value"].sel(channel=name).transpose(..., "time").values.reshape(-1, dataset.sizes["time"])
-            known = rows[np.isfinite(rows).any(axis=1)]
-            low, middle, high = np.nanquantile(known, [0.25, 0.5, 0.75], axis=0) if len(known) else rows[[0, 0, 0]]
-            axes.plot(dataset["time"], middle, color=COLOURS[i % len(COLOURS)], linewidth=1, label=str(name))
-            if len(known) > 1:
-                axes.fill_between(dataset["time"], low, high, color=COLOURS[i % len(COLOURS)], alpha=0.25, linewidth=0)
+            band(axes, dataset["time"], rows, i, label=str(name))
         names = [str(name) for name in dataset["channel"].values]
         axes.set(xlabel="step", ylabel=names[0] if len(names) == 1 else "value")
         if len(names) > 1:

@@ -95,15 +95,10 @@ class Sharpness(Analysis):
 
     def draw(self, dataset: xr.Dataset, axes: Axes) -> None:
         """Sharpness over its threshold, along the orbit: the median over members, shaded between quartiles."""
-        from nnflow_plugins.drawing import COLOURS
+        from nnflow_plugins.drawing import band
 
         rows = dataset["stability"].transpose(..., "time").values.reshape(-1, dataset.sizes["time"])
-        known = rows[np.isfinite(rows).all(axis=1)]
-        low, middle, high = np.quantile(known, [0.25, 0.5, 0.75], axis=0) if len(known) else rows[[0, 0, 0]]
-        few = dataset.sizes["time"] < 40
-        axes.plot(dataset["time"], middle, color=COLOURS[0], linewidth=1, marker="." if few else None)
-        if len(known) > 1:
-            axes.fill_between(dataset["time"], low, high, color=COLOURS[0], alpha=0.25, linewidth=0)
+        band(axes, dataset["time"], rows)
         axes.axhline(1.0, color="0.6", linewidth=0.8, zorder=0)
         axes.set(xlabel="step", ylabel="sharpness / threshold of stability")
 

@@ -87,13 +87,9 @@ class TrajectoryAutocorrelation(Analysis):
 
     def draw(self, dataset: xr.Dataset, axes: Axes) -> None:
         """C over the lag: the median over members, shaded between quartiles."""
-        from nnflow_plugins.drawing import COLOURS
+        from nnflow_plugins.drawing import band
 
         rows = dataset["autocorrelation"].transpose(..., "lag").values.reshape(-1, dataset.sizes["lag"])
-        known = rows[np.isfinite(rows).all(axis=1)]
-        low, middle, high = np.quantile(known, [0.25, 0.5, 0.75], axis=0) if len(known) else rows[[0, 0, 0]]
-        axes.plot(dataset["lag"], middle, color=COLOURS[0], linewidth=1, marker="." if len(middle) < 60 else None)
-        if len(known) > 1:
-            axes.fill_between(dataset["lag"], low, high, color=COLOURS[0], alpha=0.25, linewidth=0)
+        band(axes, dataset["lag"], rows)
         axes.axhline(0.0, color="0.6", linewidth=0.8, zorder=0)
         axes.set(xlabel="lag (iterations)", ylabel="autocorrelation of the trajectory")
