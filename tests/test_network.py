@@ -360,3 +360,20 @@ def test_unknown_observables_and_wrong_shapes() -> None:
         nnflow.Ensemble.grid(iris(), states=np.zeros((2, 82)))
     with pytest.raises(ValueError, match="k = 84"):
         start.with_frame(84)
+
+
+def test_what_all_inputs_share_is_that_of_numpy() -> None:
+    map = nnflow.maps["iris"](split=2)
+    ensemble = nnflow.Ensemble.grid(map, inits=3)
+    names = [*(f"output[{c}]" for c in range(3)), "output_range", "hidden_square"]
+    seen = ensemble.orbit(1, observe=names)[0][:, 0]
+    inputs = iris_split(2).inputs
+    for w, row in zip(ensemble.states, seen, strict=True):
+        hidden = 1 / (1 + np.exp(-(inputs @ w[:40].reshape(10, 4).T + w[40:50])))
+        logits = hidden @ w[50:80].reshape(3, 10).T + w[80:]
+        np.testing.assert_allclose(row[:3], logits.mean(axis=0), rtol=1e-12)
+        assert row[3] == pytest.approx(np.ptp(logits, axis=0).max(), rel=1e-12)
+        assert row[4] == pytest.approx((hidden**2).sum(axis=1).mean(), rel=1e-12)
+    assert map.structure["classes"] == tuple(np.bincount(iris_split(2).targets))
+    lost = ensemble.with_states(np.full_like(ensemble.states, np.nan))
+    assert np.isnan(lost.orbit(1, observe=names)[0]).all()

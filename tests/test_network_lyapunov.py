@@ -58,6 +58,45 @@ def test_a_window_is_given_in_steps_and_sizes_are_an_axis() -> None:
     assert found.window.values.max() <= 60
 
 
+def test_the_guards_keep_out_of_saturation_and_of_flat_stretches() -> None:
+    """A cat map: distances grow by 0.96 a step to about 0.5, and stay there."""
+    ensemble = nnflow.Ensemble.grid(nnflow.maps["cat"](), inits=3)
+    settings = {"perturbation": 1e-12, "shortest": 10, "longest": 60, "steps": 200, "last": 100, "perturbations": 20}
+    rate = math.log((3 + math.sqrt(5)) / 2)
+    free = nnflow.run("network_lyapunov", ensemble, **settings)
+    guarded = nnflow.run("network_lyapunov", ensemble, saturation=0.1, least_growth=3.0, **settings)
+    np.testing.assert_allclose(guarded.exponent, rate, atol=1e-3)
+    assert (guarded.window[:, 1] <= 31).all()  # 1e-12 e^(0.96 n) reaches 0.05 after 25 steps
+    assert (abs(guarded.exponent - rate) <= abs(free.exponent - rate) + 1e-12).all()
+    none = nnflow.run("network_lyapunov", ensemble, least_growth=1e3, **settings)
+    assert none.exponent.isnull().all()
+    assert not none.counted.any()
+    assert (none.window == -1).all()
+
+
+def test_the_interval_holds_the_estimate_and_shrinks_with_perturbations() -> None:
+    ensemble = nnflow.Ensemble.grid(nnflow.maps["henon"](), states=[[0.1, 0.1]])
+    settings = {"steps": 40, "last": 10, "shortest": 10, "longest": 20, "perturbation": 1e-10, "bootstrap": 200}
+    few = nnflow.run("network_lyapunov", ensemble, perturbations=4, **settings)
+    many = nnflow.run("network_lyapunov", ensemble, perturbations=100, **settings)
+    for found in (few, many):
+        assert found.low <= found.exponent <= found.high
+    assert float(many.high - many.low) < 0.6 * float(few.high - few.low)
+
+
+def test_the_window_map_holds_every_fit() -> None:
+    settings = {"steps": 60, "shortest": 10, "longest": 30, "last": 40, "perturbation": (1e-6, 1e-3)}
+    found = nnflow.run("network_lyapunov", nnflow.maps["henon"](), window_map=True, layers=True, **settings)
+    assert found.slope.dims == ("size", "window_start", "window_length")
+    assert np.isnan(found.slope.sel(window_start=40, window_length=30)).all()
+    for i in range(2):
+        start, end = found.window.values[i]
+        at = {"window_start": start, "window_length": end - start}
+        assert found.slope[i].sel(at).item() == found.exponent[i].item()
+        assert found.fit[i].sel(at).item() == float(found.fit[i].max())
+    assert found.layer.values.tolist() == ["x", "y"]
+
+
 def test_it_satisfies_the_contract() -> None:
     check_analysis(NetworkLyapunov)
 
@@ -84,6 +123,9 @@ def test_iris_at_learning_rate_one_as_published() -> None:
         ({"longest": 20}, "longest = 20: give 30 or more"),
         ({"last": -1}, "last = -1: give 0 or more"),
         ({"steps": 20}, "steps = 20: give 30 or more"),
+        ({"saturation": 0.0}, "saturation = 0.0"),
+        ({"level": 1.0}, "level = 1.0"),
+        ({"bootstrap": -1}, "bootstrap = -1"),
     ],
 )
 def test_windows_that_do_not_fit_are_refused(settings: Any, message: str) -> None:

@@ -42,6 +42,24 @@ def test_several_sizes_are_one_perturbation_scaled() -> None:
     assert (small[:, 0] <= 1e-3).all()
 
 
+def test_layers_add_up_and_normal_perturbations_are_normal() -> None:
+    ensemble = nnflow.Ensemble.grid(nnflow.maps["iris"](), inits=2)
+    settings = {"steps": 30, "every": 10, "perturbations": 3}
+    found = nnflow.run(
+        "separation", ensemble, perturbation=(1e-6, 1e-4), layers=True, distribution="normal", **settings
+    )
+    assert found.layer.values.tolist() == ["W1", "b1", "W2", "b2"]
+    assert found.layer_distance.dims == ("init", "size", "perturbation", "layer", "time")
+    np.testing.assert_allclose(found.layer_distance.sum("layer"), found.distance, rtol=1e-12)
+    plain = nnflow.run("separation", ensemble, perturbation=(1e-6, 1e-4), distribution="normal", **settings)
+    np.testing.assert_allclose(plain.distance, found.distance, rtol=1e-12)
+    shift = ensemble.neighbours(1e-4, 3, kind="normal") - ensemble.states[:, None]
+    np.testing.assert_allclose(found.distance[:, 1, :, 0], np.abs(shift).sum(axis=2), rtol=1e-12)
+    first = nnflow.run("separation", ensemble, perturbation=1e-4, layers=True, where="W1*", norm="max", **settings)
+    assert (first.layer_distance.sel(layer="W2")[..., 0] == 0).all()
+    assert np.array_equal(first.layer_distance.max("layer"), first.distance)
+
+
 def test_memory_is_perturbed_or_not_as_asked() -> None:
     map = nnflow.gradient_map(lambda w: (w**4).sum(), 3, "adam")
     ensemble = nnflow.Ensemble.grid(map, inits=2)
@@ -128,6 +146,9 @@ def test_a_series_of_a_recording() -> None:
         ("separation", {"norm": "l3"}, "norm = 'l3'"),
         ("separation", {"perturbation": 0.0}, "size = 0.0"),
         ("separation", {"perturbations": 0}, "perturbations = 0"),
+        ("separation", {"perturbation": ()}, "perturbation is empty"),
+        ("separation", {"distribution": "cauchy"}, "distribution = 'cauchy'"),
+        ("separation", {"steps": 10, "every": 3}, "steps must be a multiple of every"),
     ],
 )
 def test_what_makes_no_sense_is_refused(name: str, settings: Any, message: str) -> None:

@@ -157,7 +157,9 @@ def perceptron_map(
     N(0, 1) and biases 0 unless `initial` says otherwise. Observables, over the full data: loss, accuracy
     (classification), test_loss, test_accuracy (with test data), l1, l2 (norms of the weights; also of each parameter,
     l2.W1), gradient_norm, probe[i,c] (output c for probe row i), and for bounded activations `stuck_on` and `saturated`
-    (hidden units that stay within 0.01 of their upper limit, or of one of their limits, for every training input).
+    (hidden units that stay within 0.01 of their upper limit, or of one of their limits, for every training input);
+    over the training inputs output[c] (the mean of each output), output_range (the largest range of an output: 0 where
+    the network answers all inputs alike) and hidden_square (the mean of Σ h² over the last hidden layer).
     """
     parameters = optimiser(optimizer, defaults, decay=False)
     layout = layout or _layers(network.sizes)
@@ -175,10 +177,18 @@ def perceptron_map(
         coordinates=coordinates,
         observables={key: _of_weights(function, size) for key, function in kernels.observables.items()}
         | _norms(layout)
+        | _common(network, kernels.common)
         | _probed(network, kernels.predictions),
         initial=initial or Drawn(layout, len(coordinates) - size),
         memory=len(coordinates) - size,
-        structure=structure_of(optimizer, schedule, batch=order.batch, shuffle=order.shuffle, **(structure or {})),
+        structure=structure_of(
+            optimizer,
+            schedule,
+            batch=order.batch,
+            shuffle=order.shuffle,
+            classes=_classes(network),
+            **(structure or {}),
+        ),
         ranges={key: values for key, values in (ranges or {}).items() if key in parameters},
         source=source,
     )
@@ -198,6 +208,23 @@ def _probed(network: Perceptron, predictions: Any) -> dict[str, Component]:
 
     names = [f"probe[{i},{c}]" for i, c in np.ndindex(*shape)]
     return {name: Component(outputs, i, len(names)) for i, name in enumerate(names)}
+
+
+def _classes(network: Perceptron) -> tuple[int, ...] | None:
+    """How many training rows each class has; None for a regression."""
+    labelled = network.loss == "cross_entropy"
+    return tuple(np.bincount(network.targets, minlength=network.sizes[-1]).tolist()) if labelled else None
+
+
+def _common(network: Perceptron, common: Any) -> dict[str, Component]:
+    """output[c], output_range and hidden_square: what all training inputs share."""
+    size = network.dim
+
+    def shared(x: Array, p: Array, t: int, out: Array) -> None:
+        common(x[:size], out)
+
+    names = [*(f"output[{c}]" for c in range(network.sizes[-1])), "output_range", "hidden_square"]
+    return {name: Component(shared, i, len(names)) for i, name in enumerate(names)}
 
 
 def _norms(layout: Layout) -> dict[str, Callable[[Array, Array, int], float]]:

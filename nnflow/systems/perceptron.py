@@ -54,6 +54,8 @@ class Kernels(NamedTuple):
     gradient(w, t, g) -> loss writes dL/dw of the batch of step t into g (dim,). hessian_products(w, t, V, out) writes
     H V[j] into out[j], for V and out (k, dim); a row does not depend on the others. observables: name -> f(w) -> float,
     over all samples. predictions(w, out) writes the outputs for the probe rows, if there are any, row after row.
+    common(w, out) writes what all training inputs share: the mean of each output, the largest range of an output over
+    the inputs, and the mean of Σ h² over the units h of the last hidden layer (of the inputs, if there is none).
 
     Where an entry of w is not finite, everything is NaN; where one of V[j] is not, out[j] is.
 
@@ -67,6 +69,7 @@ class Kernels(NamedTuple):
     hessian_products: Callable[[Array, int, Array, Array], None]
     observables: dict[str, Observable]
     predictions: Callable[[Array, Array], None] | None
+    common: Callable[[Array, Array], None]
 
 
 # ---------------------------------------------------------------------------------------------------------------- cost
@@ -228,6 +231,35 @@ def _predictions(task: _Task, outputs: int) -> Callable[[Array, Array], None]:
                     i += 1
 
     return predictions
+
+
+def _common(task: _Task, outputs: int, last: int) -> Callable[[Array, Array], None]:
+    """(w, out): what all training inputs share: their mean outputs, the largest range of an output, the mean of Σ h².
+
+    h are the `last` units before the outputs.
+    """
+    height, length, batch = task.height, task.length, task.batch
+    load, forward, top = task.cost.load, task.passes.forward, task.first + task.inputs + task.units - outputs
+    share = 1.0 / int(task.data.counts.sum())
+
+    @kernel
+    def common(w: Array, out: Array) -> None:
+        t = new_sheet(height, length)
+        low, high = np.full(outputs, np.inf), np.full(outputs, -np.inf)
+        out[:] = nan_unless_finite(w)
+        inputs, _, weights, counts, first, end = batch(0)
+        for block in range(first, end):
+            load(t, inputs, weights, block)
+            forward(w, t)
+            for s in range(counts[block]):
+                for c in range(outputs):
+                    out[c] += share * t[top + c, s]
+                    low[c], high[c] = min(low[c], t[top + c, s]), max(high[c], t[top + c, s])
+                for u in range(last):
+                    out[outputs + 1] += share * t[top - last + u, s] ** 2
+        out[outputs] += np.max(high - low)
+
+    return common
 
 
 @kernel
@@ -395,7 +427,8 @@ class Perceptron:
         gradient = _gradient(train)
         along = passes_along(self.sizes, self._codes, train.first)
         observables = self._observables(whole, _gradient(whole))
-        return Kernels(gradient, _hessian_products(train, along), observables, self._probed(passes))
+        common = _common(whole, self.sizes[-1], self.sizes[-2])
+        return Kernels(gradient, _hessian_products(train, along), observables, self._probed(passes), common)
 
     @property
     def _codes(self) -> tuple[int, ...]:
