@@ -15,8 +15,8 @@ from nnflow.testing import check_map
 PARAMETERS = {
     "baker": (), "cat": (), "circle": ("omega", "k"), "cubic_descent": ("eta", "beta"),
     "double_well_descent": ("eta", "beta"), "gauss": ("alpha", "beta"), "henon": ("a", "b"), "ikeda": ("mu",),
-    "iris": ("eta",), "logistic": ("r",), "logistic_ring": ("r", "coupling"), "lozi": ("a", "b"), "softmax": ("kappa",),
-    "standard": ("k",), "tent": ("mu",),
+    "digits": ("eta",), "iris": ("eta",), "logistic": ("r",), "logistic_ring": ("r", "coupling"), "lozi": ("a", "b"),
+    "softmax": ("kappa",), "standard": ("k",), "tent": ("mu",),
 }  # fmt: skip
 
 

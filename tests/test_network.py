@@ -13,7 +13,7 @@ from torch import nn
 
 import nnflow
 from nnflow.map import Array
-from nnflow.systems.data import Split, iris_split, iris_table
+from nnflow.systems.data import Split, digits, iris_split, iris_table
 from nnflow.systems.network import TrainingMap, perceptron_map
 from nnflow.systems.perceptron import Perceptron
 
@@ -377,3 +377,21 @@ def test_what_all_inputs_share_is_that_of_numpy() -> None:
     assert map.structure["classes"] == tuple(np.bincount(iris_split(2).targets))
     lost = ensemble.with_states(np.full_like(ensemble.states, np.nan))
     assert np.isnan(lost.orbit(1, observe=names)[0]).all()
+
+
+@pytest.mark.slow
+def test_digits_learn_and_are_the_torch_network() -> None:
+    map = nnflow.maps["digits"](eta=1.0)
+    assert (map.dim, sum(map.structure["classes"])) == (4810, 1200)
+    ensemble = nnflow.Ensemble.grid(map, inits=1)
+    data = digits(test=597 / 1797, seed=0, scale="unit")
+    module = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 10)).double()
+    map.load_state(module, ensemble.states[0])
+    loss = nn.functional.cross_entropy(module(torch.as_tensor(data.inputs)), torch.as_tensor(data.targets))
+    records, after = ensemble.orbit(60, observe=["loss", "test_accuracy"])
+    assert records[0, 0, 0] == pytest.approx(loss.item(), rel=1e-12)
+    assert records[0, 59, 1] > 0.85
+    gradient = torch.autograd.grad(loss, list(module.parameters()))
+    moved = ensemble.advance(1).states[0] - ensemble.states[0]
+    np.testing.assert_allclose(moved, -torch.cat([g.ravel() for g in gradient]).numpy(), atol=1e-12)
+    assert nnflow.maps["digits"](hidden=3).dim == 64 * 3 + 3 + 30 + 10
