@@ -1,4 +1,4 @@
-"""The command line: `nnflow list | run | plot | check`, and one command for every registered study (`nnflow demo`).
+"""The command line: `nnflow list | run | plot | check | reproduce`, and `nnflow demo`, short for a study.
 
 An analysis's settings become options and help by themselves (tyro reads its dataclass), so a stranger's plugin needs no
 line here. Only the plugin that was asked for is imported. Misuse is one line on stderr and exit status 2.
@@ -42,6 +42,10 @@ usage: nnflow COMMAND ...
   nnflow run ANALYSIS --map NAME [options]   apply an analysis to a map, or to a scan of one; see nnflow run --help
   nnflow plot FILE.nc [-o FILE.png]          draw a result that was written by nnflow run
   nnflow check NAME                          test a map or an analysis against the contract
+  nnflow reproduce STUDY [options]           rerun a study, such as danovski2024; --list shows them
+  nnflow demo [options]                      the same as nnflow reproduce demo
+
+COMMAND --help says more.
 """
 
 EXAMPLE = """\
@@ -85,23 +89,24 @@ def _deliberate(error: Exception) -> bool:
 
 
 def _dispatch(argv: list[str]) -> int:
-    commands: dict[str, Callable[[list[str]], int]] = {"list": _list, "run": _run, "plot": _plot, "check": _check}
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "list": _list,
+        "run": _run,
+        "plot": _plot,
+        "check": _check,
+        "reproduce": _reproduce,
+        "demo": lambda rest: _reproduce(["demo", *rest]),
+    }
     if not argv or argv[0] in ("-h", "--help"):
-        print(_usage(), end="", file=sys.stdout if argv else sys.stderr)
+        print(USAGE, end="", file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2
     if argv[0] == "--version":
         print(f"nnflow {nnflow.__version__}")
         return 0
     if argv[0] in commands:
         return commands[argv[0]](argv[1:])
-    if argv[0] in nnflow.studies:
-        return _study(argv[0], argv[1:])
-    raise Misuse(unknown("command", argv[0], [*commands, *nnflow.studies.names()]))
-
-
-def _usage() -> str:
-    studies = [f"  nnflow {name:<36}a study; see nnflow {name} --help\n" for name in nnflow.studies.names()]
-    return USAGE + "".join(studies) + "\nCOMMAND --help says more.\n"
+    hint = f"{argv[0]} is a study: nnflow reproduce {argv[0]}." if argv[0] in nnflow.studies else ""
+    raise Misuse(unknown("command", argv[0], list(commands), hint))
 
 
 # -- list ----------------------------------------------------------------------------------------------------------
@@ -487,11 +492,28 @@ def _check(argv: list[str]) -> int:
     return 0
 
 
-def _study(name: str, argv: list[str]) -> int:
-    kind = nnflow.studies[name]
-    if not (isinstance(kind, type) and is_dataclass(kind) and callable(kind)):
-        raise nnflow.PluginError(f"the study {name!r} is no dataclass with a __call__: {kind!r}")
-    return _parse(kind, argv, f"nnflow {name}")() or 0
+def _reproduce(argv: list[str]) -> int:
+    if argv in ([], ["-h"], ["--help"], ["--list"]):
+        print(
+            "usage: nnflow reproduce STUDY [options]\n\nstudies\n" + "\n".join(map(_described, nnflow.studies.names()))
+        )
+        print("\nnnflow reproduce STUDY --help lists the options of one study.")
+        return 0 if argv else 2
+    if argv[0].startswith("-"):
+        raise Misuse("name the study first: nnflow reproduce STUDY ... (nnflow reproduce --list shows them)")
+    kind = nnflow.studies[argv[0]]
+    if not (isinstance(kind, type) and is_dataclass(kind) and "__call__" in dir(kind)):
+        raise nnflow.PluginError(f"the study {argv[0]!r} is no dataclass with a __call__: {kind!r}")
+    return _parse(kind, argv[1:], f"nnflow reproduce {argv[0]}")() or 0
+
+
+def _described(name: str) -> str:
+    """A study's name and what it is, in a line; a broken one says why."""
+    try:
+        text = (inspect.getdoc(nnflow.studies[name]) or "").partition("\n")[0]
+    except nnflow.PluginError as error:
+        text = f"cannot be used: {error}"
+    return f"  {name:<14}  {text}".rstrip()
 
 
 if __name__ == "__main__":

@@ -174,7 +174,8 @@ class Ensemble:
         Each component is moved by size · U(−1, 1) or, of `kind` "normal", size · N(0, 1); only those that `where`
         chooses: "weights" (the state without optimiser memory), or one or more patterns of coordinate names, such as
         "0.weight*", or "*" for all. `without_gauge` takes out what lies along the map's gauge directions.
-        Raises ValueError for a size that is not positive, or patterns that match nothing.
+        Warns (ResolutionWarning) of perturbations that rounding drowns. Raises ValueError for a size that is not
+        positive, or patterns that match nothing.
         """
         if not 0 < size < np.inf or count < 1 or kind not in ("uniform", "normal"):
             raise ValueError(
@@ -184,7 +185,15 @@ class Ensemble:
         moved = size * self.draw("perturbation", (count, self.map.dim), kind, seed) * self.map.chosen(where)
         if without_gauge:
             moved = project_out(moved, self.map.gauge(self.state, self.parameters))
-        return self.state[:, None] + self.map.native(moved)
+        drawn = self.state[:, None] + self.map.native(moved)
+        if (unresolved := self.unresolved(drawn)).any():
+            warnings.warn(
+                f"{unresolved.sum()} of {unresolved.size} perturbations of size {size:g} are near or below the "
+                f"resolution of the states ({self.map.resolution:.1e}, relative): what grows from them is rounding",
+                ResolutionWarning,
+                stacklevel=2,
+            )
+        return drawn
 
     def unresolved(self, neighbours: Any) -> npt.NDArray[np.bool_]:
         """``(member, perturbation)``: whether a neighbour is nearer than 10 resolutions of the state: rounding, mostly.
@@ -266,13 +275,6 @@ class Ensemble:
         if neighbours.ndim != 3 or neighbours.shape[::2] != (len(self), self.map.dim):
             raise ValueError(
                 f"neighbours have shape {tuple(neighbours.shape)}: give ({len(self)}, perturbations, {self.map.dim})"
-            )
-        if (unresolved := self.unresolved(neighbours)).any():
-            warnings.warn(
-                f"{unresolved.sum()} of {unresolved.size} perturbations are near or below the resolution of the states "
-                f"({self.map.resolution:.1e}, relative): what grows from them is rounding",
-                ResolutionWarning,
-                stacklevel=2,
             )
         now, seen = replace(self, frame=neighbours), []
         for block in self._blocks("separation_orbit", steps, every):

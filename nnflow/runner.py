@@ -13,6 +13,7 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
+from contextlib import nullcontext
 from dataclasses import asdict, fields, is_dataclass, replace
 from functools import cache
 from importlib.metadata import version
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from threadpoolctl import ThreadpoolController
 from tqdm import tqdm
 
 from nnflow.analysis import Analysis, Result
@@ -140,12 +142,13 @@ def _map(
     parts = [replace(part, tick=tick if local else None) for _, part in chunks]
     futures: list[Future[Result]] = []
     try:
-        futures.extend(pool.submit(method, part) for part in parts)
-        for future in as_completed(futures):
-            future.result()
-            if not local:
-                bar.update((bar.total or 0) // len(futures))
-        return [future.result() for future in futures]
+        with _one_blas_thread() if local and len(chunks) > 1 else nullcontext():
+            futures.extend(pool.submit(method, part) for part in parts)
+            for future in as_completed(futures):
+                future.result()
+                if not local:
+                    bar.update((bar.total or 0) // len(futures))
+            return [future.result() for future in futures]
     except BaseException:
         cancelled.set()
         for future in futures:
@@ -154,6 +157,18 @@ def _map(
     finally:
         if executor is None:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _one_blas_thread() -> Any:
+    """While it lasts, linear algebra uses no threads of its own: within our threads they get in each other's way."""
+    return _libraries().limit(limits=1, user_api="blas")
+
+
+@cache
+def _libraries() -> Any:
+    """The libraries with threads of their own; to look for them takes milliseconds."""
+    controller: Any = ThreadpoolController
+    return controller()
 
 
 # -- shaping -----------------------------------------------------------------------------------------------------

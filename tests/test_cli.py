@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -43,8 +44,15 @@ def test_a_strangers_settings_show_up_too(nnflow_command: Command, stranger: Pat
     ran = nnflow_command("run", "spread", "--map", "doubling", "--set", "c=1.8", "--scale", "2", path=[stranger])
     assert ran.returncode == 0, ran.stderr
     assert "spread" in ran.stdout
-    assert nnflow_command("hello", "--name", "you", path=[stranger]).stdout == "hello you\n"
-    assert "  nnflow hello" in nnflow_command("--help", path=[stranger]).stdout
+    assert nnflow_command("reproduce", "hello", "--name", "you", path=[stranger]).stdout == "hello you\n"
+    listed = nnflow_command("reproduce", "--list", path=[stranger])
+    assert listed.returncode == 0
+    for name, text in (
+        ("hello", "Say hello."),
+        ("danovski2024", "Rerun the experiments"),
+        ("demo", "Scan the logistic map"),
+    ):
+        assert re.search(rf"^  {name} +{text}", listed.stdout, re.MULTILINE)
 
 
 def test_a_broken_plugin_breaks_itself_only(nnflow_command: Command, stranger: Path) -> None:
@@ -160,6 +168,12 @@ MISUSE = [
     (["demo", "--out", "text.csv"], "text.csv"),
     (["list", "all"], "takes no arguments"),
     (["dance"], "unknown command 'dance'"),
+    (["danovski2024"], "danovski2024 is a study: nnflow reproduce danovski2024."),
+    (["reproduce", "--quick"], "name the study first"),
+    (["reproduce", "danovski"], "unknown study 'danovski'. Did you mean 'danovski2024'?"),
+    (["reproduce", "danovski2024", "--only", "E7"], "E7"),
+    (["reproduce", "danovski2024", "--seed", "-1"], "seed = -1"),
+    (["reproduce", "danovski2024", "--out", "text.csv"], "text.csv"),
     ([], "usage: nnflow"),
 ]
 

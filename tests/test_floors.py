@@ -74,7 +74,7 @@ def test_a_plugin_names_no_backend(path: Path) -> None:
     assert not {part(m) for m in found} & {"compiled", "tensor", "runner", "loops", "plotting", "__main__"}
 
 
-@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(STUDIES.rglob("*.py")), ids=lambda path: path.stem)
 def test_a_study_uses_public_names_only(path: Path) -> None:
     assert not [module for module in imports(path) if module.startswith("nnflow.") and part(module)]
 

@@ -388,9 +388,10 @@ def test_digits_learn_and_are_the_torch_network() -> None:
     module = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 10)).double()
     map.load_state(module, ensemble.states[0])
     loss = nn.functional.cross_entropy(module(torch.as_tensor(data.inputs)), torch.as_tensor(data.targets))
-    records, _ = ensemble.orbit(60, observe=["loss", "test_accuracy"])
-    assert records[0, 0, 0] == pytest.approx(loss.item(), rel=1e-12)
-    assert records[0, 59, 1] > 0.85
+    accuracy = (module(torch.as_tensor(data.test_inputs)).argmax(dim=1).numpy() == data.test_targets).mean()
+    records, _ = ensemble.orbit(60, observe=["test_accuracy"])  # the same as in the study: compiled once
+    assert records[0, 0, 0] == pytest.approx(accuracy, rel=1e-12)
+    assert records[0, 59, 0] > 0.85
     gradient = torch.autograd.grad(loss, list(module.parameters()))
     moved = ensemble.advance(1).states[0] - ensemble.states[0]
     np.testing.assert_allclose(moved, -torch.cat([g.ravel() for g in gradient]).numpy(), atol=1e-12)

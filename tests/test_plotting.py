@@ -72,11 +72,15 @@ def test_axes_of_ones_own_are_drawn_on() -> None:
 
 def test_escaped_members_leave_gaps_and_no_warning() -> None:
     ensemble = nnflow.Ensemble.grid(nnflow.maps["logistic"](), inits=2, r=[3.9, 4.5])
+    network = nnflow.Ensemble.grid(nnflow.maps["iris"](), inits=2)
+    network = network.with_states(network.states * [[1.0], [np.nan]])
     descent = nnflow.Ensemble.grid(nnflow.maps["cubic_descent"](), inits=2, eta=[2.5, 4.5])
     for name in nnflow.analyses.names():
-        steps = {"steps": 100} if hasattr(nnflow.analyses[name], "steps") else {}
+        steps = {"steps": 200} if hasattr(nnflow.analyses[name], "steps") else {}
         members = descent if name in ("sharpness", "hessian_spectrum", "knock_out") else ensemble
-        nnflow.plot(nnflow.run(name, members, transient=200, **steps)).canvas.draw()
+        members = network if name == "reduced_model" else members
+        few = {"seeds": 20} if name == "local_expansion" else {}
+        nnflow.plot(nnflow.run(name, members, transient=200, **steps, **few)).canvas.draw()
 
 
 def test_a_dataset_from_a_file_draws(tmp_path: Any) -> None:

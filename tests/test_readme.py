@@ -75,6 +75,6 @@ def test_the_tables_list_what_is_installed() -> None:
 
 
 def test_every_file_it_points_to_is_there() -> None:
-    for name in ("docs/demo.png", "constraints.txt", "benchmarks/README.md", ".ci/run"):
+    for name in ("docs/demo.png", "docs/collapse.png", "constraints.txt", "benchmarks/README.md", ".ci/run"):
         assert name in README.read_text()
         assert (README.parent / name).exists()

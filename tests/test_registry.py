@@ -25,7 +25,7 @@ def test_names_are_sorted_and_a_strangers_are_among_them(installed: Path) -> Non
     assert nnflow.analyses.names() == sorted(nnflow.analyses.names())
     assert {"broken", "spread", "lyapunov_spectrum"} <= set(nnflow.analyses.names())
     assert "doubling" in nnflow.maps.names()
-    assert nnflow.studies.names() == ["demo", "hello"]
+    assert nnflow.studies.names() == ["danovski2024", "demo", "hello"]
     assert nnflow.analyses.distribution("spread") == "nnflow-example"
     assert nnflow.analyses.distribution("recurrence") == "nnflow"
 

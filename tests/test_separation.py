@@ -104,7 +104,7 @@ def test_perturbations_below_the_resolution_are_told(dtype: torch.dtype, size: f
     assert found.attrs["resolution"] == (2.0**-23 if dtype == torch.float32 else 2.0**-52)
     told = [str(w.message) for w in seen if issubclass(w.category, nnflow.ResolutionWarning)]
     assert len(told) == expected
-    assert all("6 of 6 perturbations are near or below the resolution of the states" in text for text in told)
+    assert all(f"6 of 6 perturbations of size {size:g} are near or below the resolution" in text for text in told)
 
 
 # -------------------------------------------------------------------------------------------------------------- series

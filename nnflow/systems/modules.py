@@ -116,6 +116,14 @@ class Training:
             return module(self.data(inputs))
 
     @property
+    def classes(self) -> tuple[int, ...] | None:
+        """How many training rows each class has, if there is an accuracy; labels to be ignored, below 0, left out."""
+        if not self.classifies:
+            return None
+        count = self.outputs(self.inputs[:1]).shape[1]
+        return tuple(np.bincount(self.targets[self.targets >= 0], minlength=count).tolist())
+
+    @property
     def classifies(self) -> bool:
         """Whether there is an accuracy: one integer label a sample, one output a class."""
         outputs = self.outputs(self.inputs[:1])
@@ -258,7 +266,9 @@ def tensor_training(
         observables=losses.observables(task),
         initial=task.initial(len(coordinates) - size),
         memory=len(coordinates) - size,
-        structure=structure_of(optimizer, schedule, batch=order.batch, shuffle=order.shuffle, noise=task.noise),
+        structure=structure_of(
+            optimizer, schedule, batch=order.batch, shuffle=order.shuffle, noise=task.noise, classes=task.classes
+        ),
     )
     random = "error" if task.noise is None else "same"
     marked(made, optimizer=optimizer, schedule=schedule, layout=task.layout, softmax=_softmax(task), randomness=random)

@@ -7,7 +7,7 @@ Clipped to 1 or to −1, that kind of growth is gone, along the very same orbit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,14 +64,13 @@ class ClippedLyapunov(Analysis):
         v = np.repeat(first / np.sqrt((first * first).sum(axis=2, keepdims=True)), len(CLIPS), axis=1)
         total, ends, start = np.zeros((len(now), len(CLIPS))), [], now.t
         for _ in range(self.steps):
-            values, vectors = self._eigen(now)
-            v, ahead = clipped(values, vectors, v), now.advance(1)
+            values, vectors, now = self._eigen(now)
+            v = clipped(values, vectors, v)
             size = np.sqrt((v * v).sum(axis=2))
             with np.errstate(divide="ignore", invalid="ignore"):
                 total += np.log(size)
                 v = np.where(size[..., None] > 0, v / size[..., None], v)
             ends.append(values[:, [-1, 0]])
-            now = ahead
         edges = np.stack(ends, axis=1)
         unit = {"long_name": "finite-time Lyapunov exponent", "units": "nats per iteration"}
         exponent = np.where(now.escaped[:, None] >= 0, np.nan, total / self.steps)
@@ -84,18 +83,22 @@ class ClippedLyapunov(Analysis):
             "escaped": ("member", now.escaped),
         }
 
-    def _eigen(self, now: Ensemble) -> tuple[Array, Array]:
-        """Eigenvalues and eigenvectors of each member's tangent map; NaN where it is not finite."""
+    def _eigen(self, now: Ensemble) -> tuple[Array, Array, Ensemble]:
+        """Eigenvalues and eigenvectors of each member's tangent map, NaN where it is not finite; and a step further.
+
+        J is what one step makes of the unit vectors: the frame after it, times the factor R that was taken out.
+        """
         unit = np.broadcast_to(np.eye(now.map.dim), (len(now), now.map.dim, now.map.dim)).copy()
-        images = now.map.tangent(now.state, now.parameters, now.t, now.map.native(unit))
-        j = now.map.to_numpy(images).transpose(0, 2, 1)
+        records, ahead = replace(now, frame=now.map.native(unit)).tangent_orbit(1, keep=("factors",))
+        assert records.factors is not None
+        j = now.map.to_numpy(ahead.frame).transpose(0, 2, 1) @ np.asarray(records.factors)[:, 0]
         lost = np.asarray(~np.isfinite(j).all(axis=(1, 2)))
         j = np.where(lost[:, None, None], 0.0, j)
         gap = np.abs(j - j.transpose(0, 2, 1)).max() / max(1.0, np.abs(j).max())
         if gap > 1e-6:
             raise TypeError(f"{now.map.name} has no symmetric tangent map (it differs from its transpose by {gap:.1e})")
         values, vectors = np.linalg.eigh(j)
-        return np.where(lost[:, None], np.nan, values), np.where(lost[:, None, None], np.nan, vectors)
+        return np.where(lost[:, None], np.nan, values), np.where(lost[:, None, None], np.nan, vectors), ahead
 
     def draw(self, dataset: xr.Dataset, axes: Axes) -> None:
         """The distribution of the exponent over the members, for each clip."""

@@ -56,7 +56,7 @@ class ReducedModel(Analysis):
 
     def __call__(self, ensemble: Ensemble) -> Result:
         """Compute the variables."""
-        eta, frequencies = _task(ensemble)
+        eta, frequencies = task(ensemble)
         logits = [f"output[{c}]" for c in range(len(frequencies))]
         names = [*logits, "hidden_square", "output_range", "stuck_on", "loss"]
         now, seen, start = ensemble.advance(self.transient), [], ensemble.t + self.transient
@@ -90,7 +90,7 @@ class ReducedModel(Analysis):
         axes.set(yscale="log", xlabel="step", ylabel="residual of the softmax map (logits)")
 
 
-def _task(ensemble: Ensemble) -> tuple[Array, Array]:
+def task(ensemble: Ensemble) -> tuple[Array, Array]:
     """Each member's learning rate, and the class frequencies; refuses what is not plain gradient descent on logits."""
     map = ensemble.map
     counts = np.array(map.structure.get("classes", ()), dtype=float)

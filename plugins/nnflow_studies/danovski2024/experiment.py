@@ -21,6 +21,7 @@ Data = Mapping[str, xr.Dataset]
 
 KERNELS = 70  # entries of the weight matrices: what the study perturbs
 KERNEL_NAMES = "W*"
+WATCHED = ("loss", "l1", "accuracy", "stuck_on", "hidden_square")  # the same everywhere: compiled once
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000")  # Okabe & Ito (2008)
 GREY = "0.6"
 
@@ -120,6 +121,11 @@ def quantiles(values: Any, *levels: float) -> Array:
     """Quantiles of the finite values, NaN if there are none."""
     known = np.ravel(values)[np.isfinite(np.ravel(values))]
     return np.quantile(known, levels) if known.size else np.full(len(levels), np.nan)
+
+
+def quantiles_over(values: Array) -> Array:
+    """Lower quartile, median and upper quartile of each column, of what is finite in it: ``(3, column)``."""
+    return np.array([quantiles(column, 0.25, 0.5, 0.75) for column in values.T]).T
 
 
 def figure(rows: int = 1, columns: int = 1, width: float = 6.4, height: float = 4.0, **options: Any) -> Any:

@@ -17,9 +17,11 @@ import nnflow
 from nnflow_studies.danovski2024 import report
 from nnflow_studies.danovski2024.chaos import E3
 from nnflow_studies.danovski2024.experiment import Experiment, Row, Scale
+from nnflow_studies.danovski2024.intermittency import E4
 from nnflow_studies.danovski2024.low_rate import E1, E2
+from nnflow_studies.danovski2024.rates import E5
 
-EXPERIMENTS = (E1, E2, E3)
+EXPERIMENTS = (E1, E2, E3, E4, E5)
 Key = Literal["E1", "E2", "E3", "E4", "E5"]
 
 
