@@ -11,7 +11,7 @@ from numba import njit
 
 from nnflow.systems.batches import blocks_of
 from nnflow.systems.order import Order
-from nnflow.systems.perceptron import Kernels, Perceptron
+from nnflow.systems.perceptron import Kernels, Observable, Perceptron
 
 LAYERS = {"sigmoid": torch.nn.Sigmoid, "tanh": torch.nn.Tanh, "relu": torch.nn.ReLU, "identity": torch.nn.Identity}
 
@@ -50,6 +50,11 @@ def network(name: str) -> Perceptron:
 @cache
 def compiled(name: str) -> Kernels:
     return network(name).kernels()
+
+
+def watching(name: str) -> dict[str, Observable]:
+    """All observables, by name."""
+    return {**compiled(name).observables, **compiled(name).watched}
 
 
 def weights(name: str, seed: int = 0) -> np.ndarray:
@@ -183,7 +188,7 @@ def test_a_weight_that_is_not_finite_gives_nan_everywhere(name, value):
         assert np.isnan(loss)
         assert np.isnan(g).all()
         assert np.isnan(products(name, w, np.eye(w.size)[:2])).all()
-        assert all(np.isnan(watch(w)) for watch in compiled(name).observables.values())
+        assert all(np.isnan(watch(w)) for watch in watching(name).values())
 
 
 def test_a_vector_that_is_not_finite_spoils_only_its_own_product():
@@ -220,7 +225,7 @@ def plain_loss(p: Perceptron, out: np.ndarray, targets: np.ndarray) -> float:
 
 @pytest.mark.parametrize("name", WATCHED)
 def test_observables_against_numpy(name):
-    p, watch = network(name), compiled(name).observables
+    p, watch = network(name), watching(name)
     for scale in (1.0, 5.0, 20.0):
         w = weights(name) * scale
         for kind, x, y in (("", p.inputs, p.targets), ("test_", p.test_inputs, p.test_targets)):
@@ -237,7 +242,7 @@ def test_observables_against_numpy(name):
 
 @pytest.mark.parametrize("name", WATCHED)
 def test_held_units_against_numpy(name):
-    p, watch = network(name), compiled(name).observables
+    p, watch = network(name), watching(name)
     floors = {"sigmoid": 0.01, "tanh": -0.99}
     counts = []
     for seed in range(20):
@@ -252,11 +257,12 @@ def test_held_units_against_numpy(name):
 
 
 def test_observables_are_those_that_make_sense():
-    everywhere = {"loss", "l1", "l2", "gradient_norm"}
+    everywhere = {"loss", "l1", "l2", "gradient_norm", "output_range", "hidden_square"}
     bounded_classes = {"accuracy", "test_loss", "test_accuracy", "stuck_on", "saturated"}
-    assert set(compiled("iris").observables) == everywhere | bounded_classes
+    outputs = {"output[0]", "output[1]", "output[2]"}
+    assert set(watching("iris")) == everywhere | bounded_classes | outputs
     relu = Perceptron((2, 3, 1), "relu", "mse", np.ones((4, 2)), np.ones((4, 1)))
-    assert set(relu.kernels().observables) == everywhere
+    assert {*relu.kernels().observables, *relu.kernels().watched} == everywhere | {"output[0]"}
 
 
 # -------------------------------------------------------------------------------------------------------------- misuse

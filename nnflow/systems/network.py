@@ -22,7 +22,7 @@ from nnflow.systems.data import Split, iris_split
 from nnflow.systems.data import digits as digits_table
 from nnflow.systems.descent import is_repeating, marked, structure_of
 from nnflow.systems.optimisers import LIMITS, OPTIMISERS, Descent, compiled_descent, memory_names, optimiser
-from nnflow.systems.perceptron import Perceptron
+from nnflow.systems.perceptron import Perceptron, Watched
 from nnflow.systems.schedules import Schedule
 
 if TYPE_CHECKING:
@@ -177,9 +177,9 @@ def perceptron_map(
         repeats=is_repeating(optimizer, schedule, order.shuffle),
         epoch=order.batches,
         coordinates=coordinates,
-        observables={key: _of_weights(function, size) for key, function in kernels.observables.items()}
+        observables=_watched(kernels.watched, size)
+        | {key: _of_weights(function, size) for key, function in kernels.observables.items()}
         | _norms(layout)
-        | _common(network, kernels.common)
         | _probed(network, kernels.predictions),
         initial=initial or Drawn(layout, len(coordinates) - size),
         memory=len(coordinates) - size,
@@ -218,15 +218,17 @@ def _classes(network: Perceptron) -> tuple[int, ...] | None:
     return tuple(np.bincount(network.targets, minlength=network.sizes[-1]).tolist()) if labelled else None
 
 
-def _common(network: Perceptron, common: Any) -> dict[str, Component]:
-    """output[c], output_range and hidden_square: what all training inputs share."""
-    size = network.dim
+def _watched(entries: Mapping[str, Watched], size: int) -> dict[str, Component]:
+    """What passes over the data show; entries of the same pass have the same function, which is run once for all."""
+    passes = {function: _passed(function, size) for function in {entry.function for entry in entries.values()}}
+    return {name: Component(passes[entry.function], entry.index, entry.size) for name, entry in entries.items()}
 
-    def shared(x: Array, p: Array, t: int, out: Array) -> None:
-        common(x[:size], out)
 
-    names = [*(f"output[{c}]" for c in range(network.sizes[-1])), "output_range", "hidden_square"]
-    return {name: Component(shared, i, len(names)) for i, name in enumerate(names)}
+def _passed(function: Any, size: int) -> Callable[[Array, Array, int, Array], None]:
+    def watch(x: Array, p: Array, t: int, out: Array) -> None:
+        function(x[:size], out)
+
+    return watch
 
 
 def _norms(layout: Layout) -> dict[str, Callable[[Array, Array, int], float]]:

@@ -48,28 +48,44 @@ TOP, TOTAL, INVERSE, WEIGHT, P = range(5)  # first rows of a sheet
 Observable = Callable[[Array], float]
 
 
+@dataclass(frozen=True)
+class Watched:
+    """An observable that is one entry of what function(w, out) writes, `size` of them in one pass over the data."""
+
+    function: Callable[[Array, Array], None]
+    index: int
+    size: int
+
+    def __call__(self, w: Array) -> float:
+        """The entry."""
+        out = np.empty(self.size)
+        self.function(w, out)
+        return float(out[self.index])
+
+
 class Kernels(NamedTuple):
     """Compiled functions of the flat weights w (dim,), for Python and for other compiled code.
 
     gradient(w, t, g) -> loss writes dL/dw of the batch of step t into g (dim,). hessian_products(w, t, V, out) writes
-    H V[j] into out[j], for V and out (k, dim); a row does not depend on the others. observables: name -> f(w) -> float,
-    over all samples. predictions(w, out) writes the outputs for the probe rows, if there are any, row after row.
-    common(w, out) writes what all training inputs share: the mean of each output, the largest range of an output over
-    the inputs, and the mean of Σ h² over the units h of the last hidden layer (of the inputs, if there is none).
+    H V[j] into out[j], for V and out (k, dim); a row does not depend on the others. observables, watched: name ->
+    f(w) -> float, over all samples. predictions(w, out) writes the outputs for the probe rows, if there are any, row
+    after row.
 
     Where an entry of w is not finite, everything is NaN; where one of V[j] is not, out[j] is.
 
-    Observables: loss, test_loss; accuracy, test_accuracy (share of samples whose largest output is the label's; the
-    first of equals counts); l1, l2 (norms of w), gradient_norm (Euclidean). With sigmoid or tanh, over all their hidden
-    units in all layers: stuck_on, how many stay above their upper limit less 0.01 for every training input, and
-    saturated, how many do or stay below their lower limit plus 0.01.
+    Observables: l1, l2 (norms of w), gradient_norm (Euclidean). Watched, in one pass: loss, test_loss; accuracy,
+    test_accuracy (share of samples whose largest output is the label's; the first of equals counts); over the training
+    samples output[c] (the mean of output c), output_range (the largest range of an output) and hidden_square (the mean
+    of Σ h² over the units h of the last hidden layer; of the inputs, if there is none). With sigmoid or tanh, over all
+    their hidden units in all layers: stuck_on, how many stay above their upper limit less 0.01 for every training
+    input, and saturated, how many do or stay below their lower limit plus 0.01.
     """
 
     gradient: Callable[[Array, int, Array], float]
     hessian_products: Callable[[Array, int, Array, Array], None]
     observables: dict[str, Observable]
+    watched: dict[str, Watched]
     predictions: Callable[[Array, Array], None] | None
-    common: Callable[[Array, Array], None]
 
 
 # ---------------------------------------------------------------------------------------------------------------- cost
@@ -145,71 +161,58 @@ class _Task(NamedTuple):
     height: int  # rows that a gradient needs
 
 
-def _loss(task: _Task) -> Observable:
-    height, length, batch = task.height, task.length, task.batch
-    load, forward, cost = task.cost.load, task.passes.forward, task.cost.cost
-
-    @kernel
-    def loss(w: Array) -> float:
-        t = new_sheet(height, length)
-        total = nan_unless_finite(w)
-        inputs, targets, weights, counts, first, last = batch(0)
-        for block in range(first, last):
-            load(t, inputs, weights, block)
-            forward(w, t)
-            total += cost(t, targets, counts, block)
-        return total
-
-    return loss
-
-
-def _accuracy(task: _Task, out: int, outputs: int) -> Observable:
+def _watch(task: _Task, outputs: int, last: int, floor: Array, ceiling: Array) -> Callable[[Array, Array], None]:
+    """(w, out): everything that one pass over all samples shows, in the order of `watched`."""
     labels, share = task.data.labels, 1.0 / int(task.data.counts.sum())
     height, length, batch = task.height, task.length, task.batch
-    load, forward = task.cost.load, task.passes.forward
+    load, forward, cost = task.cost.load, task.passes.forward, task.cost.cost
+    hidden, top = task.first + task.inputs, task.first + task.inputs + task.units - outputs
 
     @kernel
-    def accuracy(w: Array) -> float:
-        t = new_sheet(height, length)
-        right, broken = 0, nan_unless_finite(w)
-        inputs, _, weights, counts, first, last = batch(0)
-        for block in range(first, last):
-            load(t, inputs, weights, block)
-            forward(w, t)
-            for s in range(counts[block]):
-                best = 0
-                for c in range(outputs):
-                    broken += 0.0 * t[out + c, s]
-                    best = c if t[out + c, s] > t[out + best, s] else best
-                right += best == labels[block, s]
-        return broken + right * share
-
-    return accuracy
-
-
-def _held_units(task: _Task, floor: Array, ceiling: Array, hidden: int) -> Observable:
-    """Number of hidden units that stay above their ceiling or below their floor for every training input."""
-    height, length, batch = task.height, task.length, task.batch
-    load, forward = task.cost.load, task.passes.forward
-
-    @kernel
-    def held(w: Array) -> float:
+    def watch(w: Array, out: Array) -> None:
         t = new_sheet(height, length)
         above, below = np.ones(floor.size, np.bool_), np.ones(floor.size, np.bool_)
-        broken = nan_unless_finite(w)
-        inputs, _, weights, _, first, last = batch(0)
-        for block in range(first, last):
+        low, high = np.full(outputs, np.inf), np.full(outputs, -np.inf)
+        out[:] = nan_unless_finite(w)
+        loss, right, answers, kept = out[0], 0, 0.0, 0.0
+        inputs, targets, weights, counts, first, end = batch(0)
+        for block in range(first, end):
             load(t, inputs, weights, block)
             forward(w, t)
+            loss += cost(t, targets, counts, block)
+            for c in range(outputs):
+                for s in range(counts[block]):
+                    a = t[top + c, s]
+                    answers += 0.0 * a
+                    out[4 + c] += share * a
+                    low[c], high[c] = min(low[c], a), max(high[c], a)
+            for u in range(last):
+                for s in range(counts[block]):
+                    out[5 + outputs] += share * t[top - last + u, s] ** 2
             for u in range(floor.size):
                 for s in range(length):
                     a = t[hidden + u, s]
-                    broken += 0.0 * a
+                    kept += 0.0 * a
                     above[u] &= a > ceiling[u]
                     below[u] &= a < floor[u]
-        return broken + np.sum(above | below)
+            for s in range(counts[block]):
+                best = 0
+                for c in range(outputs):
+                    best = c if t[top + c, s] > t[top + best, s] else best
+                right += best == labels[block, s]
+        out[0] = loss
+        out[1] += answers + right * share
+        out[2] += kept + np.sum(above)
+        out[3] += kept + np.sum(above | below)
+        out[4 + outputs] += np.max(high - low)
 
-    return held
+    return watch
+
+
+def watched(outputs: int) -> tuple[str, ...]:
+    """The names of what `_watch` writes."""
+    return ("loss", "accuracy", "stuck_on", "saturated", *(f"output[{c}]" for c in range(outputs)), "output_range",
+            "hidden_square")  # fmt: skip
 
 
 def _predictions(task: _Task, outputs: int) -> Callable[[Array, Array], None]:
@@ -231,35 +234,6 @@ def _predictions(task: _Task, outputs: int) -> Callable[[Array, Array], None]:
                     i += 1
 
     return predictions
-
-
-def _common(task: _Task, outputs: int, last: int) -> Callable[[Array, Array], None]:
-    """(w, out): what all training inputs share: their mean outputs, the largest range of an output, the mean of Σ h².
-
-    h are the `last` units before the outputs.
-    """
-    height, length, batch = task.height, task.length, task.batch
-    load, forward, top = task.cost.load, task.passes.forward, task.first + task.inputs + task.units - outputs
-    share = 1.0 / int(task.data.counts.sum())
-
-    @kernel
-    def common(w: Array, out: Array) -> None:
-        t = new_sheet(height, length)
-        low, high = np.full(outputs, np.inf), np.full(outputs, -np.inf)
-        out[:] = nan_unless_finite(w)
-        inputs, _, weights, counts, first, end = batch(0)
-        for block in range(first, end):
-            load(t, inputs, weights, block)
-            forward(w, t)
-            for s in range(counts[block]):
-                for c in range(outputs):
-                    out[c] += share * t[top + c, s]
-                    low[c], high[c] = min(low[c], t[top + c, s]), max(high[c], t[top + c, s])
-                for u in range(last):
-                    out[outputs + 1] += share * t[top - last + u, s] ** 2
-        out[outputs] += np.max(high - low)
-
-    return common
 
 
 @kernel
@@ -426,9 +400,10 @@ class Perceptron:
         whole = train if self.order.batches == 1 else self._task(passes, self.inputs, self.targets)
         gradient = _gradient(train)
         along = passes_along(self.sizes, self._codes, train.first)
-        observables = self._observables(whole, _gradient(whole))
-        common = _common(whole, self.sizes[-1], self.sizes[-2])
-        return Kernels(gradient, _hessian_products(train, along), observables, self._probed(passes), common)
+        observables: dict[str, Observable] = {"l1": _l1, "l2": _l2, "gradient_norm": _gradient_norm(_gradient(whole))}
+        return Kernels(
+            gradient, _hessian_products(train, along), observables, self._watched(whole), self._probed(passes)
+        )
 
     @property
     def _codes(self) -> tuple[int, ...]:
@@ -453,23 +428,22 @@ class Perceptron:
         shape = (len(self.probe), self.sizes[-1]) if self.loss == "mse" else (len(self.probe),)
         return _predictions(self._task(passes, self.probe, np.zeros(shape, dtype=np.int64)), self.sizes[-1])
 
-    def _observables(self, train: _Task, gradient: Callable[[Array, int, Array], float]) -> dict[str, Observable]:
-        tasks = {"": train}
-        if self.test_inputs is not None and self.test_targets is not None:
-            tasks["test_"] = self._task(train.passes, self.test_inputs, self.test_targets)
-        found: dict[str, Observable] = {}
-        for kind, task in tasks.items():
-            found[f"{kind}loss"] = _loss(task)
-            if self.loss == "cross_entropy":
-                found[f"{kind}accuracy"] = _accuracy(task, train.first + sum(self.sizes[:-1]), self.sizes[-1])
-        found |= {"l1": _l1, "l2": _l2, "gradient_norm": _gradient_norm(gradient)}
+    def _watched(self, train: _Task) -> dict[str, Watched]:
+        """What makes sense to watch: of the test data loss and accuracy, stuck units if they have limits."""
         names = np.repeat(self.activations[:-1], self.sizes[1:-1]).tolist()
-        if any(name in LIMITS for name in names):
-            low, high = np.array([LIMITS.get(name, (-np.inf, np.inf)) for name in names]).T.copy()
-            hidden = train.first + self.sizes[0]
-            found["stuck_on"] = _held_units(train, np.full_like(low, -np.inf), high - 0.01, hidden)
-            found["saturated"] = _held_units(train, low + 0.01, high - 0.01, hidden)
-        return found
+        low, high = np.array([LIMITS.get(name, (-np.inf, np.inf)) for name in names]).reshape(-1, 2).T.copy()
+        left_out = set() if any(name in LIMITS for name in names) else {"stuck_on", "saturated"}
+        left_out |= set() if self.loss == "cross_entropy" else {"accuracy"}
+        found = self._entries("", train, low + 0.01, high - 0.01)
+        if self.test_inputs is not None and self.test_targets is not None:
+            task, none = self._task(train.passes, self.test_inputs, self.test_targets), np.empty(0)
+            found |= dict(list(self._entries("test_", task, none, none).items())[:2])
+        return {name: entry for name, entry in found.items() if name.removeprefix("test_") not in left_out}
+
+    def _entries(self, kind: str, task: _Task, floor: Array, ceiling: Array) -> dict[str, Watched]:
+        names = watched(self.sizes[-1])
+        function = _watch(task, self.sizes[-1], self.sizes[-2], floor, ceiling)
+        return {f"{kind}{name}": Watched(function, i, len(names)) for i, name in enumerate(names)}
 
 
 def _check_values(name: str, y: npt.NDArray[Any], samples: int, outputs: int) -> npt.NDArray[Any]:

@@ -62,8 +62,8 @@ class ReducedModel(Analysis):
         now, seen, start = ensemble.advance(self.transient), [], ensemble.t + self.transient
         for _ in range(self.steps // self.every):
             records, ahead = now.orbit(1, observe=names)
-            after, _ = ahead.orbit(1, observe=logits)
-            seen.append(np.concatenate([records[:, 0], after[:, 0]], axis=1))
+            after, _ = ahead.orbit(1, observe=names)  # the same names: compiled once
+            seen.append(np.concatenate([records[:, 0], after[:, 0, : len(logits)]], axis=1))
             now = ahead.advance(self.every - 1)
         classes, values = len(logits), np.stack(seen, axis=1)
         z, (square, spread, stuck, loss) = values[..., :classes], np.moveaxis(values[..., classes:-classes], -1, 0)

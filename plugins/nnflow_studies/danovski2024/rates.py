@@ -13,6 +13,7 @@ import xarray as xr
 from scipy import stats
 
 import nnflow
+from nnflow_studies.danovski2024.chaos import LASTING
 from nnflow_studies.danovski2024.experiment import (
     COLOURS,
     GREY,
@@ -35,7 +36,6 @@ from nnflow_studies.danovski2024.experiment import (
 ETAS = (2.0, 3.0, 10.0)
 STEPS = 10_000
 ONSET = tuple(np.geomspace(0.05, 3.0, 24).round(4).tolist())
-LASTING = 0.02  # nats per step: above, a stretch counts as chaotic
 DIGITS = (5e-4, 2e-3, 0.01, 0.03, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.5, 5.0, 10.0, 20.0)
 QUICK_DIGITS = (0.1, 0.5, 1.0, 2.5, 5.0)
 HORIZON = 200  # steps
