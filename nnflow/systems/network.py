@@ -177,8 +177,8 @@ def perceptron_map(
         repeats=is_repeating(optimizer, schedule, order.shuffle),
         epoch=order.batches,
         coordinates=coordinates,
-        observables=_watched(kernels.watched, size)
-        | {key: _of_weights(function, size) for key, function in kernels.observables.items()}
+        observables={key: _of_weights(function, size) for key, function in kernels.observables.items()}
+        | _watched(kernels.watched, size)
         | _norms(layout)
         | _probed(network, kernels.predictions),
         initial=initial or Drawn(layout, len(coordinates) - size),

@@ -73,7 +73,7 @@ class Kernels(NamedTuple):
 
     Where an entry of w is not finite, everything is NaN; where one of V[j] is not, out[j] is.
 
-    Observables: l1, l2 (norms of w), gradient_norm (Euclidean). Watched, in one pass: loss, test_loss; accuracy,
+    Observables: loss, test_loss, l1, l2 (norms of w), gradient_norm (Euclidean). Watched, in one pass: accuracy,
     test_accuracy (share of samples whose largest output is the label's; the first of equals counts); over the training
     samples output[c] (the mean of output c), output_range (the largest range of an output) and hidden_square (the mean
     of Σ h² over the units h of the last hidden layer; of the inputs, if there is none). With sigmoid or tanh, over all
@@ -161,11 +161,29 @@ class _Task(NamedTuple):
     height: int  # rows that a gradient needs
 
 
-def _watch(task: _Task, outputs: int, last: int, floor: Array, ceiling: Array) -> Callable[[Array, Array], None]:
-    """(w, out): everything that one pass over all samples shows, in the order of `watched`."""
-    labels, share = task.data.labels, 1.0 / int(task.data.counts.sum())
+def _loss(task: _Task) -> Observable:
     height, length, batch = task.height, task.length, task.batch
     load, forward, cost = task.cost.load, task.passes.forward, task.cost.cost
+
+    @kernel
+    def loss(w: Array) -> float:
+        t = new_sheet(height, length)
+        total = nan_unless_finite(w)
+        inputs, targets, weights, counts, first, last = batch(0)
+        for block in range(first, last):
+            load(t, inputs, weights, block)
+            forward(w, t)
+            total += cost(t, targets, counts, block)
+        return total
+
+    return loss
+
+
+def _watch(task: _Task, outputs: int, last: int, floor: Array, ceiling: Array) -> Callable[[Array, Array], None]:
+    """(w, out): what one pass over all samples shows of the units, in the order of `watched`."""
+    labels, share = task.data.labels, 1.0 / int(task.data.counts.sum())
+    height, length, batch = task.height, task.length, task.batch
+    load, forward = task.cost.load, task.passes.forward
     hidden, top = task.first + task.inputs, task.first + task.inputs + task.units - outputs
 
     @kernel
@@ -174,21 +192,20 @@ def _watch(task: _Task, outputs: int, last: int, floor: Array, ceiling: Array) -
         above, below = np.ones(floor.size, np.bool_), np.ones(floor.size, np.bool_)
         low, high = np.full(outputs, np.inf), np.full(outputs, -np.inf)
         out[:] = nan_unless_finite(w)
-        loss, right, answers, kept = out[0], 0, 0.0, 0.0
-        inputs, targets, weights, counts, first, end = batch(0)
+        right, answers, kept = 0, 0.0, 0.0
+        inputs, _, weights, counts, first, end = batch(0)
         for block in range(first, end):
             load(t, inputs, weights, block)
             forward(w, t)
-            loss += cost(t, targets, counts, block)
             for c in range(outputs):
                 for s in range(counts[block]):
                     a = t[top + c, s]
                     answers += 0.0 * a
-                    out[4 + c] += share * a
+                    out[3 + c] += share * a
                     low[c], high[c] = min(low[c], a), max(high[c], a)
             for u in range(last):
                 for s in range(counts[block]):
-                    out[5 + outputs] += share * t[top - last + u, s] ** 2
+                    out[4 + outputs] += share * t[top - last + u, s] ** 2
             for u in range(floor.size):
                 for s in range(length):
                     a = t[hidden + u, s]
@@ -200,18 +217,17 @@ def _watch(task: _Task, outputs: int, last: int, floor: Array, ceiling: Array) -
                 for c in range(outputs):
                     best = c if t[top + c, s] > t[top + best, s] else best
                 right += best == labels[block, s]
-        out[0] = loss
-        out[1] += answers + right * share
-        out[2] += kept + np.sum(above)
-        out[3] += kept + np.sum(above | below)
-        out[4 + outputs] += np.max(high - low)
+        out[0] += answers + right * share
+        out[1] += kept + np.sum(above)
+        out[2] += kept + np.sum(above | below)
+        out[3 + outputs] += np.max(high - low)
 
     return watch
 
 
 def watched(outputs: int) -> tuple[str, ...]:
     """The names of what `_watch` writes."""
-    return ("loss", "accuracy", "stuck_on", "saturated", *(f"output[{c}]" for c in range(outputs)), "output_range",
+    return ("accuracy", "stuck_on", "saturated", *(f"output[{c}]" for c in range(outputs)), "output_range",
             "hidden_square")  # fmt: skip
 
 
@@ -400,10 +416,17 @@ class Perceptron:
         whole = train if self.order.batches == 1 else self._task(passes, self.inputs, self.targets)
         gradient = _gradient(train)
         along = passes_along(self.sizes, self._codes, train.first)
-        observables: dict[str, Observable] = {"l1": _l1, "l2": _l2, "gradient_norm": _gradient_norm(_gradient(whole))}
-        return Kernels(
-            gradient, _hessian_products(train, along), observables, self._watched(whole), self._probed(passes)
-        )
+        tests = self._test_task(passes)
+        observables: dict[str, Observable] = {"loss": _loss(whole)}
+        observables |= {} if tests is None else {"test_loss": _loss(tests)}
+        observables |= {"l1": _l1, "l2": _l2, "gradient_norm": _gradient_norm(_gradient(whole))}
+        watched = self._watched(whole, tests)
+        return Kernels(gradient, _hessian_products(train, along), observables, watched, self._probed(passes))
+
+    def _test_task(self, passes: Passes) -> _Task | None:
+        if self.test_inputs is None or self.test_targets is None:
+            return None
+        return self._task(passes, self.test_inputs, self.test_targets)
 
     @property
     def _codes(self) -> tuple[int, ...]:
@@ -428,22 +451,21 @@ class Perceptron:
         shape = (len(self.probe), self.sizes[-1]) if self.loss == "mse" else (len(self.probe),)
         return _predictions(self._task(passes, self.probe, np.zeros(shape, dtype=np.int64)), self.sizes[-1])
 
-    def _watched(self, train: _Task) -> dict[str, Watched]:
-        """What makes sense to watch: of the test data loss and accuracy, stuck units if they have limits."""
+    def _watched(self, train: _Task, tests: _Task | None) -> dict[str, Watched]:
+        """What makes sense to watch: of the test data only the accuracy, stuck units if they have limits."""
         names = np.repeat(self.activations[:-1], self.sizes[1:-1]).tolist()
         low, high = np.array([LIMITS.get(name, (-np.inf, np.inf)) for name in names]).reshape(-1, 2).T.copy()
         left_out = set() if any(name in LIMITS for name in names) else {"stuck_on", "saturated"}
         left_out |= set() if self.loss == "cross_entropy" else {"accuracy"}
-        found = self._entries("", train, low + 0.01, high - 0.01)
-        if self.test_inputs is not None and self.test_targets is not None:
-            task, none = self._task(train.passes, self.test_inputs, self.test_targets), np.empty(0)
-            found |= dict(list(self._entries("test_", task, none, none).items())[:2])
+        found = self._entries(train, low + 0.01, high - 0.01)
+        if tests is not None:
+            found["test_accuracy"] = self._entries(tests, np.empty(0), np.empty(0))["accuracy"]
         return {name: entry for name, entry in found.items() if name.removeprefix("test_") not in left_out}
 
-    def _entries(self, kind: str, task: _Task, floor: Array, ceiling: Array) -> dict[str, Watched]:
+    def _entries(self, task: _Task, floor: Array, ceiling: Array) -> dict[str, Watched]:
         names = watched(self.sizes[-1])
         function = _watch(task, self.sizes[-1], self.sizes[-2], floor, ceiling)
-        return {f"{kind}{name}": Watched(function, i, len(names)) for i, name in enumerate(names)}
+        return {name: Watched(function, i, len(names)) for i, name in enumerate(names)}
 
 
 def _check_values(name: str, y: npt.NDArray[Any], samples: int, outputs: int) -> npt.NDArray[Any]:
