@@ -86,24 +86,24 @@ def distances(scale: Scale) -> xr.Dataset:
 
 def tangent(scale: Scale) -> xr.Dataset:
     """The finite-time exponent of the tangent map over the same 200 steps."""
-    return run("finite_time_lyapunov", iris(scale, scale(500, 60), eta=1.0), window=200, steps=200, seed=scale.seed)
+    return run("finite_time_lyapunov", iris(scale, scale(500, 60), eta=1.0), window=200, steps=200)
 
 
 def two_orbits(scale: Scale) -> xr.Dataset:
     """Benettin's two-orbit method over the same 200 steps."""
     window: dict[str, Any] = {"steps": 200, "transient": 0, "where": KERNEL_NAMES}
-    return run("two_orbit_lyapunov", iris(scale, scale(500, 60), eta=1.0), seed=scale.seed, **window)
+    return run("two_orbit_lyapunov", iris(scale, scale(500, 60), eta=1.0), **window)
 
 
 def lasting(scale: Scale) -> xr.Dataset:
     """The exponents of successive stretches up to step 5000."""
     ensemble = iris(scale, scale(500, 60), eta=1.0)
-    return run("finite_time_lyapunov", ensemble, window=STRETCH, steps=20 * STRETCH, seed=scale.seed)
+    return run("finite_time_lyapunov", ensemble, window=STRETCH, steps=20 * STRETCH)
 
 
 def clipped(scale: Scale) -> xr.Dataset:
     """Exponents on the same orbits with one kind of curvature clipped from the tangent map."""
-    return run("clipped_lyapunov", iris(scale, scale(50, 6), eta=1.0), steps=200, seed=scale.seed)
+    return run("clipped_lyapunov", iris(scale, scale(50, 6), eta=1.0), steps=200)
 
 
 def losses(scale: Scale) -> xr.Dataset:
@@ -128,7 +128,7 @@ def _estimates(name: str, parameters: dict[str, float], scale: Scale) -> list[Ar
     ensemble = nnflow.Ensemble.grid(map, inits=scale(500, 60), seed=scale.seed)
     fit = {"perturbation": 1e-12, "transient": 200, "where": "*"}
     guard = {"saturation": 0.1, "least_growth": 2.0}
-    window: dict[str, Any] = {"steps": 200, "transient": 200, "seed": scale.seed}
+    window: dict[str, Any] = {"steps": 200, "transient": 200}
     parts = (
         run("network_lyapunov", ensemble, **fit),
         run("network_lyapunov", ensemble, **fit, **guard),

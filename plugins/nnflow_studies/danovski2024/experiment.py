@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -75,7 +75,12 @@ def iris(scale: Scale, states: int, **axes: Any) -> nnflow.Ensemble:
 
 
 def run(analysis: str, ensemble: nnflow.Ensemble, **settings: Any) -> xr.Dataset:
-    """`nnflow.run` without a bar of its own; perturbations below the resolution are the study's, and told in rows."""
+    """`nnflow.run` with the ensemble's seed for the analysis too, if it draws something, and no bar of its own.
+
+    Perturbations below the resolution are the study's; how many there are is in the datasets.
+    """
+    if "seed" in {field.name for field in fields(nnflow.analyses[analysis])}:
+        settings["seed"] = ensemble.seed
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", nnflow.ResolutionWarning)
         return nnflow.run(analysis, ensemble, progress=False, **settings)

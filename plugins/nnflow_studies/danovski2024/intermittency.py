@@ -160,20 +160,20 @@ def uniform(scale: Scale) -> xr.Dataset:
 def exponents(scale: Scale) -> xr.Dataset:
     """Both exponents of the chaotic band at κ = 10."""
     ensemble = nnflow.Ensemble.grid(nnflow.maps["softmax"](), inits=20, seed=scale.seed, kappa=BAND)
-    return run("lyapunov_spectrum", ensemble, gauge=False, steps=scale(50_000, 10_000), seed=scale.seed)
+    return run("lyapunov_spectrum", ensemble, gauge=False, steps=scale(50_000, 10_000))
 
 
 def autocorrelation(scale: Scale) -> xr.Dataset:
     """Of the loss of the network, from step 3000 on."""
     settings: dict[str, Any] = {"transient": SETTLED, "steps": STEPS - SETTLED, "shuffles": scale(1000, 100)}
-    return run("autocorrelation", iris(scale, scale(20, 8), eta=ETA), observable="loss", seed=scale.seed, **settings)
+    return run("autocorrelation", iris(scale, scale(20, 8), eta=ETA), observable="loss", **settings)
 
 
 def autocorrelation_reduced(scale: Scale) -> xr.Dataset:
     """Of the loss of the softmax map at κ = 10."""
     ensemble = nnflow.Ensemble.grid(nnflow.maps["softmax"](), inits=20, seed=scale.seed, kappa=BAND)
     settings: dict[str, Any] = {"transient": SETTLED, "steps": scale(20_000, 7000), "shuffles": 20}
-    return run("autocorrelation", ensemble, observable="loss", seed=scale.seed, **settings)
+    return run("autocorrelation", ensemble, observable="loss", **settings)
 
 
 def expansion(scale: Scale) -> xr.Dataset:
@@ -188,7 +188,7 @@ def expansion_embedded(scale: Scale) -> xr.Dataset:
 
 def _expansion(scale: Scale, **options: Any) -> xr.Dataset:
     ensemble = nnflow.Ensemble.grid(nnflow.maps["softmax"](), inits=1, seed=scale.seed, kappa=BAND)
-    return run("local_expansion", ensemble, seed=scale.seed, transient=SETTLED, observable="loss", **options)
+    return run("local_expansion", ensemble, transient=SETTLED, observable="loss", **options)
 
 
 # ----------------------------------------------------------------------------------------------------------- comparison

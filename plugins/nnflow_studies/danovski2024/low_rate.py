@@ -43,14 +43,14 @@ def sizes(scale: Scale) -> xr.Dataset:
     """d(t) of ten states for all sizes of the perturbation."""
     ensemble = iris(scale, scale(10, 3), eta=ETA)
     options: dict[str, Any] = {"perturbation": SIZES, "perturbations": scale(20, 3), "where": KERNEL_NAMES}
-    return run("separation", ensemble, steps=STEPS + EVERY, every=EVERY, seed=scale.seed, **options)
+    return run("separation", ensemble, steps=STEPS + EVERY, every=EVERY, **options)
 
 
 def states(scale: Scale) -> xr.Dataset:
     """d(t) of a hundred states at one size."""
     ensemble = iris(scale, scale(100, 24), eta=ETA)
     options: dict[str, Any] = {"perturbation": SIZE, "perturbations": scale(20, 4), "where": KERNEL_NAMES}
-    return run("separation", ensemble, steps=STEPS + EVERY, every=EVERY, seed=scale.seed, **options)
+    return run("separation", ensemble, steps=STEPS + EVERY, every=EVERY, **options)
 
 
 def series(scale: Scale) -> xr.Dataset:
@@ -72,7 +72,7 @@ def long_run(scale: Scale) -> xr.Dataset:
     """d(t) up to step 50 000."""
     ensemble = iris(scale, scale(20, 3), eta=ETA)
     options: dict[str, Any] = {"perturbation": SIZE, "perturbations": scale(5, 2), "where": KERNEL_NAMES}
-    return run("separation", ensemble, steps=10 * STEPS + 500, every=500, seed=scale.seed, **options)
+    return run("separation", ensemble, steps=10 * STEPS + 500, every=500, **options)
 
 
 def long_loss(scale: Scale) -> xr.Dataset:
@@ -84,7 +84,7 @@ def trained(scale: Scale) -> xr.Dataset:
     """A network perturbed at step 4000, and 1000 steps more."""
     ensemble = iris(scale, scale(100, 24), eta=ETA)
     options: dict[str, Any] = {"perturbation": (1e-10, 1e-8, 1e-6), "where": KERNEL_NAMES, "transient": TRAINED}
-    return run("separation", ensemble, steps=1000 + EVERY, every=EVERY, seed=scale.seed, **options)
+    return run("separation", ensemble, steps=1000 + EVERY, every=EVERY, **options)
 
 
 def curvature(scale: Scale) -> xr.Dataset:

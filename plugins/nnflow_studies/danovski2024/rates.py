@@ -61,7 +61,7 @@ def levels(scale: Scale) -> xr.Dataset:
 def onset(scale: Scale) -> xr.Dataset:
     """Exponents over successive stretches of 200 steps, over the learning rate."""
     ensemble = iris(scale, scale(100, 10), eta=ONSET if not scale.quick else ONSET[::3])
-    return run("finite_time_lyapunov", ensemble, window=HORIZON, steps=5 * HORIZON, seed=scale.seed)
+    return run("finite_time_lyapunov", ensemble, window=HORIZON, steps=5 * HORIZON)
 
 
 def digits(scale: Scale) -> nnflow.Ensemble:
@@ -79,7 +79,7 @@ def digits_growth(scale: Scale) -> xr.Dataset:
 def digits_tangent(scale: Scale) -> xr.Dataset:
     """Exponents of the tangent map over the same steps."""
     steps = scale(HORIZON, 40)
-    return run("finite_time_lyapunov", digits(scale), window=steps // 2, steps=steps, seed=scale.seed)
+    return run("finite_time_lyapunov", digits(scale), window=steps // 2, steps=steps)
 
 
 def digits_learning(scale: Scale) -> xr.Dataset:
