@@ -39,7 +39,7 @@ class Danovski2024:
     only: tuple[Key, ...] = ()
     """Run these experiments only (E1 … E5); the page also shows others that are finished."""
     quick: bool = False
-    """Fewer initial states, under a minute in all; numbers scatter more, and the page says so."""
+    """Fewer initial states, under a minute once everything is compiled; numbers scatter more, and the page says so."""
     seed: int = 0
     """Seed of the initial states, perturbations and everything else that is drawn."""
 
