@@ -219,7 +219,7 @@ def _network(data: Data, scale: Scale) -> list[Row]:
     return [
         between("smallest ‖W‖₁ after step 1000", 80, 110, float(norm.min()), "fig", text="94", slack=30 * slack),
         between("largest ‖W‖₁", 160, 230, float(norm.max()), "fig", text="214", slack=80 * slack),
-        between("share of runs with a jump of ‖W‖₁", 0.25, 1, float((data["plateaus"].jumps > 0).mean()), "fig",
+        between("share of runs with a jump of ‖W‖₁", 0.5, 1, float((data["plateaus"].jumps > 0).mean()), "fig",
                 text="plateau-hopping"),
         near("units on (mean Σh²) at step 0", 4.9, 0.6, float(on[0]), "re", slack=slack),
         near("units on at step 5000", 1.4, 0.3, float(on.sel(time=5000)), "re", slack=slack),

@@ -120,7 +120,7 @@ def compare(data: Data, scale: Scale) -> list[Row]:
 def _hopping(data: Data) -> list[Row]:
     plateaus, ends = data["levels"], data["hopping"].value.isel(time=-1)
     shares = [
-        between(f"share of runs whose norm jumps, η = {eta:g}", 0.25, 1.0,
+        between(f"share of runs whose norm jumps, η = {eta:g}", 0.5, 1.0,
                 float((plateaus.jumps.sel(eta=eta) > 0).mean()), "fig", text="plateau-hopping")
         for eta in ETAS
     ]  # fmt: skip
