@@ -11,8 +11,6 @@ from nnflow_plugins.zero_one_test import growth_rates, zero_one
 
 from nnflow import Ensemble, maps
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # the peer's own
-
 THRESHOLD = 0.05
 METRICS = {"maximum": "supremum", "euclidean": "euclidean"}  # our name: theirs
 
@@ -23,68 +21,66 @@ def henon_orbit(samples: int) -> np.ndarray:
     return start.orbit(samples)[0][0].astype(np.float32).astype(np.float64)
 
 
+def ours(series: np.ndarray, norm: str = "maximum", theiler: int = 1) -> dict[str, float]:
+    return recurrence_measures(series, threshold=THRESHOLD, theiler=theiler, norm=norm)
+
+
 @pytest.mark.parametrize(
     ("coordinates", "norm", "target"), [(1, "maximum", 10.0), (2, "maximum", None), (2, "euclidean", None)]
 )
-def test_recurrence_measures(duel: Any, coordinates: int, norm: str, target: float | None) -> None:
-    timeseries = pytest.importorskip("pyunicorn.timeseries", reason="pyunicorn is not installed")
+def test_recurrence_measures(duel: Any, peer: Any, coordinates: int, norm: str, target: float | None) -> None:
+    theirs = peer("pyunicorn_recurrence")
     series = henon_orbit(5000)[:, :coordinates].copy()
+    arguments = {"series": series, "threshold": THRESHOLD, "metric": METRICS[norm]}
 
-    def ours(theiler: int = 1) -> dict[str, float]:
-        return recurrence_measures(series, threshold=THRESHOLD, theiler=theiler, norm=norm)
-
-    def theirs() -> dict[str, float]:
-        """RR, DET, L and LAM: fewer measures than ours, which count the white lines and the recurrence times too."""
-        plot = timeseries.RecurrencePlot(series, threshold=THRESHOLD, metric=METRICS[norm], silence_level=2)
-        return plot.rqa_summary()
-
-    summary, whole = theirs(), ours(theiler=0)  # pyunicorn leaves the identity line out of the diagonals only
+    summary, whole = theirs("measures", **arguments), ours(series, norm, theiler=0)
     assert 0.01 < whole["recurrence_rate"] < 0.1
     np.testing.assert_allclose(whole["recurrence_rate"], summary["RR"], rtol=1e-9)
     np.testing.assert_allclose(whole["laminarity"], summary["LAM"], rtol=1e-9)
-    np.testing.assert_allclose(ours()["determinism"], summary["DET"], rtol=1e-9)
-    np.testing.assert_allclose(ours()["mean_diagonal"], summary["L"], rtol=1e-9)
-    shape = "scalar" if coordinates == 1 else f"{coordinates} coordinates, {norm}"
-    duel(f"recurrence measures, N = 5000, {shape}", ours, "pyunicorn rqa_summary", theirs, target=target)
+    found = ours(series, norm)  # pyunicorn leaves the identity line out of the diagonals only
+    np.testing.assert_allclose(found["determinism"], summary["DET"], rtol=1e-9)
+    np.testing.assert_allclose(found["mean_diagonal"], summary["L"], rtol=1e-9)
+    duel(
+        f"recurrence measures, N = 5000, {'scalar' if coordinates == 1 else f'{coordinates} coordinates, {norm}'}",
+        lambda: ours(series, norm),
+        "pyunicorn rqa_summary",
+        lambda: theirs.seconds("measures", **arguments),
+        target=target,
+    )
 
 
-def growth_by_definition(series: np.ndarray, frequencies: np.ndarray) -> np.ndarray:
-    """K_c as Gottwald and Melbourne (2009, doi:10.1137/080718851) write it down: a loop over c, a loop over n."""
-    longest = series.size // 10
-    windows = series.size - longest
-    n = np.arange(1, longest + 1)
-    rates = np.empty(frequencies.size)
-    for i, c in enumerate(frequencies):
-        phase = c * np.arange(1, series.size + 1)
-        p, q = np.zeros((2, series.size + 1))  # the walk starts at the origin
-        p[1:], q[1:] = np.cumsum(series * np.cos(phase)), np.cumsum(series * np.sin(phase))
-        displacement = np.empty(longest)
-        for k in n:
-            displacement[k - 1] = np.mean(
-                (p[k : k + windows] - p[:windows]) ** 2 + (q[k : k + windows] - q[:windows]) ** 2
-            )
-        displacement -= series.mean() ** 2 * (1 - np.cos(n * c)) / (1 - np.cos(c))
-        rates[i] = np.corrcoef(n, displacement)[0, 1]
-    return rates
+@pytest.mark.parametrize(
+    ("peer_name", "title", "samples"),
+    [("pyrqa_recurrence", "PyRQA on the processor", 5000), ("neurokit2_recurrence", "NeuroKit2 complexity_rqa", 1000)],
+)
+def test_recurrence_rate(duel: Any, peer: Any, peer_name: str, title: str, samples: int) -> None:
+    """Both agree on the recurrence rate, up to the identity line; of other measures their conventions differ."""
+    theirs = peer(peer_name)
+    series = henon_orbit(samples)[:, 0].copy()
+    summary = theirs("measures", series=series, threshold=THRESHOLD)
+    rates = [ours(series, theiler=window)["recurrence_rate"] for window in (0, 1)]
+    assert np.abs(np.array(rates) - summary["RR"]).min() < 1e-3 * rates[0]
+    duel(
+        f"recurrence measures, N = {samples}, scalar",
+        lambda: ours(series),
+        title,
+        lambda: theirs.seconds("measures", series=series, threshold=THRESHOLD),
+    )
 
 
-def test_zero_one(duel: Any) -> None:
+def test_zero_one(duel: Any, peer: Any) -> None:
+    theirs = peer("numpy_recipe")
     series = henon_orbit(10_000)[:, 0]
     series = series - series.mean()  # the 2009 recipe takes the mean's share away afterwards, ours at the outset
     frequencies = np.linspace(np.pi / 5, 4 * np.pi / 5, 100)
-    every = slice(None, None, 10)
-
-    def theirs() -> float:
-        return float(np.median(growth_by_definition(series, frequencies[every])))
-
-    np.testing.assert_allclose(
-        growth_rates(series, frequencies)[every], growth_by_definition(series, frequencies[every]), atol=1e-9
-    )
+    few = frequencies[::10]
+    expected = theirs("growth_rates", series=series, frequencies=few)
+    np.testing.assert_allclose(growth_rates(series, few), expected, atol=1e-9)
     duel(
         "0–1 test, N = 10⁴, 100 frequencies",
         lambda: zero_one(series, frequencies),
         "numpy, the 2009 recipe (10 frequencies, × 10)",
-        theirs,
+        lambda: theirs.seconds("growth_rates", series=series, frequencies=few),
         scale=10.0,
         target=10.0,
     )

@@ -21,7 +21,7 @@ from functools import cached_property, lru_cache
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 from numba import njit
@@ -37,6 +37,16 @@ LOCKSTEP = 8  # members advanced together …
 SMALL = 8  # … where the state has at most this many components
 
 Rule = Callable[..., None]
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def glue(function: Function) -> Function:
+    """Mark a rule that hands its arguments on to compiled functions: it is not compiled by itself but put in place.
+
+    Each compiled function in a chain of calls optimises all that it calls once more. The function must not allocate.
+    """
+    function.glue = True  # type: ignore[attr-defined]
+    return function
 
 
 class CompilationError(ValueError):
@@ -226,7 +236,7 @@ class CompiledMap(Map):
 
     def _observe_glue(self, names: dict[str, Any], observe: tuple[str, ...]) -> str:
         before: list[str] = []
-        lines = ["", "", "@njit(nogil=True, cache=True, forceinline=True)", "def observe(x, p, t, out):"]
+        lines = ["", "", "@njit(**PART)", "def observe(x, p, t, out):"]
         for i, name in enumerate(observe):
             function = self.observables.get(name)
             if isinstance(function, Component):
@@ -274,6 +284,8 @@ def _compiled(function: Any) -> Dispatcher:
         return function(*arguments)
 
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": True}
+    if getattr(function, "glue", False):
+        options["inline"] = "always"
     return cast(Dispatcher, njit(**options)(passed_on if isinstance(function, Dispatcher) else function))
 
 

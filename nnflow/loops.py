@@ -118,7 +118,7 @@ def orbit(x, p, t, steps, every, records, escaped, y, seen):  # type: ignore[no-
         orbit_of(x, p, t, steps, every, records, escaped, m, 1, y, seen)
 
 
-@njit(**OWNER, forceinline=True, fastmath=ASSOCIATIVE)
+@njit(**LOOP, forceinline=True, fastmath=ASSOCIATIVE)
 def dot(v, i, j):  # type: ignore[no-untyped-def]
     """The inner product of rows i and j."""
     total = 0.0
@@ -127,25 +127,44 @@ def dot(v, i, j):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(**OWNER, forceinline=True)
+@njit(**LOOP, forceinline=True, fastmath=ASSOCIATIVE)
 def project(v, j, r):  # type: ignore[no-untyped-def]
-    """Take from row j its components along the rows before it, adding them to R; returns the squared length left."""
-    for i in range(j):
-        overlap = dot(v, i, j)
-        r[i, j] += overlap
-        for c in range(DIM):
-            v[j, c] -= overlap * v[i, c]
+    """Take from row j its components along the rows before it, adding them to R; returns the squared length left.
+
+    Four rows at a time: their sums do not wait for one another, and row j is read and written a quarter as often.
+    """
+    i = 0
+    while i + 4 <= j:
+        a, b, c, d = 0.0, 0.0, 0.0, 0.0
+        for n in range(DIM):
+            a += v[i, n] * v[j, n]
+            b += v[i + 1, n] * v[j, n]
+            c += v[i + 2, n] * v[j, n]
+            d += v[i + 3, n] * v[j, n]
+        for n in range(DIM):
+            v[j, n] -= (a * v[i, n] + b * v[i + 1, n]) + (c * v[i + 2, n] + d * v[i + 3, n])
+        r[i, j] += a
+        r[i + 1, j] += b
+        r[i + 2, j] += c
+        r[i + 3, j] += d
+        i += 4
+    while i < j:
+        a = dot(v, i, j)
+        for n in range(DIM):
+            v[j, n] -= a * v[i, n]
+        r[i, j] += a
+        i += 1
     return dot(v, j, j)
 
 
-@njit(**OWNER, forceinline=True)
+@njit(**LOOP, forceinline=True)
 def divide(v, j, divisor):  # type: ignore[no-untyped-def]
     """Row j, divided."""
     for c in range(DIM):
         v[j, c] /= divisor
 
 
-@njit(**OWNER)
+@njit(**LOOP)
 def replace(v, j, spare):  # type: ignore[no-untyped-def]
     """Row j vanished: put in its place the unit vector farthest from the rows before it, made orthonormal to them."""
     for c in range(DIM):
@@ -158,16 +177,33 @@ def replace(v, j, spare):  # type: ignore[no-untyped-def]
     divide(v, j, np.sqrt(dot(v, j, j)))
 
 
-@njit(**OWNER, forceinline=True)
+@njit(**PART)
+def orthonormalise_plane(v, r):  # type: ignore[no-untyped-def]
+    """Two vectors in the plane: the second becomes the first, turned by a right angle. False if the first is zero."""
+    a, b, c, d = v[0, 0], v[0, 1], v[1, 0], v[1, 1]
+    length = np.sqrt(a * a + b * b)
+    a, b = a / length, b / length
+    area = a * d - b * c
+    r[0, 0], r[0, 1], r[1, 0], r[1, 1] = length, a * c + b * d, 0.0, abs(area)
+    if not length > 0.0:
+        return False
+    turn = -1.0 if area < 0.0 else 1.0
+    v[0, 0], v[0, 1], v[1, 0], v[1, 1] = a, b, -turn * b, turn * a
+    return True
+
+
+@njit(**LOOP, forceinline=True)
 def orthonormalise(v, r, spare):  # type: ignore[no-untyped-def]
     """Gram–Schmidt on the rows of v (k, dim), repeated where cancellation asks for it; r (k, k) is the factor R."""
+    if DIM == 2 and K == 2 and orthonormalise_plane(v, r):
+        return
     for j in range(K):
         for i in range(K):
             r[i, j] = 0.0
         before = dot(v, j, j)
         after = project(v, j, r) if j > 0 else before
         for _ in range(3):
-            if after >= 0.25 * before or after == 0.0:
+            if after >= 0.01 * before or after == 0.0:
                 break
             before = after
             after = project(v, j, r)
@@ -273,7 +309,7 @@ def curvature(x, p, t, v, out):  # type: ignore[no-untyped-def]
         hessian(x[m], p[m], t, v[m], out[m])
 
 
-@njit(**OWNER)
+@njit(**PART)
 def one_by_one(x, p, t, v, out):  # type: ignore[no-untyped-def]
     """The tangent map on a frame, vector by vector."""
     for j in range(v.shape[0]):

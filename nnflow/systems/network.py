@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnflow.compiled import CompiledMap, Component
+from nnflow.compiled import CompiledMap, Component, glue
 from nnflow.map import Array, generator
 from nnflow.names import unknown
 from nnflow.systems.data import Split, iris_split
@@ -205,6 +205,7 @@ def _probed(network: Perceptron, predictions: Any) -> dict[str, Component]:
         return {}
     size, shape = network.dim, (len(network.probe), network.sizes[-1])
 
+    @glue
     def outputs(x: Array, p: Array, t: int, out: Array) -> None:
         predictions(x[:size], out)
 
@@ -225,6 +226,7 @@ def _watched(entries: Mapping[str, Watched], size: int) -> dict[str, Component]:
 
 
 def _passed(function: Any, size: int) -> Callable[[Array, Array, int, Array], None]:
+    @glue
     def watch(x: Array, p: Array, t: int, out: Array) -> None:
         function(x[:size], out)
 
@@ -270,6 +272,7 @@ def _layers(sizes: tuple[int, ...]) -> Layout:
 
 
 def _of_weights(function: Any, size: int) -> Callable[[Array, Array, int], float]:
+    @glue
     def observable(x: Array, p: Array, t: int) -> float:
         value: float = function(x[:size])
         return value

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 from numba import njit
 
-from nnflow.compiled import Rule
+from nnflow.compiled import Rule, glue
 from nnflow.map import Array, Map
 from nnflow.names import unknown
 from nnflow.systems.schedules import Schedule
@@ -224,12 +224,14 @@ def _constant(t: int) -> float:
 def _gd(loss: _Loss) -> tuple[Rule, Rule]:
     size, eta, slope, products, _ = loss
 
+    @glue
     def rule(x: Array, p: Array, t: int, out: Array) -> None:
         slope(x, p, t, out)
         rate = eta(p, t)
         for i in range(size):
             out[i] = x[i] - rate * out[i]
 
+    @glue
     def frame_tangent(x: Array, p: Array, t: int, V: Array, out: Array) -> None:
         products(x, p, t, V, out)
         rate = eta(p, t)
@@ -244,6 +246,7 @@ def _momentum(nesterov: bool) -> Callable[[_Loss], tuple[Rule, Rule]]:
     def made(loss: _Loss) -> tuple[Rule, Rule]:
         size, eta, slope, products, _ = loss
 
+        @glue
         def rule(x: Array, p: Array, t: int, out: Array) -> None:
             slope(x[:size], p, t, out[:size])
             rate = eta(p, t)
@@ -270,6 +273,7 @@ def _momentum(nesterov: bool) -> Callable[[_Loss], tuple[Rule, Rule]]:
 def _adam(loss: _Loss) -> tuple[Rule, Rule]:
     size, eta, slope, products, shrink = loss
 
+    @glue
     def rule(x: Array, p: Array, t: int, out: Array) -> None:
         slope(x[:size], p, t, out[:size])
         rate, keep, left = eta(p, t) / (1.0 - p[1] ** (t + 1)), shrink(p, t), 1.0 - p[2] ** (t + 1)
@@ -303,6 +307,7 @@ def _adam(loss: _Loss) -> tuple[Rule, Rule]:
 def _rmsprop(loss: _Loss) -> tuple[Rule, Rule]:
     size, eta, slope, products, _ = loss
 
+    @glue
     def rule(x: Array, p: Array, t: int, out: Array) -> None:
         slope(x[:size], p, t, out[:size])
         rate = eta(p, t)
@@ -350,6 +355,7 @@ def tensor_descent(
     count = 1 + len(OPTIMISERS[name].memory)
     coupled, factor = name != "adamw", schedule or (lambda t: 1.0)
 
+    @glue
     def rule(x: Tensor, p: Named, t: int) -> Tensor:
         w, *memory = x.chunk(count)
         g = gradient(w, t)

@@ -33,7 +33,7 @@ from nnflow.systems.rows import (  # names, not the module: a name is a constant
 
 Integers = npt.NDArray[np.int64]
 
-INNER: dict[str, Any] = {"no_cpython_wrapper": True}
+INNER: dict[str, Any] = {"no_cpython_wrapper": True, "inline": "always"}
 
 
 def inner(function: Function) -> Function:

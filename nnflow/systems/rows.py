@@ -23,7 +23,7 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 
 # A C callback for each of some thirty kernels would cost a tenth of the compile time.
-OPTIONS: dict[str, Any] = {"error_model": "numpy", "no_cfunc_wrapper": True}
+OPTIONS: dict[str, Any] = {"error_model": "numpy", "no_cfunc_wrapper": True, "_nrt": True}
 FAST = {"reassoc", "contract", "arcp", "nsz"}
 
 
