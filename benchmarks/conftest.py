@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from children import MissingPeer, Peer, python_of
 from tables import SPEED, Report, Row
+from timing import timed
 
 FOUND = Report()
 RESULTS = Path(__file__).with_name("results")
@@ -70,8 +71,9 @@ def duel(benchmark: Any, quick: bool) -> Callable[..., None]:
     """Measure two sides in turn: `duel(work, ours, peer, theirs)` with the names of the work and of the peer.
 
     `theirs` returns the seconds it took, as the peer's own process measured them. `rounds` of each are timed after one
-    that warms up. `scale`: how many times theirs makes our amount of work, where a peer is too slow to do all of it.
-    `target`: the least ratio; with kind=START, the largest multiple of the other's time.
+    that warms up; in a round, what is short is repeated for a tenth of a second, so that caches are warm for both.
+    `scale`: how many times theirs makes our amount of work, where a peer is too slow to do all of it. `target`: the
+    least ratio; with kind=START, the largest multiple of the other's time. Missing it fails the test.
     """
 
     def measure(
@@ -86,17 +88,29 @@ def duel(benchmark: Any, quick: bool) -> Callable[..., None]:
         kind: str = SPEED,
     ) -> None:
         taken: list[float] = []
+        calls = [enough(seconds) if kind == SPEED else 1 for seconds in (timed(ours), theirs())]
         benchmark.group = kind
         benchmark.pedantic(
-            ours, setup=lambda: taken.append(theirs()), rounds=3 if quick else rounds, warmup_rounds=1, iterations=1
+            lambda: [ours() for _ in range(calls[0])],
+            setup=lambda: taken.append(sum(theirs() for _ in range(calls[1])) / calls[1]),
+            rounds=3 if quick else rounds,
+            warmup_rounds=1,
         )
         if benchmark.stats is None:  # --benchmark-disable: the sides were compared, nothing was timed
             return
-        row = Row(kind, work, peer, list(benchmark.stats.stats.data), taken[1:], scale, target)
+        row = Row(
+            kind, work, peer, [round / calls[0] for round in benchmark.stats.stats.data], taken[1:], scale, target
+        )
         benchmark.extra_info.update(peer=peer, peer_median=row.seconds[1], ratio=row.ratio[1])
         FOUND.duels.append(row)
+        assert row.met, f"{work}: {row.ratio[1]:.3g}× of {peer}, and the target is {row.verdict}"
 
     return measure
+
+
+def enough(seconds: float) -> int:
+    """How many calls last a tenth of a second."""
+    return max(1, min(20, round(0.1 / seconds)))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

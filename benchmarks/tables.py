@@ -54,13 +54,18 @@ class Row:
         return float(low), float(middle), float(high)
 
     @property
+    def met(self) -> bool:
+        """Whether the target was met."""
+        middle = self.ratio[1]
+        return self.target is None or (middle >= self.target if self.kind == SPEED else middle <= self.target)
+
+    @property
     def verdict(self) -> str:
-        """The target, and whether it was met."""
+        """The target, and whether it was missed."""
         if self.target is None:
             return "–"
-        if self.kind == START:
-            return f"≤ {self.target:g}×{'' if self.ratio[1] <= self.target else ' **above target**'}"
-        return f"≥ {self.target:.2g}×{'' if self.ratio[1] >= self.target else ' **below target**'}"
+        sign = "≥" if self.kind == SPEED else "≤"
+        return f"{sign} {digits(self.target)}×{'' if self.met else ' **missed**'}"
 
     def cells(self) -> list[str]:
         """As a line of the table."""
@@ -129,4 +134,4 @@ def seconds(t: float) -> str:
 
 def digits(ratio: float) -> str:
     """A ratio, to two or three digits."""
-    return f"{ratio:.2f}" if ratio < 2 else f"{ratio:.1f}" if ratio < 100 else f"{ratio:.0f}"
+    return f"{ratio:.2f}" if ratio < 2 else f"{ratio:.1f}" if ratio < 100 else f"{ratio:,.0f}".replace(",", " ")

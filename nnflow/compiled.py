@@ -164,8 +164,8 @@ class CompiledMap(Map):
         self, x: Array, p: Array, t: int, steps: int, every: int, observe: tuple[str, ...], records: Array
     ) -> End:
         x, escaped = np.array(x, dtype=np.float64), begin(x)
-        scratch = np.empty((LOCKSTEP, self.dim)), np.empty(len(observe))
-        self._kernel("orbit", observe=observe)(x, p, t, steps, every, records, escaped, *scratch)
+        scratch = np.empty((self._lanes, self.dim))
+        self._kernel("orbit", observe=observe)(x, p, t, steps, every, records, escaped, scratch)
         return End(x, None, t + steps, escaped)
 
     def tangent_orbit(
@@ -216,10 +216,15 @@ class CompiledMap(Map):
             names: dict[str, Any] = {"rule": self.functions.rule, "DIM": self.dim, "K": k, "PERIODS": periods}
             if self.functions.hessian is not None:
                 names["hessian"] = self.functions.hessian
-            names["LANES"] = LOCKSTEP if self.dim <= SMALL else 1
+            names["LANES"] = self._lanes
             glue = self._tangent_glue(names) + self._observe_glue(names, observe)
             self._modules[k, observe] = _load(glue, names)
         return self._modules[k, observe]
+
+    @property
+    def _lanes(self) -> int:
+        """Members advanced together."""
+        return LOCKSTEP if self.dim <= SMALL else 1
 
     @cached_property
     def _modules(self) -> dict[tuple[int, tuple[str, ...]], types.ModuleType]:

@@ -86,36 +86,34 @@ def start(x, t, escaped):  # type: ignore[no-untyped-def]
 
 
 @njit(**PART)
-def record(x, p, t, escaped, m, lanes, block, records, seen):  # type: ignore[no-untyped-def]
+def record(x, p, t, escaped, m, lanes, block, records):  # type: ignore[no-untyped-def]
     """Write what is observed of members m … m + lanes − 1; NaN for an escaped one."""
     for j in range(lanes):
         if escaped[m + j] < 0:
-            observe(x[m + j], p[m + j], t, seen)
+            observe(x[m + j], p[m + j], t, records[m + j, block])
         else:
-            blank(seen)
-        for c in range(records.shape[2]):
-            records[m + j, block, c] = seen[c]
+            blank(records[m + j, block])
 
 
 @njit(**PART)
-def orbit_of(x, p, t, steps, every, records, escaped, m, lanes, y, seen):  # type: ignore[no-untyped-def]
+def orbit_of(x, p, t, steps, every, records, escaped, m, lanes, y):  # type: ignore[no-untyped-def]
     """The orbit of members m … m + lanes − 1; records of zero length record nothing."""
     for block in range(steps // every):
         s = t + block * every
         if records.shape[1] > 0:
-            record(x, p, s, escaped, m, lanes, block, records, seen)
+            record(x, p, s, escaped, m, lanes, block, records)
         move(x, p, s, every, escaped, m, lanes, y)
 
 
 @njit(**LOOP)
-def orbit(x, p, t, steps, every, records, escaped, y, seen):  # type: ignore[no-untyped-def]
+def orbit(x, p, t, steps, every, records, escaped, y):  # type: ignore[no-untyped-def]
     """Advance x in place, recording each `every` steps unless records has zero length."""
     start(x, t, escaped)
     whole = x.shape[0] - x.shape[0] % LANES
     for m in range(0, whole, LANES):
-        orbit_of(x, p, t, steps, every, records, escaped, m, LANES, y, seen)
+        orbit_of(x, p, t, steps, every, records, escaped, m, LANES, y)
     for m in range(whole, x.shape[0]):
-        orbit_of(x, p, t, steps, every, records, escaped, m, 1, y, seen)
+        orbit_of(x, p, t, steps, every, records, escaped, m, 1, y)
 
 
 @njit(**LOOP, forceinline=True, fastmath=ASSOCIATIVE)
