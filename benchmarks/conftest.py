@@ -67,13 +67,14 @@ def peer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture
-def duel(benchmark: Any, quick: bool) -> Callable[..., None]:
+def duel(benchmark: Any, quick: bool) -> Callable[..., Row | None]:
     """Measure two sides in turn: `duel(work, ours, peer, theirs)` with the names of the work and of the peer.
 
     `theirs` returns the seconds it took, as the peer's own process measured them. `rounds` of each are timed after one
     that warms up; in a round, what is short is repeated for a tenth of a second, so that caches are warm for both.
     `scale`: how many times theirs makes our amount of work, where a peer is too slow to do all of it. `target`: the
     least ratio; with kind=START, the largest multiple of the other's time. Missing it fails the test.
+    Without `warm` there is no round before the first: what is measured is a start from nothing.
     """
 
     def measure(
@@ -86,24 +87,26 @@ def duel(benchmark: Any, quick: bool) -> Callable[..., None]:
         scale: float = 1.0,
         target: float | None = None,
         kind: str = SPEED,
-    ) -> None:
+        warm: bool = True,
+    ) -> Row | None:
         taken: list[float] = []
-        calls = [enough(seconds) if kind == SPEED else 1 for seconds in (timed(ours), theirs())]
+        calls = (enough(timed(ours)), enough(theirs())) if kind == SPEED else (1, 1)
         benchmark.group = kind
         benchmark.pedantic(
             lambda: [ours() for _ in range(calls[0])],
             setup=lambda: taken.append(sum(theirs() for _ in range(calls[1])) / calls[1]),
-            rounds=3 if quick else rounds,
-            warmup_rounds=1,
+            rounds=min(rounds, 3 if warm else 1) if quick else rounds,
+            warmup_rounds=int(warm),
         )
         if benchmark.stats is None:  # --benchmark-disable: the sides were compared, nothing was timed
-            return
+            return None
         row = Row(
             kind, work, peer, [round / calls[0] for round in benchmark.stats.stats.data], taken[1:], scale, target
         )
         benchmark.extra_info.update(peer=peer, peer_median=row.seconds[1], ratio=row.ratio[1])
         FOUND.duels.append(row)
         assert row.met, f"{work}: {row.ratio[1]:.3g}× of {peer}, and the target is {row.verdict}"
+        return row
 
     return measure
 

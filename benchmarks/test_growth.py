@@ -6,14 +6,9 @@ were found by experiment, on a processor with 48 kB, 1 MB and 32 MB of cache:
 - A call of a verb costs the same whatever it does: one step of one Hénon member takes as long as ten.
 - Small maps go in lockstep, eight members at a time: eight Hénon members take less time than seven.
 - Of a step of a compiled perceptron, a part does not depend on its width: one hidden unit shows how large it is.
-- In two layers of n units, each pass over a layer is repeated n times, so a weight costs more once the values of a
-  layer leave the first-level cache. 96 units × 64 samples fill it; 310 units cost a fifth more a weight than 32. With
-  8 or 16 samples 310 units fit, and cost what 32 do; with 32 samples they do not fit, and cost a tenth more.
-- In one layer, nothing is repeated so often. 2048 units × 64 samples make 3 MB of values, beyond the second-level
-  cache, and cost a tenth more a unit than 256; with 32 samples they cost the same.
-- 10⁶ weights are themselves too many for the caches: with 8 samples, in eleven layers of 310 units, which fit, a weight
-  costs about 1 ns more than in two such layers.
-- A step on tensors costs most of a millisecond before any arithmetic: it takes as long with 4 samples as with 64.
+- Where the values of a layer no longer fit a cache, a unit or a weight costs more: with fewer samples, which fit, the
+  rise was gone. 10⁶ weights are themselves too many for the second-level cache.
+- A step on tensors costs most of a millisecond before any arithmetic: however small the network.
 - Re-orthonormalising a frame of 83 vectors takes four times as long as one of 41: what it saves to do so each hundredth
   step, and not each step. Where it is rare, a step is straight in k.
 - An orbit that takes long is made in blocks of about 0.15 s. Made in one block it needs its records and no more; in

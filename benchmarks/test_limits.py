@@ -225,7 +225,7 @@ def networks(part: int) -> list[Work]:
     short, long, frames = 80 // part, 20_000 // part, 400 // part
     step = Need(GRADIENT, EXPONENTIALS, DATA)
     vector, frame = one.with_frame(1), one.with_frame(DIM)
-    passes = "each pass stores its rows and the next one loads them; the exponentials alone are a quarter of the time"
+    passes = "each pass stores its rows and the next one loads them"
     return [
         Work(f"Iris advance, {MEMBERS} members", lambda: many.advance(short), MEMBERS * short, step, passes),
         Work(
@@ -247,7 +247,7 @@ def networks(part: int) -> list[Work]:
             lambda: frame.tangent_orbit(frames),
             frames,
             Need(GRADIENT + DIM * PRODUCT + 2 * DIM**3, EXPONENTIALS + DIM, DATA + 16 * DIM**2),
-            "three quarters are products with the Hessian, whose passes each store their rows and load them again",
+            "products with the Hessian, whose passes each store their rows and load them again",
         ),
     ]
 
@@ -272,7 +272,7 @@ def series(part: int) -> list[Work]:
             lambda: zero_one(x, frequencies),
             1,
             Need(walk + transforms, bytes=8 * samples),
-            "a quarter are Fourier transforms; the walk stores and loads its sums at each step",
+            "the walk stores and loads its sums at each step",
         ),
     ]
 
@@ -310,16 +310,20 @@ class Duel(NamedTuple):
     tolerance: float = 0.0  # of a number near 1
 
 
-def logistic(steps: int) -> Duel:
-    ensemble = logistic_members()
+def side_by_side(name: str, ensemble: Ensemble, kernel: Callable[..., None], steps: int) -> Duel:
+    """All members of a small map."""
 
     def by_hand() -> Array:
         states = ensemble.states.copy()
-        reference.logistic(states, ensemble.parameters, steps)
+        kernel(states, ensemble.parameters, steps)
         return states
 
-    work = f"logistic advance, {MEMBERS} members"
+    work = f"{name} advance, {MEMBERS} members"
     return Duel(work, MEMBERS * steps, lambda: ensemble.advance(steps).states, by_hand)
+
+
+def logistic(steps: int) -> Duel:
+    return side_by_side("logistic", logistic_members(), reference.logistic, steps)
 
 
 def logistic_orbit(steps: int) -> Duel:
@@ -330,15 +334,7 @@ def logistic_orbit(steps: int) -> Duel:
 
 
 def henon(steps: int) -> Duel:
-    ensemble = henon_members()
-
-    def by_hand() -> Array:
-        states = ensemble.states.copy()
-        reference.henon(states, ensemble.parameters, steps)
-        return states
-
-    work = f"Hénon advance, {MEMBERS} members"
-    return Duel(work, MEMBERS * steps, lambda: ensemble.advance(steps).states, by_hand)
+    return side_by_side("Hénon", henon_members(), reference.henon, steps)
 
 
 def henon_tangent(steps: int) -> Duel:

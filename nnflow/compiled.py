@@ -43,7 +43,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def glue(function: Function) -> Function:
     """Mark a rule that hands its arguments on to compiled functions: it is not compiled by itself but put in place.
 
-    Each compiled function in a chain of calls optimises all that it calls once more. The function must not allocate.
+    Each compiled function in a chain of calls optimises all that it calls once more. The function must not
+    allocate: the loops count no references.
     """
     function.glue = True  # type: ignore[attr-defined]
     return function
@@ -217,8 +218,8 @@ class CompiledMap(Map):
             if self.functions.hessian is not None:
                 names["hessian"] = self.functions.hessian
             names["LANES"] = self._lanes
-            glue = self._tangent_glue(names) + self._observe_glue(names, observe)
-            self._modules[k, observe] = _load(glue, names)
+            text = self._tangent_glue(names) + self._observe_glue(names, observe)
+            self._modules[k, observe] = _load(text, names)
         return self._modules[k, observe]
 
     @property

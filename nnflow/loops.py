@@ -201,7 +201,7 @@ def orthonormalise(v, r, spare):  # type: ignore[no-untyped-def]
         before = dot(v, j, j)
         after = project(v, j, r) if j > 0 else before
         for _ in range(3):
-            if after >= 0.01 * before or after == 0.0:
+            if after >= 0.25 * before or after == 0.0:
                 break
             before = after
             after = project(v, j, r)

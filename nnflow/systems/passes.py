@@ -37,7 +37,7 @@ INNER: dict[str, Any] = {"no_cpython_wrapper": True, "inline": "always"}
 
 
 def inner(function: Function) -> Function:
-    """A kernel for other kernels only: Python must not call it, and no time is spent on compiling a way in."""
+    """A kernel for other kernels only, put in place there: by itself it would optimise all that it calls once more."""
     return cast(Function, numba.njit(fastmath=FAST, **OPTIONS, **INNER)(function))
 
 
