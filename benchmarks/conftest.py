@@ -101,7 +101,13 @@ def duel(benchmark: Any, quick: bool) -> Callable[..., Row | None]:
         if benchmark.stats is None:  # --benchmark-disable: the sides were compared, nothing was timed
             return None
         row = Row(
-            kind, work, peer, [round / calls[0] for round in benchmark.stats.stats.data], taken[1:], scale, target
+            kind,
+            work,
+            peer,
+            [round / calls[0] for round in benchmark.stats.stats.data],
+            taken[int(warm) :],
+            scale,
+            target,
         )
         benchmark.extra_info.update(peer=peer, peer_median=row.seconds[1], ratio=row.ratio[1])
         FOUND.duels.append(row)

@@ -22,8 +22,8 @@ Array = npt.NDArray[np.float64]
 Function = TypeVar("Function", bound=Callable[..., object])
 
 
-# A C callback for each of some thirty kernels would cost a tenth of the compile time. They may allocate, also where they
-# are called from loops that do not count references (`_nrt`).
+# A C callback for each of some thirty kernels would cost a tenth of the compile time. They may allocate, also where
+# they are called from loops that do not count references (`_nrt`).
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "no_cfunc_wrapper": True, "_nrt": True}
 FAST = {"reassoc", "contract", "arcp", "nsz"}
 
