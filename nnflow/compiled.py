@@ -24,17 +24,18 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
+import numpy.typing as npt
 from numba import njit
 from numba.core.bytecode import FunctionIdentity
 from numba.core.dispatcher import Dispatcher
 from numba.core.errors import NumbaError
 from platformdirs import user_cache_path
 
-from nnflow.map import NORMS, Array, End, Map, TangentRecords, begin, tangent_records
+from nnflow.map import NORMS, Array, End, Into, Map, TangentRecords, begin, new_records, tangent_records
 from nnflow.names import unknown
+from nnflow.straight import straight
 
-LOCKSTEP = 8  # members advanced together …
-SMALL = 8  # … where the state has at most this many components
+SMALL = 8  # a state of at most so many components lies on the stack, and a frame of at most so many vectors
 
 Rule = Callable[..., None]
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -154,20 +155,21 @@ class CompiledMap(Map):
 
     def advance(self, x: Array, p: Array, t: int, steps: int) -> End:
         """`steps` steps from step index t; no record."""
-        return self._orbit(x, p, t, steps, max(steps, 1), (), np.empty((len(x), 0, 0)))
+        return self.orbit(x, p, t, steps, max(steps, 1), (), Into(np.empty((len(x), 0, 0)), 0))[1]
 
-    def orbit(self, x: Array, p: Array, t: int, steps: int, every: int, observe: Sequence[str]) -> tuple[Array, End]:
-        """Records ``(member, steps // every, channel)`` of what is observed at t, t + every, …, and the end."""
-        records = np.empty((len(x), steps // every, len(observe)))
-        return records, self._orbit(x, p, t, steps, every, tuple(observe), records)
+    def orbit(
+        self, x: Array, p: Array, t: int, steps: int, every: int, observe: Sequence[str], into: Into | None = None
+    ) -> tuple[Array, End]:
+        """Records ``(member, steps // every, channel)`` of what is observed at t, t + every, …, and the end.
 
-    def _orbit(
-        self, x: Array, p: Array, t: int, steps: int, every: int, observe: tuple[str, ...], records: Array
-    ) -> End:
+        With `into`, they are written there and all of its records come back.
+        """
+        records, first = into or new_records(len(x), steps // every, len(observe))
         x, escaped = np.array(x, dtype=np.float64), begin(x)
-        scratch = np.empty((self._lanes, self.dim))
-        self._kernel("orbit", observe=observe)(x, p, t, steps, every, records, escaped, scratch)
-        return End(x, None, t + steps, escaped)
+        columns, scratch = self._columns(tuple(observe)), np.empty((2, self.dim))
+        loop = self._kernel("orbit", observe=tuple(observe))
+        loop(x, p, t, steps, every, columns, records, first, escaped, *scratch)
+        return records, End(x, None, t + steps, escaped)
 
     def tangent_orbit(
         self, x: Array, p: Array, t: int, frame: Array, steps: int, every: int, keep: Sequence[str] = ()
@@ -180,7 +182,7 @@ class CompiledMap(Map):
         factors = factors if records.factors is None else records.factors
         x, frame, escaped = np.array(x, dtype=np.float64), np.array(frame, dtype=np.float64), begin(x)
         loop = self._kernel("tangent_orbit", k)
-        scratch = np.empty(dim), np.empty((k, dim)), np.empty((k, k)), np.empty((k, k))
+        scratch = (*np.empty((2, dim)), *np.empty((2, k, dim)), *np.empty((2, k, k)))
         loop(x, p, t, frame, steps, every, records.log_stretches, frames, factors, escaped, *scratch)
         return records, End(x, frame, t + steps, escaped)
 
@@ -193,7 +195,7 @@ class CompiledMap(Map):
         x, y, escaped = np.array(x, dtype=np.float64), np.array(y, dtype=np.float64), begin(x)
         distances = np.empty((*y.shape[:2], steps // every))
         loop = self._kernel("separation_orbit")
-        loop(x, y, p, t, steps, every, NORMS.index(norm), distances, escaped)
+        loop(x, y, p, t, steps, every, NORMS.index(norm), distances, escaped, np.empty(self.dim))
         return distances, End(x, y, t + steps, escaped)
 
     def _kernel(self, name: str, k: int = 1, observe: tuple[str, ...] = ()) -> Callable[..., None]:
@@ -212,20 +214,21 @@ class CompiledMap(Map):
         return call
 
     def _module(self, k: int, observe: tuple[str, ...]) -> types.ModuleType:
+        if not any(name in self.observables for name in observe):
+            observe = ()  # coordinates are chosen by number: one module serves them all
         if (k, observe) not in self._modules:
             periods = np.array([self.periods.get(name, 0.0) for name in self.coordinates])
+            small = max(self.dim, k) <= SMALL
             names: dict[str, Any] = {"rule": self.functions.rule, "DIM": self.dim, "K": k, "PERIODS": periods}
+            names |= {"SMALL": small, "SPAN": self.dim if small else 1, "WIDTH": k if small else 1}
+            names["PARAMETERS"] = len(self.parameters)
             if self.functions.hessian is not None:
                 names["hessian"] = self.functions.hessian
-            names["LANES"] = self._lanes
-            text = self._tangent_glue(names) + self._observe_glue(names, observe)
+            names["COORDINATES"] = not observe
+            text = _template("lanes.py") if small and straight(self.functions.rule) else ""
+            text += self._tangent_glue(names) + self._observe_glue(names, observe)
             self._modules[k, observe] = _load(text, names)
         return self._modules[k, observe]
-
-    @property
-    def _lanes(self) -> int:
-        """Members advanced together."""
-        return LOCKSTEP if self.dim <= SMALL else 1
 
     @cached_property
     def _modules(self) -> dict[tuple[int, tuple[str, ...]], types.ModuleType]:
@@ -240,9 +243,17 @@ class CompiledMap(Map):
             return "\nframe_tangent = one_by_one\n"
         return "\nframe_tangent = by_differences\n"
 
+    def _columns(self, observe: tuple[str, ...]) -> npt.NDArray[np.intp]:
+        """Where the coordinates among what is observed stand."""
+        if observe == self.coordinates:
+            return np.arange(self.dim, dtype=np.intp)
+        return np.array([self.column(name) for name in observe if name not in self.observables], dtype=np.intp)
+
     def _observe_glue(self, names: dict[str, Any], observe: tuple[str, ...]) -> str:
+        if not observe:
+            return "\nobserve = observe_coordinates\n"
         before: list[str] = []
-        lines = ["", "", "@njit(**PART)", "def observe(x, p, t, out):"]
+        lines = ["", "", "@njit(**PART)", "def observe(x, p, t, columns, out):"]
         for i, name in enumerate(observe):
             function = self.observables.get(name)
             if isinstance(function, Component):
@@ -252,8 +263,6 @@ class CompiledMap(Map):
             else:
                 names[f"observable_{i}"] = function
                 lines.append(f"    out[{i}] = observable_{i}(x, p, t)")
-        if observe == self.coordinates:
-            lines[4:] = ["    put(out, x)"]
         for j, (function, entries) in enumerate(self._groups(observe).items()):
             names[f"several_{j}"] = function
             before += [
@@ -268,7 +277,7 @@ class CompiledMap(Map):
                 *(f"    out[{i}] = seen[{part.index}]" for i, part in entries),
             ]
             lines.append(f"    group_{j}(x, p, t, out)")
-        return "\n".join([*before, *lines, *([] if observe else ["    pass"]), ""])
+        return "\n".join([*before, *lines, ""])
 
     def _groups(self, observe: tuple[str, ...]) -> dict[Rule, list[tuple[int, Component]]]:
         """The components among what is observed, with their columns, by the function that computes them."""
@@ -341,12 +350,16 @@ def cache_directory() -> Path:
 
 def _load(glue: str, names: dict[str, Any]) -> types.ModuleType:
     """The loops bound to one map's functions: loaded once a process, compiled once a machine."""
-    text = files("nnflow").joinpath("loops.py").read_text() + glue
+    text = _template("loops.py") + glue
     digest = fingerprint(text, names)
     with _loading:
         if digest not in _loaded:
             _loaded[digest] = _execute(text, names, digest)
     return _loaded[digest]
+
+
+def _template(name: str) -> str:
+    return files("nnflow").joinpath(name).read_text().replace("from __future__ import annotations\n", "")
 
 
 def _execute(text: str, names: dict[str, Any], digest: str) -> types.ModuleType:

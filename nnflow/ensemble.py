@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.map import Array, End, IntArray, Map, TangentRecords, begin, generator, project_out, settle
+from nnflow.map import Array, End, IntArray, Into, Map, TangentRecords, begin, generator, project_out, settle
 from nnflow.names import unknown
 
 CALL = 0.15  # seconds: how long one call of a verb is meant to take, so that Ctrl-C and progress bars work
@@ -242,10 +242,7 @@ class Ensemble:
         now, records = replace(self, frame=None), np.empty((len(self), _whole(steps, every), len(names)))
         for block in self._blocks("orbit", steps, every):
             done = (now.t - self.t) // every
-            seen, end = now.map.orbit(now.state, now.parameters, now.t, block, every, names)
-            if block == steps:  # all in one call: nothing to copy
-                return seen, now._moved(end)
-            records[:, done : done + seen.shape[1]] = seen
+            _, end = now.map.orbit(now.state, now.parameters, now.t, block, every, names, Into(records, done))
             now = now._moved(end)
         return records, now
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from nnflow.map import Array, End, Map, TangentRecords
+from nnflow.map import Array, End, Into, Map, TangentRecords
 
 
 def iterate(map: Map, n: int) -> Map:
@@ -85,9 +85,14 @@ class Iterated(Map):
         """`steps` iterates from t; no record."""
         return self._counted(self.inner.advance(x, p, t * self.n, steps * self.n))
 
-    def orbit(self, x: Any, p: Any, t: int, steps: int, every: int, observe: Sequence[str]) -> tuple[Array, End]:
-        """Records ``(member, steps // every, channel)`` of what is observed at t, t + every, …, and the end."""
-        records, end = self.inner.orbit(x, p, t * self.n, steps * self.n, every * self.n, observe)
+    def orbit(
+        self, x: Any, p: Any, t: int, steps: int, every: int, observe: Sequence[str], into: Into | None = None
+    ) -> tuple[Array, End]:
+        """Records ``(member, steps // every, channel)`` of what is observed at t, t + every, …, and the end.
+
+        With `into`, they are written there and all of its records come back.
+        """
+        records, end = self.inner.orbit(x, p, t * self.n, steps * self.n, every * self.n, observe, into)
         return records, self._counted(end)
 
     def tangent_orbit(

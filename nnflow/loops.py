@@ -2,10 +2,12 @@
 
 `compiled.py` copies this text into the cache once per (rule, dimension, k), with the names below bound to the map's
 own functions and constants, so that numba compiles them as constants and finds the machine code on disk next time.
+Where `lanes.py` stands behind it, the ensembles of a small map run side by side.
 
-Two things make it fast to run and to compile. The loops own no array (scratch comes in as an argument), so they are
-compiled without reference counting (numba's `_nrt`), which would cost more than a step of a small map. And their parts
-are inlined before compilation: each compiled function in a chain of calls would optimise the whole rule once more.
+Two things make it fast to run and to compile. The loops own no array (scratch comes in as an argument, or lies on the
+stack where the map is small, so that the processor holds it in registers), so they are compiled without reference
+counting (numba's `_nrt`), which would cost more than a step of a small map. And their parts are inlined before
+compilation: each compiled function in a chain of calls would optimise the whole rule once more.
 """
 
 from __future__ import annotations
@@ -14,17 +16,24 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
 
 rule: Callable[..., None]  # (x, p, t, out): one step of one member
 frame_tangent: Callable[..., None]  # (x, p, t, V, out): the tangent map on the rows of V (k, dim)
 tangent: Callable[..., None]  # (x, p, t, v, out): the same on one vector
 hessian: Callable[..., None]  # (x, p, t, V, out): the loss Hessian on the rows of V (k, weights)
-observe: Callable[..., None]  # (x, p, t, out): what is recorded
+observe: Callable[..., None]  # (x, p, t, columns, out): what is recorded
 DIM: int
 K: int
 PERIODS: Any  # (dim,) float64, 0 = not an angle
-LANES: int  # members in lockstep: their independent operations overlap in the processor
+PARAMETERS: int
+COORDINATES: bool  # whether nothing but coordinates is observed
+SMALL: bool  # whether a state and a frame lie on the stack
+SPAN: int  # dim where they do …
+WIDTH: int  # … and k; elsewhere 1
 
 LOOP: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy", "_nrt": False}  # owns no array
 OWNER: dict[str, Any] = {**LOOP, "_nrt": True}  # may allocate
@@ -62,18 +71,48 @@ def blank(a):  # type: ignore[no-untyped-def]
         a[i] = np.nan
 
 
+def _stack(context, rows, columns):  # type: ignore[no-untyped-def]
+    """A float64 array (rows, columns), both constants, on the stack and on a cache line."""
+    shape = rows.literal_value, columns.literal_value
+
+    def build(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        with builder.goto_entry_block():
+            memory = builder.alloca(ir.ArrayType(ir.DoubleType(), shape[0] * shape[1]))  # type: ignore[no-untyped-call]
+        memory.align = 64
+        array = context.make_array(signature.return_type)(context, builder)
+        integers = [context.get_constant(types.intp, value) for value in (*shape, 8 * shape[1], 8)]
+        pointer = builder.bitcast(memory, array.data.type)
+        populate_array(array, pointer, integers[:2], integers[2:], integers[3], None)  # type: ignore[no-untyped-call]
+        return array._getvalue()
+
+    return types.Array(types.float64, 2, "C")(rows, columns), build
+
+
+stack: Any = intrinsic(prefer_literal=True)(_stack)
+
+
 @njit(**PART)
-def move(x, p, t, steps, escaped, m, lanes, y):  # type: ignore[no-untyped-def]
-    """Advance members m … m + lanes − 1 in lockstep; an escaped member turns NaN and stays."""
-    for s in range(t, t + steps):
-        for j in range(lanes):
-            if escaped[m + j] < 0:
-                rule(x[m + j], p[m + j], s, y[j])
-                if finite(y[j]):
-                    put(x[m + j], y[j])
-                else:
-                    blank(x[m + j])
-                    escaped[m + j] = s + 1
+def room(scratch):  # type: ignore[no-untyped-def]
+    """Room for one state."""
+    if SMALL:
+        return stack(1, SPAN)[0]
+    return scratch
+
+
+@njit(**PART)
+def room_for_frame(scratch):  # type: ignore[no-untyped-def]
+    """Room for one frame."""
+    if SMALL:
+        return stack(WIDTH, SPAN)
+    return scratch
+
+
+@njit(**PART)
+def room_for_factor(scratch):  # type: ignore[no-untyped-def]
+    """Room for one factor R."""
+    if SMALL:
+        return stack(WIDTH, WIDTH)
+    return scratch
 
 
 @njit(**PART)
@@ -86,34 +125,57 @@ def start(x, t, escaped):  # type: ignore[no-untyped-def]
 
 
 @njit(**PART)
-def record(x, p, t, escaped, m, lanes, block, records):  # type: ignore[no-untyped-def]
-    """Write what is observed of members m … m + lanes − 1; NaN for an escaped one."""
-    for j in range(lanes):
-        if escaped[m + j] < 0:
-            observe(x[m + j], p[m + j], t, records[m + j, block])
-        else:
-            blank(records[m + j, block])
+def follow(x, p, t, steps, y):  # type: ignore[no-untyped-def]
+    """Advance one state; returns the step index of the first that is not finite, which turns it NaN, or -1."""
+    for s in range(t, t + steps):
+        rule(x, p, s, y)
+        if not finite(y):
+            blank(x)
+            return s + 1
+        put(x, y)
+    return -1
 
 
 @njit(**PART)
-def orbit_of(x, p, t, steps, every, records, escaped, m, lanes, y):  # type: ignore[no-untyped-def]
-    """The orbit of members m … m + lanes − 1; records of zero length record nothing."""
+def write(x, p, t, escaped, columns, out):  # type: ignore[no-untyped-def]
+    """Write what is observed of one member; NaN if it has escaped."""
+    if escaped < 0:
+        observe(x, p, t, columns, out)
+    else:
+        blank(out)
+
+
+@njit(**PART)
+def orbit_of_one(x, p, t, steps, every, columns, records, first, last, escaped, y):  # type: ignore[no-untyped-def]
+    """Advance one state, recording each `every` steps into records[first:last], NaN from its escape on.
+
+    Returns when it escaped, before or now; -1 if it did not.
+    """
     for block in range(steps // every):
         s = t + block * every
-        if records.shape[1] > 0:
-            record(x, p, s, escaped, m, lanes, block, records)
-        move(x, p, s, every, escaped, m, lanes, y)
+        if first + block < last:
+            write(x, p, s, escaped, columns, records[first + block])
+        if escaped < 0:
+            escaped = follow(x, p, s, every, y)
+    return escaped
+
+
+@njit(**PART)
+def observe_coordinates(x, p, t, columns, out):  # type: ignore[no-untyped-def]
+    """Record some of the coordinates."""
+    for c in range(columns.shape[0]):
+        out[c] = x[columns[c]]
 
 
 @njit(**LOOP)
-def orbit(x, p, t, steps, every, records, escaped, y):  # type: ignore[no-untyped-def]
-    """Advance x in place, recording each `every` steps unless records has zero length."""
+def orbit(x, p, t, steps, every, columns, records, at, escaped, here, y):  # type: ignore[no-untyped-def]
+    """Advance x in place, recording each `every` steps, from records[:, at] on, unless records has zero length."""
+    here, y = room(here), room(y)
     start(x, t, escaped)
-    whole = x.shape[0] - x.shape[0] % LANES
-    for m in range(0, whole, LANES):
-        orbit_of(x, p, t, steps, every, records, escaped, m, LANES, y)
-    for m in range(whole, x.shape[0]):
-        orbit_of(x, p, t, steps, every, records, escaped, m, 1, y)
+    for m in range(x.shape[0]):
+        put(here, x[m])
+        escaped[m] = orbit_of_one(here, p[m], t, steps, every, columns, records[m], at, records.shape[1], escaped[m], y)
+        put(x[m], here)
 
 
 @njit(**LOOP, forceinline=True, fastmath=ASSOCIATIVE)
@@ -245,16 +307,18 @@ def carry(x, p, t, steps, v, w, y):  # type: ignore[no-untyped-def]
 
 
 @njit(**LOOP)
-def tangent_orbit(x, p, t, frame, steps, every, stretches, frames, factors, escaped, y, w, r, spare):  # type: ignore[no-untyped-def]
+def tangent_orbit(x, p, t, frame, steps, every, stretches, frames, factors, escaped, here, y, v, w, r, spare):  # type: ignore[no-untyped-def]
     """Carry each member's frame along its orbit; frames and factors of zero length are not kept."""
+    here, y, v, w, r = room(here), room(y), room_for_frame(v), room_for_frame(w), room_for_factor(r)
     start(x, t, escaped)
     for m in range(x.shape[0]):
-        state, parameters, v = x[m], p[m], frame[m]
+        put(here, x[m])
+        copy(v, frame[m])
         for block in range(steps // every):
             if frames.shape[1] > 0:
                 copy(frames[m, block], v)
             if escaped[m] < 0:
-                escaped[m] = carry(state, parameters, t + block * every, every, v, w, y)
+                escaped[m] = carry(here, p[m], t + block * every, every, v, w, y)
             if escaped[m] < 0 and usable(v):
                 orthonormalise(v, r, spare)
             else:
@@ -263,6 +327,8 @@ def tangent_orbit(x, p, t, frame, steps, every, stretches, frames, factors, esca
                 stretches[m, block, j] = np.log(r[j, j])
             if factors.shape[1] > 0:
                 copy(factors[m, block], r)
+        put(x[m], here)
+        copy(frame[m], v)
 
 
 @njit(**PART)
@@ -282,22 +348,23 @@ def distance(x, y, norm):  # type: ignore[no-untyped-def]
     return np.sqrt(total) if norm == 1 else total
 
 
-@njit(**OWNER)
-def separation_orbit(x, y, p, t, steps, every, norm, distances, escaped):  # type: ignore[no-untyped-def]
+@njit(**LOOP)
+def separation_orbit(x, y, p, t, steps, every, norm, distances, escaped, z):  # type: ignore[no-untyped-def]
     """Advance x and its perturbed copies y (member, perturbation, dim) in place, recording their distances."""
-    z, gone = np.empty((1, DIM)), np.empty(1, np.int64)
+    z = room(z)
     start(x, t, escaped)
     for m in range(x.shape[0]):
         for j in range(y.shape[1]):
-            gone[0] = -1
-            start(y[m, j : j + 1], t, gone)
+            if not finite(y[m, j]):
+                blank(y[m, j])
         for block in range(steps // every):
             s = t + block * every
             for j in range(y.shape[1]):
                 distances[m, j, block] = distance(x[m], y[m, j], norm)
-                gone[0] = 0 if np.isnan(y[m, j, 0]) else -1
-                move(y[m, j : j + 1], p[m : m + 1], s, every, gone, 0, 1, z)
-            move(x, p, s, every, escaped, m, 1, z)
+                if not np.isnan(y[m, j, 0]):
+                    follow(y[m, j], p[m], s, every, z)
+            if escaped[m] < 0:
+                escaped[m] = follow(x[m], p[m], s, every, z)
 
 
 @njit(**OWNER)

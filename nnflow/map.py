@@ -44,6 +44,13 @@ class End(NamedTuple):
     escaped: IntArray
 
 
+class Into(NamedTuple):
+    """Where an orbit writes: ``records (member, block, channel)``, from block `first` on."""
+
+    records: Array
+    first: int
+
+
 class TangentRecords(NamedTuple):
     """What `tangent_orbit` saw, one entry a block of `every` steps.
 
@@ -301,12 +308,17 @@ class Map:
                 x, escaped = settle(self.step(x, p, s), escaped, s + 1)
         return End(x, None, t + steps, escaped)
 
-    def orbit(self, x: Any, p: Any, t: int, steps: int, every: int, observe: Sequence[str]) -> tuple[Array, End]:
-        """Records ``(member, steps // every, channel)`` of what is observed at t, t + every, …, and the end."""
+    def orbit(
+        self, x: Any, p: Any, t: int, steps: int, every: int, observe: Sequence[str], into: Into | None = None
+    ) -> tuple[Array, End]:
+        """Records ``(member, steps // every, channel)`` of what is observed at t, t + every, …, and the end.
+
+        With `into`, they are written there and all of its records come back.
+        """
+        records, first = into or new_records(len(x), steps // every, len(observe))
         end = self.advance(x, p, t, 0)
-        records = np.empty((len(x), steps // every, len(observe)))
         for block in range(steps // every):
-            records[:, block] = self.observe(end.states, p, end.t, observe)
+            records[:, first + block] = self.observe(end.states, p, end.t, observe)
             end = follow(end, self.advance(end.states, p, end.t, every))
         return records, end
 
@@ -363,6 +375,11 @@ def settle(x: Any, escaped: IntArray, t: int) -> tuple[Any, IntArray]:
 def follow(before: End, after: End) -> End:
     """`after`, with the escapes of `before` kept."""
     return after._replace(escaped=np.where(before.escaped >= 0, before.escaped, after.escaped))
+
+
+def new_records(members: int, blocks: int, channels: int) -> Into:
+    """Room for the records of an orbit, from its beginning on."""
+    return Into(np.empty((members, blocks, channels)), 0)
 
 
 def tangent_records(members: int, blocks: int, k: int, dim: int, keep: Sequence[str]) -> TangentRecords:

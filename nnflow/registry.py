@@ -5,7 +5,10 @@ Listing names imports no plugin. The built-in maps and analyses come in through 
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint, entry_points
+import os
+import sys
+from functools import lru_cache
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from typing import Any
 
 from nnflow.names import unknown
@@ -35,7 +38,7 @@ class Registry:
 
     def _entries(self) -> dict[str, list[EntryPoint]]:
         found: dict[str, list[EntryPoint]] = {}
-        for entry in entry_points(group=self.group):
+        for entry in _installed(self.group, _folders()):
             found.setdefault(entry.name, []).append(entry)
         return found
 
@@ -80,6 +83,17 @@ class Registry:
                     f"{type(error).__name__}: {error}"
                 ) from error
         return self._loaded[key]
+
+
+def _folders() -> tuple[tuple[str, int], ...]:
+    """Where distributions are looked for, and when each place last changed: installing or removing one changes it."""
+    return tuple((path, os.stat(path).st_mtime_ns) for path in sys.path if os.path.exists(path))
+
+
+@lru_cache(maxsize=8)
+def _installed(group: str, folders: tuple[tuple[str, int], ...]) -> EntryPoints:
+    """All entry points of a group; to read those of a hundred distributions takes ten milliseconds."""
+    return entry_points(group=group)
 
 
 def _owner(entry: EntryPoint) -> str:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vmap
 
-from nnflow.map import NORMS, Array, End, IntArray, Map, TangentRecords, tangent_records
+from nnflow.map import NORMS, Array, End, IntArray, Into, Map, TangentRecords, new_records, tangent_records
 from nnflow.names import unknown
 
 TensorRule = Callable[[Tensor, "Named", int], Tensor]
@@ -206,13 +206,18 @@ class TensorMap(Map):
             x, escaped = _settle(self.step(x, p, s), escaped, s + 1)
         return End(x, None, t + steps, _steps(escaped))
 
-    def orbit(self, x: Any, p: Any, t: int, steps: int, every: int, observe: Sequence[str]) -> tuple[Array, End]:
-        """Records ``(member, steps // every, channel)`` of what is observed at t, t + every, …, and the end."""
+    def orbit(
+        self, x: Any, p: Any, t: int, steps: int, every: int, observe: Sequence[str], into: Into | None = None
+    ) -> tuple[Array, End]:
+        """Records ``(member, steps // every, channel)`` of what is observed at t, t + every, …, and the end.
+
+        With `into`, they are written there and all of its records come back.
+        """
+        records, first = into or new_records(len(x), steps // every, len(observe))
         p, (x, escaped) = self.native(p), _settle(self.native(x), None, t)
-        records = np.empty((len(x), steps // every, len(observe)))
         for s in range(t, t + steps):
             if (s - t) % every == 0:
-                records[:, (s - t) // every] = self.observe(x, p, s, observe)
+                records[:, first + (s - t) // every] = self.observe(x, p, s, observe)
             x, escaped = _settle(self.step(x, p, s), escaped, s + 1)
         return records, End(x, None, t + steps, _steps(escaped))
 

@@ -59,8 +59,8 @@ class ForgetsEscapes(Good):
 
 
 class RecordsLate(Good):
-    def orbit(self, x: Any, p: Any, t: int, steps: int, every: int, observe: Any) -> Any:
-        return super().orbit(self.step(x, p, t), p, t, steps, every, observe)
+    def orbit(self, x: Any, p: Any, t: int, *rest: Any) -> Any:
+        return super().orbit(self.step(x, p, t), p, t, *rest)
 
 
 def test_a_good_map_passes() -> None:

@@ -53,16 +53,16 @@ def detect_period(values: ArrayLike, tolerance: float = 1e-6, maximum: int | Non
     if maximum is not None and maximum < 1:
         raise ValueError(f"maximum must be at least 1, not {maximum}")
     longest = rows.shape[1] // TURNS
-    return _periods(rows, tolerance, longest if maximum is None else min(maximum, longest))
+    largest = np.maximum(rows.max(axis=1), -rows.min(axis=1))  # NaN if any value is
+    return _periods(rows, largest, tolerance, longest if maximum is None else min(maximum, longest))
 
 
 @njit(nogil=True, cache=True)
-def _periods(rows: Array, tolerance: float, maximum: int) -> NDArray[np.int64]:
+def _periods(rows: Array, largest: Array, tolerance: float, maximum: int) -> NDArray[np.int64]:
     found = np.zeros(rows.shape[0], np.int64)
     for member in range(rows.shape[0]):
-        largest = np.max(np.abs(rows[member]))  # NaN if any is
-        if np.isfinite(largest):
-            found[member] = _smallest_period(rows[member], max(tolerance * largest, FLOOR), maximum)
+        if np.isfinite(largest[member]):
+            found[member] = _smallest_period(rows[member], max(tolerance * largest[member], FLOOR), maximum)
     return found
 
 

@@ -1,0 +1,65 @@
+"""Whether a rule runs straight through: no loop, and no index that is not written down as a number.
+
+Such a rule can be called with any numbers, NaN and infinity among them: it returns, and it touches nothing but its own
+arrays. Members that run side by side (`lanes.py`) need that, since for a while nobody looks at where they go. Numba's
+own reading of the bytecode tells, whatever the version of Python; what it cannot tell counts as not straight.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+from numba.core import ir
+from numba.core.compiler import run_frontend
+from numba.core.dispatcher import Dispatcher
+from numba.core.errors import ConstantInferenceError, NumbaError
+
+BUILTINS = (abs, bool, float, max, min, pow, round)
+EXPRESSIONS = ("binop", "build_tuple", "cast", "getattr", "inplace_binop", "unary")
+
+
+@lru_cache(maxsize=256)
+def straight(function: Callable[..., Any]) -> bool:
+    """Whether a rule, or a function that it calls, runs straight through.
+
+    With fast math a state could get other numbers by itself than side by side with others: that is not straight either.
+    """
+    if isinstance(function, Dispatcher):
+        return not function.targetoptions.get("fastmath") and straight(function.py_func)
+    if isinstance(function, FunctionType):
+        try:
+            code: Any = run_frontend(function)  # type: ignore[no-untyped-call]
+        except NumbaError:
+            return False
+        return all(_goes_on(code, label, step) for label, block in code.blocks.items() for step in block.body)
+    return function in BUILTINS or isinstance(function, np.ufunc) or function in vars(math).values()
+
+
+def _goes_on(code: Any, label: int, step: Any) -> bool:
+    """Whether a statement of the block at `label` neither goes back nor looks anywhere unforeseen."""
+    if isinstance(step, (ir.Jump, ir.Branch)):
+        targets: Any = step.get_targets()  # type: ignore[no-untyped-call]
+        return all(target > label for target in targets)
+    if isinstance(step, ir.SetItem):
+        return isinstance(_constant(code, step.index), int)
+    if isinstance(step, ir.Assign) and isinstance(step.value, ir.Expr):
+        if step.value.op == "getitem":
+            return isinstance(_constant(code, step.value.index), int)
+        if step.value.op == "call":
+            function = _constant(code, step.value.func)
+            return function is not None and straight(function)
+        return step.value.op in EXPRESSIONS
+    return isinstance(step, (ir.Assign, ir.Del, ir.Return))
+
+
+def _constant(code: Any, variable: ir.Var) -> Any:
+    """What a variable stands for if it is a constant, a global or an attribute of one; else None."""
+    try:
+        return code.infer_constant(variable)
+    except ConstantInferenceError:
+        return None

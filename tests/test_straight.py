@@ -1,0 +1,95 @@
+"""Which rules run straight through, so that nobody has to look at where their members go."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numba import njit
+
+import nnflow
+from nnflow.straight import straight
+
+LAST = 1
+TABLE = np.arange(4.0)
+
+
+def branches(x: Any, p: Any, t: int, out: Any) -> None:
+    out[0] = x[0] if x[0] > 0.5 and t % 2 == 0 else -p[0]
+    if out[0] < 0:
+        out[0] += math.sin(x[LAST]) + np.exp(min(abs(x[0]), TABLE[2]))
+    out[LAST] = float(t)
+
+
+@njit
+def compiled(x: Any) -> Any:
+    return np.sqrt(abs(x))
+
+
+def calls(x: Any, p: Any, t: int, out: Any) -> None:
+    out[0] = compiled(x[0])
+    branches(x, p, t, out)
+
+
+@pytest.mark.parametrize("rule", [branches, calls, compiled, math.cos, np.tanh, abs])
+def test_straight(rule: Callable[..., Any]) -> None:
+    assert straight(rule)
+
+
+def goes_round(x: Any, p: Any, t: int, out: Any) -> None:
+    for i in range(2):
+        out[i] = x[i]
+
+
+def may_never_end(x: Any, p: Any, t: int, out: Any) -> None:
+    out[0] = x[0]
+    while out[0] > p[0]:
+        out[0] -= p[0]
+
+
+def looks_up(x: Any, p: Any, t: int, out: Any) -> None:
+    out[0] = TABLE[int(x[0])]
+
+
+def writes_anywhere(x: Any, p: Any, t: int, out: Any) -> None:
+    out[int(x[0])] = 1.0
+
+
+def refuses(x: Any, p: Any, t: int, out: Any) -> None:
+    if x[0] > 1.0:
+        raise ValueError
+    out[0] = x[0]
+
+
+def calls_another(x: Any, p: Any, t: int, out: Any) -> None:
+    looks_up(x, p, t, out)
+
+
+@njit(fastmath=True)
+def fast(x: Any) -> Any:
+    return x * x + 1.0
+
+
+def calls_fast(x: Any, p: Any, t: int, out: Any) -> None:
+    out[0] = fast(x[0])
+
+
+def no_numba(x: Any, p: Any, t: int, out: Any) -> None:
+    with open("/dev/null"):
+        out[0] = x[0]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [goes_round, may_never_end, looks_up, writes_anywhere, refuses, calls_another, calls_fast, no_numba, print, int],
+)
+def test_not_straight(rule: Callable[..., Any]) -> None:
+    assert not straight(rule)
+
+
+def test_the_classic_maps_are_and_training_is_not() -> None:
+    rules = {name: nnflow.maps[name]().functions.rule for name in ("logistic", "henon", "ikeda", "tent", "iris")}
+    assert {name: straight(rule) for name, rule in rules.items()} == {name: name != "iris" for name in rules}
