@@ -77,6 +77,7 @@ class Functions(NamedTuple):
     tangent: Rule | None
     frame_tangent: Rule | None
     hessian: Rule | None
+    joint: Rule | None
 
 
 class CompiledMap(Map):
@@ -85,8 +86,10 @@ class CompiledMap(Map):
     `rule(x, p, t, out)` writes the next state into `out (dim,)`, from `x (dim,)`, the parameters `p (parameter,)` in
     their declared order, and the step index `t`. `tangent(x, p, t, v, out)` writes the Jacobian at x times `v (dim,)`;
     `frame_tangent(x, p, t, V, out)` does so for all rows of `V (k, dim)` at once, where that shares work;
-    `hessian(x, p, t, V, out)` likewise for the loss Hessian of a training map. Without a tangent, central differences
-    are used, and results say so. `observables`: name → `f(x, p, t)` → float. The other arguments are `Map`'s fields.
+    `hessian(x, p, t, V, out)` likewise for the loss Hessian of a training map. Where step and tangent share work, give
+    `joint(x, p, t, V, out, W)` as well, which writes the next state into `out` and the Jacobian times the rows of V
+    into `W (k, dim)`. Without a tangent, central differences are used, and results say so. `observables`: name →
+    `f(x, p, t)` → float. The other arguments are `Map`'s fields.
 
     Rules are plain Python functions in numba's subset; the constants they close over (training data up to about 1 MB)
     are compiled in. A division by zero gives inf, not an exception.
@@ -101,9 +104,10 @@ class CompiledMap(Map):
         tangent: Rule | None = None,
         frame_tangent: Rule | None = None,
         hessian: Rule | None = None,
+        joint: Rule | None = None,
         **settings: Any,
     ) -> None:
-        functions = Functions(rule, tangent, frame_tangent, hessian)
+        functions = Functions(rule, tangent, frame_tangent, hessian, joint)
         for kind, function in functions._asdict().items():
             if not callable(function) and (function is not None or kind == "rule"):
                 raise TypeError(f"{kind} = {function!r}: give a function")
@@ -235,6 +239,12 @@ class CompiledMap(Map):
         return {}
 
     def _tangent_glue(self, names: dict[str, Any]) -> str:
+        if self.functions.joint is not None:
+            names["joint"] = self.functions.joint
+            return ""
+        return self._frame_glue(names) + "\njoint = one_after_the_other\n"
+
+    def _frame_glue(self, names: dict[str, Any]) -> str:
         if self.functions.frame_tangent is not None:
             names["frame_tangent"] = self.functions.frame_tangent
             return ""

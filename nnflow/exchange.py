@@ -101,7 +101,7 @@ def numba_mapping(map: Map, clock: bool = False) -> NumbaMapping:
         "PARAMETERS": len(map.parameters),
         "SIZES": f"{map.name} takes u of shape ({map.dim + clock},) and parameters of shape ({len(map.parameters)},)",
     }
-    module = _load(map._tangent_glue(names) + FUNCTIONS, names)
+    module = _load(map._frame_glue(names) + FUNCTIONS, names)
     return NumbaMapping(module.mapping, module.jacobian)
 
 

@@ -24,6 +24,7 @@ from numba.np.arrayobj import populate_array
 rule: Callable[..., None]  # (x, p, t, out): one step of one member
 frame_tangent: Callable[..., None]  # (x, p, t, V, out): the tangent map on the rows of V (k, dim)
 tangent: Callable[..., None]  # (x, p, t, v, out): the same on one vector
+joint: Callable[..., None]  # (x, p, t, V, out, W): the step into out, the tangent map on V into W
 hessian: Callable[..., None]  # (x, p, t, V, out): the loss Hessian on the rows of V (k, weights)
 observe: Callable[..., None]  # (x, p, t, columns, out): what is recorded
 DIM: int
@@ -296,8 +297,7 @@ def lose(v, r):  # type: ignore[no-untyped-def]
 def carry(x, p, t, steps, v, w, y):  # type: ignore[no-untyped-def]
     """Advance one state and its frame; returns the step index of the first state that is not finite, or -1."""
     for s in range(t, t + steps):
-        frame_tangent(x, p, s, v, w)
-        rule(x, p, s, y)
+        joint(x, p, s, v, y, w)
         if not finite(y):
             blank(x)
             return s + 1
@@ -372,6 +372,13 @@ def curvature(x, p, t, v, out):  # type: ignore[no-untyped-def]
     """The loss Hessian of each member on its vectors v (member, k, weights)."""
     for m in range(x.shape[0]):
         hessian(x[m], p[m], t, v[m], out[m])
+
+
+@njit(**PART)
+def one_after_the_other(x, p, t, v, out, w):  # type: ignore[no-untyped-def]
+    """The step and the tangent map of a rule that shares nothing between them."""
+    frame_tangent(x, p, t, v, w)
+    rule(x, p, t, out)
 
 
 @njit(**PART)

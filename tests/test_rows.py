@@ -171,42 +171,45 @@ def test_combine_is_a_matrix_times_rows(sheet, count):
 @pytest.mark.parametrize("count", range(1, 10))
 def test_dots_is_the_product_with_a_transpose(sheet, count):
     g = np.ones(5 + 3 * count)
-    rows.dots(sheet, 20, 3, 2, count, g, 5)
+    rows.dots(sheet, 20, 3, 2, count, g, 5, -1)
     exact = 1 + sheet[20:23] @ sheet[2 : 2 + count].T
     np.testing.assert_allclose(g[5:].reshape(3, count), exact, atol=200 * EPS)
     np.testing.assert_array_equal(g[:5], 1.0)
+    rows.dots(sheet, 20, 3, 2, count, g, 5, 1)
+    np.testing.assert_allclose(g[1:4], 1 + sheet[20:23].sum(1), atol=100 * EPS)
+    np.testing.assert_array_equal(g[[0, 4]], 1.0)
 
 
 def test_the_simple_kernels(sheet):
     t = sheet.copy()
-    rows.fill_row(t, 0, 2.5)
     rows.copy_rows(t, 1, 2, 11)
     rows.multiply_rows(t, 3, 2, 13)
     rows.add_products(t, 5, 2, 15, 17)
     expected = sheet.copy()
-    expected[0] = 2.5
     expected[1:3] = sheet[11:13]
     expected[3:5] *= sheet[13:15]
     expected[5:7] += sheet[15:17] * sheet[17:19]
     np.testing.assert_allclose(t, expected, rtol=4 * EPS, atol=4 * EPS)
-    g = np.ones(4)
-    rows.add_sums(sheet, 8, 3, g, 1)
-    np.testing.assert_allclose(g, [1, *(1 + sheet[8:11].sum(1))], atol=100 * EPS)
 
 
 def test_softmax_does_not_overflow():
     t = np.zeros((12, 8))
     t[0, :3], t[1, :3], t[2, :3] = [1e300, 0.0, 1.0], [-1e300, 0.0, 2.0], [1e300, 0.0, 3.0]
-    rows.softmax_rows(t, 4, 3, 0, 8, 9, 10)
+    rows.exponentials(t, 4, 3, 0, 8, 9)
     e = np.exp([-2.0, -1.0, 0.0])
-    np.testing.assert_allclose(t[4:7, :3], np.c_[[0.5, 0, 0.5], [1 / 3] * 3, e / e.sum()], rtol=4 * EPS)
     np.testing.assert_array_equal(t[8, :3], [1e300, 0, 3])
     np.testing.assert_allclose(t[9, :3], [2, 3, e.sum()], rtol=4 * EPS)
+    t[10] = 0.5
+    rows.softmax_less_target(t, 4, 3, 9, 10, 1, np.full((3, 8), 0.25))
+    softmax = np.c_[[0.5, 0, 0.5], [1 / 3] * 3, e / e.sum()]
+    np.testing.assert_allclose(t[4:7, :3], softmax, rtol=4 * EPS)
+    np.testing.assert_allclose(t[1:4, :3], 0.5 * softmax - 0.25, atol=4 * EPS)
 
 
 def test_softmax_derivative_against_the_formula(sheet):
     t = sheet.copy()
-    rows.softmax_rows(t, 10, 3, 0, 25, 26, 27)
+    rows.exponentials(t, 10, 3, 0, 25, 26)
+    t[10:13] /= t[26]
     rows.softmax_derivative(t, 20, 3, 5, 10, 28, 29)
     p = np.exp(sheet[:3]) / np.exp(sheet[:3]).sum(0)
     mean = (p * sheet[5:8]).sum(0)

@@ -1,6 +1,6 @@
 """Samples in blocks for the sheets of a compiled network, and the batch that the step at t sees of them.
 
-A block holds at most 256 samples, one column each, and is filled up with copies of weight zero: its loops run over
+A block holds at most 248 samples, one column each, and is filled up with copies of weight zero: its loops run over
 whole vector registers.
 """
 
@@ -17,7 +17,7 @@ from nnflow.systems.passes import inner
 from nnflow.systems.rows import Array
 
 Integers = npt.NDArray[np.int64]
-LONGEST = 256  # samples in a block
+LONGEST = 248  # samples in a block
 
 
 class Data(NamedTuple):
@@ -51,7 +51,7 @@ def shape(samples: int) -> tuple[int, int]:
     """How many blocks, and how long, a batch of this many samples makes."""
     blocks = -(-samples // LONGEST)
     length = -(-samples // (8 * blocks)) * 8
-    return blocks, length if length <= 24 else -(-length // 32) * 32
+    return blocks, length if length % 64 else length + 8  # rows a power of two apart get in each other's way in a cache
 
 
 Batch = Callable[[int], tuple[Array, Array, Array, Integers, int, int]]

@@ -148,7 +148,8 @@ def _cubic_gradient(w: Array, t: int, g: Array) -> None:
 
 
 @njit
-def _cubic_hessian(w: Array, t: int, V: Array, out: Array) -> None:
+def _cubic_products(w: Array, t: int, g: Array, V: Array, out: Array) -> None:
+    g[0] = w[0] - w[0] * w[0]
     for j in range(V.shape[0]):
         out[j, 0] = (1.0 - 2.0 * w[0]) * V[j, 0]
 
@@ -163,7 +164,8 @@ def _well_gradient(w: Array, t: int, g: Array) -> None:
 
 
 @njit
-def _well_hessian(w: Array, t: int, V: Array, out: Array) -> None:
+def _well_products(w: Array, t: int, g: Array, V: Array, out: Array) -> None:
+    g[0] = w[0] * (w[0] * w[0] - 1.0)
     for j in range(V.shape[0]):
         out[j, 0] = (3.0 * w[0] * w[0] - 1.0) * V[j, 0]
 
@@ -179,7 +181,7 @@ def cubic_descent(optimizer: str = "heavy_ball", box: Any = None, **parameters: 
     x = eta (1 − w)/(1 + eta); with heavy ball (the default; state (w, velocity)) the Hénon map with b = −beta and
     a = (eta² − (1 + beta)²)/4.
     """
-    functions = (_cubic_gradient, _cubic_hessian, _cubic_loss)
+    functions = (_cubic_gradient, _cubic_products, _cubic_loss)
     return _one_weight(
         "cubic_descent",
         functions,
@@ -197,7 +199,7 @@ def double_well_descent(optimizer: str = "heavy_ball", box: Any = None, **parame
 
     The minima at ±1 have L'' = 2: first period doubling at eta = 1 + beta.
     """
-    functions = (_well_gradient, _well_hessian, _well_loss)
+    functions = (_well_gradient, _well_products, _well_loss)
     return _one_weight(
         "double_well_descent",
         functions,
@@ -220,14 +222,14 @@ def _one_weight(
     source: str,
     given: dict[str, float],
 ) -> CompiledDescent:
-    gradient, hessian, loss = functions
+    gradient, products, loss = functions
     known = optimiser(optimizer, {}, decay=False)
     known = optimiser(optimizer, {key: defaults.get(key, known[key]) for key in known} | given, decay=False)
     memory = memory_names(optimizer, ("w",))
     low, high = (np.ravel(side).tolist() for side in box)
     padding = [0.0] * (1 + len(memory) - len(low))
     made = CompiledDescent(
-        *compiled_descent(gradient, hessian, 1, optimizer, known),
+        *compiled_descent(gradient, products, 1, optimizer, known),
         name=name,
         dim=1 + len(memory),
         parameters=known,

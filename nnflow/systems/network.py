@@ -169,7 +169,7 @@ def perceptron_map(
     kernels, size = network.kernels(), network.dim
     order = network.order
     made = CompiledTraining(
-        *compiled_descent(kernels.gradient, kernels.hessian_products, size, optimizer, parameters, schedule),
+        *compiled_descent(kernels.gradient, kernels.gradient_and_products, size, optimizer, parameters, schedule),
         name=name,
         dim=len(coordinates),
         parameters=parameters,

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 from numba import njit
 
-from nnflow.compiled import Rule, glue
+from nnflow.compiled import Function, Rule, glue
 from nnflow.map import Array, Map
 from nnflow.names import unknown
 from nnflow.systems.schedules import Schedule
@@ -163,6 +163,7 @@ class Functions(NamedTuple):
     tangent: None
     frame_tangent: Rule
     hessian: Rule
+    joint: Rule
 
 
 class _Loss(NamedTuple):
@@ -171,58 +172,71 @@ class _Loss(NamedTuple):
     size: int
     eta: Callable[[Array, int], float]  # (p, t)
     slope: Callable[[Array, Array, int, Array], None]  # (w, p, t, g)
-    products: Callable[[Array, Array, int, Array, Array], None]  # (w, p, t, V, out)
+    both: Callable[[Array, Array, int, Array, Array, Array], None]  # (w, p, t, g, V, out): that, and the Hessian on V
     shrink: Callable[[Array, int], float]  # (p, t): what decoupled weight decay multiplies w by
 
 
+def _inline(function: Function) -> Function:
+    """Put in place by numba where it is called."""
+    return cast(Function, njit(error_model="numpy", inline="always")(function))
+
+
 def compiled_descent(
-    gradient: Any, hessian_products: Any, size: int, name: str, parameters: Any, schedule: Schedule | None = None
+    gradient: Any, gradient_and_products: Any, size: int, name: str, parameters: Any, schedule: Schedule | None = None
 ) -> Functions:
     """An optimiser on a compiled loss of `size` weights; `parameters` are their names in the order of p.
 
-    `gradient(w, t, g)` writes ∇L into g; `hessian_products(w, t, V, out)` writes H V[j] into out[j], V being (k, size).
+    `gradient(w, t, g)` writes ∇L into g; `gradient_and_products(w, t, g, V, out)` also writes H V[j] into out[j], V
+    and out being (k, size).
     """
     at = list(parameters).index("weight_decay") if "weight_decay" in parameters else -1
     coupled, decoupled = (at, -1) if name != "adamw" else (-1, at)
     factor = _constant if schedule is None else cast(Any, njit)(schedule)
 
-    @njit(error_model="numpy", inline="always")
+    @_inline
     def eta(p: Array, t: int) -> float:
         return p[0] * factor(t)  # type: ignore[no-any-return]
 
-    @njit(error_model="numpy", inline="always")
+    @_inline
     def slope(w: Array, p: Array, t: int, g: Array) -> None:
         gradient(w, t, g)
         if coupled >= 0:
             for i in range(size):
                 g[i] += p[coupled] * w[i]
 
-    @njit(error_model="numpy", inline="always")
-    def products(w: Array, p: Array, t: int, V: Array, out: Array) -> None:
-        hessian_products(w, t, V, out)
+    @_inline
+    def both(w: Array, p: Array, t: int, g: Array, V: Array, out: Array) -> None:
+        gradient_and_products(w, t, g, V, out)
         if coupled >= 0:
+            for i in range(size):
+                g[i] += p[coupled] * w[i]
             for j in range(V.shape[0]):
                 for i in range(size):
                     out[j, i] += p[coupled] * V[j, i]
 
-    @njit(error_model="numpy", inline="always")
+    @_inline
     def shrink(p: Array, t: int) -> float:
         return 1.0 - p[0] * factor(t) * p[decoupled] if decoupled >= 0 else 1.0
 
     def hessian(x: Array, p: Array, t: int, V: Array, out: Array) -> None:
-        hessian_products(x[:size], t, V, out)
+        gradient_and_products(x[:size], t, np.empty(size), V, out)
 
-    rule, frame_tangent = _COMPILED[name](_Loss(size, eta, slope, products, shrink))
-    return Functions(rule, None, frame_tangent, hessian)
+    rule, joint = _COMPILED[name](_Loss(size, eta, slope, both, shrink))
+    compiled = cast(Any, njit(error_model="numpy"))(joint)
+
+    def frame_tangent(x: Array, p: Array, t: int, V: Array, out: Array) -> None:
+        compiled(x, p, t, V, np.empty(x.size), out)
+
+    return Functions(rule, None, frame_tangent, hessian, joint)
 
 
-@njit(inline="always")
+@_inline
 def _constant(t: int) -> float:
     return 1.0
 
 
 def _gd(loss: _Loss) -> tuple[Rule, Rule]:
-    size, eta, slope, products, _ = loss
+    size, eta, slope, both, _ = loss
 
     @glue
     def rule(x: Array, p: Array, t: int, out: Array) -> None:
@@ -232,50 +246,56 @@ def _gd(loss: _Loss) -> tuple[Rule, Rule]:
             out[i] = x[i] - rate * out[i]
 
     @glue
-    def frame_tangent(x: Array, p: Array, t: int, V: Array, out: Array) -> None:
-        products(x, p, t, V, out)
+    def joint(x: Array, p: Array, t: int, V: Array, out: Array, W: Array) -> None:
+        both(x, p, t, out, V, W)
         rate = eta(p, t)
+        for i in range(size):
+            out[i] = x[i] - rate * out[i]
         for j in range(V.shape[0]):
             for i in range(size):
-                out[j, i] = V[j, i] - rate * out[j, i]
+                W[j, i] = V[j, i] - rate * W[j, i]
 
-    return rule, frame_tangent
+    return rule, joint
 
 
 def _momentum(nesterov: bool) -> Callable[[_Loss], tuple[Rule, Rule]]:
     def made(loss: _Loss) -> tuple[Rule, Rule]:
-        size, eta, slope, products, _ = loss
+        size, eta, slope, both, _ = loss
 
-        @glue
-        def rule(x: Array, p: Array, t: int, out: Array) -> None:
-            slope(x[:size], p, t, out[:size])
+        @_inline
+        def move(x: Array, p: Array, t: int, out: Array) -> None:
             rate = eta(p, t)
             for i in range(size):
                 g = out[i]
                 out[size + i] = p[1] * x[size + i] + g
                 out[i] = x[i] - rate * (g + p[1] * out[size + i] if nesterov else out[size + i])
 
-        def frame_tangent(x: Array, p: Array, t: int, V: Array, out: Array) -> None:
+        @glue
+        def rule(x: Array, p: Array, t: int, out: Array) -> None:
+            slope(x[:size], p, t, out[:size])
+            move(x, p, t, out)
+
+        def joint(x: Array, p: Array, t: int, V: Array, out: Array, W: Array) -> None:
             bent = np.empty((V.shape[0], size))
-            products(x[:size], p, t, np.ascontiguousarray(V[:, :size]), bent)
+            both(x[:size], p, t, out[:size], np.ascontiguousarray(V[:, :size]), bent)
+            move(x, p, t, out)
             rate = eta(p, t)
             for j in range(V.shape[0]):
                 for i in range(size):
-                    out[j, size + i] = p[1] * V[j, size + i] + bent[j, i]
-                    change = bent[j, i] + p[1] * out[j, size + i] if nesterov else out[j, size + i]
-                    out[j, i] = V[j, i] - rate * change
+                    W[j, size + i] = p[1] * V[j, size + i] + bent[j, i]
+                    change = bent[j, i] + p[1] * W[j, size + i] if nesterov else W[j, size + i]
+                    W[j, i] = V[j, i] - rate * change
 
-        return rule, frame_tangent
+        return rule, joint
 
     return made
 
 
 def _adam(loss: _Loss) -> tuple[Rule, Rule]:
-    size, eta, slope, products, shrink = loss
+    size, eta, slope, both, shrink = loss
 
-    @glue
-    def rule(x: Array, p: Array, t: int, out: Array) -> None:
-        slope(x[:size], p, t, out[:size])
+    @_inline
+    def move(x: Array, p: Array, t: int, out: Array) -> None:
         rate, keep, left = eta(p, t) / (1.0 - p[1] ** (t + 1)), shrink(p, t), 1.0 - p[2] ** (t + 1)
         for i in range(size):
             g = out[i]
@@ -284,10 +304,14 @@ def _adam(loss: _Loss) -> tuple[Rule, Rule]:
             out[i] = keep * x[i] - rate * m / (np.sqrt(s / left) + p[3])
             out[size + i], out[2 * size + i] = m, s
 
-    def frame_tangent(x: Array, p: Array, t: int, V: Array, out: Array) -> None:
-        bent, g = np.empty((V.shape[0], size)), np.empty(size)
-        slope(x[:size], p, t, g)
-        products(x[:size], p, t, np.ascontiguousarray(V[:, :size]), bent)
+    @glue
+    def rule(x: Array, p: Array, t: int, out: Array) -> None:
+        slope(x[:size], p, t, out[:size])
+        move(x, p, t, out)
+
+    def joint(x: Array, p: Array, t: int, V: Array, out: Array, W: Array) -> None:
+        bent, g = np.empty((V.shape[0], size)), out[:size]
+        both(x[:size], p, t, g, np.ascontiguousarray(V[:, :size]), bent)
         rate, keep, left = eta(p, t) / (1.0 - p[1] ** (t + 1)), shrink(p, t), 1.0 - p[2] ** (t + 1)
         for i in range(size):
             m = p[1] * x[size + i] + (1.0 - p[1]) * g[i]
@@ -298,28 +322,32 @@ def _adam(loss: _Loss) -> tuple[Rule, Rule]:
             for j in range(V.shape[0]):
                 dm = p[1] * V[j, size + i] + (1.0 - p[1]) * bent[j, i]
                 ds = p[2] * V[j, 2 * size + i] + 2.0 * (1.0 - p[2]) * g[i] * bent[j, i]
-                out[j, i] = keep * V[j, i] - rate * (dm - m / divisor * per_s * ds) / divisor
-                out[j, size + i], out[j, 2 * size + i] = dm, ds
+                W[j, i] = keep * V[j, i] - rate * (dm - m / divisor * per_s * ds) / divisor
+                W[j, size + i], W[j, 2 * size + i] = dm, ds
+        move(x, p, t, out)
 
-    return rule, frame_tangent
+    return rule, joint
 
 
 def _rmsprop(loss: _Loss) -> tuple[Rule, Rule]:
-    size, eta, slope, products, _ = loss
+    size, eta, slope, both, _ = loss
 
-    @glue
-    def rule(x: Array, p: Array, t: int, out: Array) -> None:
-        slope(x[:size], p, t, out[:size])
+    @_inline
+    def move(x: Array, p: Array, t: int, out: Array) -> None:
         rate = eta(p, t)
         for i in range(size):
             g = out[i]
             out[size + i] = p[1] * x[size + i] + (1.0 - p[1]) * g * g
             out[i] = x[i] - rate * g / (np.sqrt(out[size + i]) + p[2])
 
-    def frame_tangent(x: Array, p: Array, t: int, V: Array, out: Array) -> None:
-        bent, g = np.empty((V.shape[0], size)), np.empty(size)
-        slope(x[:size], p, t, g)
-        products(x[:size], p, t, np.ascontiguousarray(V[:, :size]), bent)
+    @glue
+    def rule(x: Array, p: Array, t: int, out: Array) -> None:
+        slope(x[:size], p, t, out[:size])
+        move(x, p, t, out)
+
+    def joint(x: Array, p: Array, t: int, V: Array, out: Array, W: Array) -> None:
+        bent, g = np.empty((V.shape[0], size)), out[:size]
+        both(x[:size], p, t, g, np.ascontiguousarray(V[:, :size]), bent)
         rate = eta(p, t)
         for i in range(size):
             s = p[1] * x[size + i] + (1.0 - p[1]) * g[i] * g[i]
@@ -327,10 +355,11 @@ def _rmsprop(loss: _Loss) -> tuple[Rule, Rule]:
             divisor = np.sqrt(s) + p[2]
             for j in range(V.shape[0]):
                 ds = p[1] * V[j, size + i] + 2.0 * (1.0 - p[1]) * g[i] * bent[j, i]
-                out[j, i] = V[j, i] - rate * (bent[j, i] - g[i] / divisor * per_s * ds) / divisor
-                out[j, size + i] = ds
+                W[j, i] = V[j, i] - rate * (bent[j, i] - g[i] / divisor * per_s * ds) / divisor
+                W[j, size + i] = ds
+        move(x, p, t, out)
 
-    return rule, frame_tangent
+    return rule, joint
 
 
 _COMPILED: dict[str, Callable[[_Loss], tuple[Rule, Rule]]] = {

@@ -19,11 +19,10 @@ from nnflow.systems.rows import (  # names, not the module: a name is a constant
     Array,
     Function,
     add_products,
-    add_sums,
+    affine,
     combine,
     copy_rows,
     dots,
-    fill_row,
     multiply_rows,
     relu_rows,
     sigmoid_rows,
@@ -122,13 +121,14 @@ class _Layout(NamedTuple):
     matrix: Integers  # its weights, in the flat vector
     bias: Integers
     step: Integers  # between the weights that lead to one unit: 1 (as a literal, numba would compile for it once more)
+    none: Integers  # -1: no bias
 
 
 def _layout(sizes: tuple[int, ...], first: int) -> _Layout:
     n = np.array(sizes)
     row = first + np.cumsum(n) - n
     ends = np.cumsum(n[1:] * (n[:-1] + 1))
-    return _Layout(n, row, ends - n[1:] * (n[:-1] + 1), ends - n[1:], np.ones_like(ends))
+    return _Layout(n, row, ends - n[1:] * (n[:-1] + 1), ends - n[1:], np.ones_like(ends), -np.ones_like(ends))
 
 
 class Passes(NamedTuple):
@@ -142,16 +142,14 @@ class Passes(NamedTuple):
 def gradient_passes(sizes: tuple[int, ...], codes: tuple[int, ...], first: int) -> Passes:
     """Compile the passes for layers of these sizes; `first` is the row of the first input, `codes` the activations."""
     layers, gap, code = len(codes), sum(sizes[1:]), np.array(codes)
-    n, row, matrix, bias, step = _layout(sizes, first)
+    n, row, matrix, bias, step, none = _layout(sizes, first)
     activate = _by_code(frozenset(codes), 0)
 
     @inner
     def forward(w: Array, t: Array) -> None:
         for i in range(layers):
             a = row[i + 1]
-            for o in range(n[i + 1]):
-                fill_row(t, a + o, w[bias[i] + o])
-            combine(t, a, n[i + 1], row[i], n[i], w, matrix[i], n[i], step[i])
+            affine(t, a, n[i + 1], row[i], n[i], w, matrix[i], n[i], step[i], bias[i])
             activate(t, code[i], a, n[i + 1], gap)
 
     @inner
@@ -161,16 +159,13 @@ def gradient_passes(sizes: tuple[int, ...], codes: tuple[int, ...], first: int) 
             if code[i] != IDENTITY:
                 multiply_rows(t, a + 2 * gap, n[i + 1], a + gap)
             if i > 0:
-                for o in range(n[i]):
-                    fill_row(t, before + 2 * gap + o, 0.0)
-                combine(t, before + 2 * gap, n[i], a + 2 * gap, n[i + 1], w, matrix[i], step[i], n[i])
+                affine(t, before + 2 * gap, n[i], a + 2 * gap, n[i + 1], w, matrix[i], step[i], n[i], none[i])
 
     @inner
     def collect(t: Array, g: Array) -> None:
         for i in range(layers):
             delta = row[i + 1] + 2 * gap
-            dots(t, delta, n[i + 1], row[i], n[i], g, matrix[i])
-            add_sums(t, delta, n[i + 1], g, bias[i])
+            dots(t, delta, n[i + 1], row[i], n[i], g, matrix[i], bias[i])
 
     return Passes(forward, backward, collect)
 
@@ -186,7 +181,7 @@ class PassesAlong(NamedTuple):
 def passes_along(sizes: tuple[int, ...], codes: tuple[int, ...], first: int) -> PassesAlong:
     """Compile their derivatives along a vector of weights, for the same sheet."""
     layers, gap, code = len(codes), sum(sizes[1:]), np.array(codes)
-    n, row, matrix, bias, step = _layout(sizes, first)
+    n, row, matrix, bias, step, none = _layout(sizes, first)
     bend_rows = _by_code(frozenset(codes), 1)
 
     @inner
@@ -199,9 +194,7 @@ def passes_along(sizes: tuple[int, ...], codes: tuple[int, ...], first: int) -> 
         for i in range(layers):
             a, before = row[i + 1], row[i]
             rz, ra = a + 4 * gap, a + 5 * gap
-            for o in range(n[i + 1]):
-                fill_row(t, rz + o, v[bias[i] + o])
-            combine(t, rz, n[i + 1], before, n[i], v, matrix[i], n[i], step[i])
+            affine(t, rz, n[i + 1], before, n[i], v, matrix[i], n[i], step[i], bias[i])
             if i > 0:
                 combine(t, rz, n[i + 1], before + 5 * gap, n[i], w, matrix[i], n[i], step[i])
             copy_rows(t, ra, n[i + 1], rz)
@@ -216,13 +209,10 @@ def passes_along(sizes: tuple[int, ...], codes: tuple[int, ...], first: int) -> 
             if code[i] != IDENTITY:
                 multiply_rows(t, rd, n[i + 1], a + gap)
                 add_products(t, rd, n[i + 1], a + 3 * gap, a + 4 * gap)
-            dots(t, rd, n[i + 1], before, n[i], g, matrix[i])
-            add_sums(t, rd, n[i + 1], g, bias[i])
+            dots(t, rd, n[i + 1], before, n[i], g, matrix[i], bias[i])
             if i > 0:
-                dots(t, a + 2 * gap, n[i + 1], before + 5 * gap, n[i], g, matrix[i])
-                for o in range(n[i]):
-                    fill_row(t, before + 6 * gap + o, 0.0)
-                combine(t, before + 6 * gap, n[i], rd, n[i + 1], w, matrix[i], step[i], n[i])
+                dots(t, a + 2 * gap, n[i + 1], before + 5 * gap, n[i], g, matrix[i], none[i])
+                affine(t, before + 6 * gap, n[i], rd, n[i + 1], w, matrix[i], step[i], n[i], none[i])
                 combine(t, before + 6 * gap, n[i], a + 2 * gap, n[i + 1], v, matrix[i], step[i], n[i])
 
     return PassesAlong(bend, push, pull)

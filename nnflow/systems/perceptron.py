@@ -3,7 +3,7 @@
 The whole pass runs on one *sheet* (see ``rows``): scratch with one row per unit and one column per sample, small enough
 for the first-level cache. Many samples are cut into blocks, one after the other on the same sheet. Its rows are
 
-    top, total, inverse   scratch of the softmax        slope        f'(z) of every unit
+    top, total            scratch of the softmax        slope        f'(z) of every unit
     weight                of every sample               delta        dL/dz, on its way dL/da
     p                     softmax probabilities         bend         dL/da f''(z)
     a                     the inputs, then every unit   rz, ra, rd   derivatives of z, a and delta along a vector
@@ -32,20 +32,22 @@ from nnflow.systems.order import Order
 from nnflow.systems.passes import ACTIVATIONS, Passes, PassesAlong, gradient_passes, inner, passes_along
 from nnflow.systems.rows import (  # names, not the module: a name is a constant to numba
     Array,
+    exponentials,
     kernel,
     log_sum,
     nan_unless_finite,
     new_sheet,
     softmax_derivative,
-    softmax_rows,
+    softmax_less_target,
 )
 
 Integers = npt.NDArray[np.int64]
 LIMITS = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}  # of the bounded ones
 LOSSES = ("cross_entropy", "mse")
-TOP, TOTAL, INVERSE, WEIGHT, P = range(5)  # first rows of a sheet
+TOP, TOTAL, WEIGHT, P = range(4)  # first rows of a sheet
 
 Observable = Callable[[Array], float]
+Gradient = Callable[[Array, int, Array], None]
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,9 @@ class Watched:
 class Kernels(NamedTuple):
     """Compiled functions of the flat weights w (dim,), for Python and for other compiled code.
 
-    gradient(w, t, g) -> loss writes dL/dw of the batch of step t into g (dim,). hessian_products(w, t, V, out) writes
-    H V[j] into out[j], for V and out (k, dim); a row does not depend on the others. observables, watched: name ->
-    f(w) -> float, over all samples. predictions(w, out) writes the outputs for the probe rows, if there are any, row
+    gradient(w, t, g) writes dL/dw of the batch of step t into g (dim,). gradient_and_products(w, t, g, V, out) also
+    writes H V[j] into out[j], for V and out (k, dim); a row does not depend on the others. observables, watched: name
+    -> f(w) -> float, over all samples. predictions(w, out) writes the outputs for the probe rows, if there are any, row
     after row.
 
     Where an entry of w is not finite, everything is NaN; where one of V[j] is not, out[j] is.
@@ -81,8 +83,8 @@ class Kernels(NamedTuple):
     input, and saturated, how many do or stay below their lower limit plus 0.01.
     """
 
-    gradient: Callable[[Array, int, Array], float]
-    hessian_products: Callable[[Array, int, Array, Array], None]
+    gradient: Gradient
+    gradient_and_products: Callable[[Array, int, Array, Array, Array], None]
     observables: dict[str, Observable]
     watched: dict[str, Watched]
     predictions: Callable[[Array, Array], None] | None
@@ -93,7 +95,8 @@ class Kernels(NamedTuple):
 
 class _Cost(NamedTuple):
     load: Callable[[Array, Array, Array, int], None]  # (t, inputs, weights, block)
-    cost: Callable[[Array, Array, Integers, int], float]  # (t, targets, counts, block): loss, dL/da of the outputs
+    loss: Callable[[Array, Array, Integers, int], float]  # (t, targets, counts, block)
+    errors: Callable[[Array, Array, int], None]  # (t, targets, block): dL/da of the outputs
     cost_along: Callable[[Array], None]  # (t): the derivative of dL/da along ra
 
 
@@ -110,14 +113,18 @@ def _cost(features: int, outputs: int, loss: str, first: int, out: int, units: i
 
     @inner
     def cross_entropy(t: Array, targets: Array, counts: Integers, block: int) -> float:
-        softmax_rows(t, P, outputs, out, TOP, TOTAL, INVERSE)
+        exponentials(t, P, outputs, out, TOP, TOTAL)
         total: float = log_sum(t, TOTAL, counts[block]) * t[WEIGHT, 0]
         for c in range(outputs):
             for s in range(t.shape[1]):
                 margin = t[out + c, s] - t[TOP, s]  # -inf where logits differ by more than float64 holds
                 total -= targets[block, c, s] * margin if targets[block, c, s] > 0.0 else 0.0
-                t[delta + c, s] = t[WEIGHT, s] * t[P + c, s] - targets[block, c, s]
         return total
+
+    @inner
+    def cross_entropy_errors(t: Array, targets: Array, block: int) -> None:
+        exponentials(t, P, outputs, out, TOP, TOTAL)
+        softmax_less_target(t, P, outputs, TOTAL, WEIGHT, delta, targets[block])
 
     @inner
     def squared_error(t: Array, targets: Array, counts: Integers, block: int) -> float:
@@ -126,8 +133,13 @@ def _cost(features: int, outputs: int, loss: str, first: int, out: int, units: i
             for s in range(t.shape[1]):
                 error = t[out + c, s] - targets[block, c, s]
                 total += 0.5 * t[WEIGHT, s] * error * error
-                t[delta + c, s] = t[WEIGHT, s] * error
         return total
+
+    @inner
+    def squared_errors(t: Array, targets: Array, block: int) -> None:
+        for c in range(outputs):
+            for s in range(t.shape[1]):
+                t[delta + c, s] = t[WEIGHT, s] * (t[out + c, s] - targets[block, c, s])
 
     @inner
     def cross_entropy_along(t: Array) -> None:
@@ -140,8 +152,8 @@ def _cost(features: int, outputs: int, loss: str, first: int, out: int, units: i
                 t[rd + c, s] = t[WEIGHT, s] * t[ra + c, s]
 
     if loss == "mse":
-        return _Cost(load, squared_error, squared_error_along)
-    return _Cost(load, cross_entropy, cross_entropy_along)
+        return _Cost(load, squared_error, squared_errors, squared_error_along)
+    return _Cost(load, cross_entropy, cross_entropy_errors, cross_entropy_along)
 
 
 # -------------------------------------------------------------------------------------------------------- observables
@@ -163,7 +175,7 @@ class _Task(NamedTuple):
 
 def _loss(task: _Task) -> Observable:
     height, length, batch = task.height, task.length, task.batch
-    load, forward, cost = task.cost.load, task.passes.forward, task.cost.cost
+    load, forward, cost = task.cost.load, task.passes.forward, task.cost.loss
 
     @kernel
     def loss(w: Array) -> float:
@@ -263,7 +275,7 @@ def _l2(w: Array) -> float:
     return nan_unless_finite(w) + math.sqrt(np.sum(w * w))
 
 
-def _gradient_norm(gradient: Callable[[Array, int, Array], float]) -> Observable:
+def _gradient_norm(gradient: Gradient) -> Observable:
     @kernel
     def gradient_norm(w: Array) -> float:
         g = np.empty(w.size)
@@ -276,53 +288,53 @@ def _gradient_norm(gradient: Callable[[Array, int, Array], float]) -> Observable
 # ------------------------------------------------------------------------------------------------------------- kernels
 
 
-def _gradient(task: _Task) -> Callable[[Array, int, Array], float]:
+def _gradient(task: _Task) -> Gradient:
     height, length, batch = task.height, task.length, task.batch
-    load, cost, _ = task.cost
+    load, _, errors, _ = task.cost
     forward, backward, collect = task.passes
 
     @kernel
-    def gradient(w: Array, t: int, g: Array) -> float:
+    def gradient(w: Array, t: int, g: Array) -> None:
         sheet = new_sheet(height, length)
-        loss = nan_unless_finite(w)
-        g[:] = loss
-        inputs, targets, weights, counts, first, last = batch(t)
+        g[:] = nan_unless_finite(w)
+        inputs, targets, weights, _, first, last = batch(t)
         for block in range(first, last):
             load(sheet, inputs, weights, block)
             forward(w, sheet)
-            loss += cost(sheet, targets, counts, block)
+            errors(sheet, targets, block)
             backward(w, sheet)
             collect(sheet, g)
-        return loss
 
     return gradient
 
 
-def _hessian_products(task: _Task, along: PassesAlong) -> Callable[[Array, int, Array, Array], None]:
+def _with_products(task: _Task, along: PassesAlong) -> Callable[[Array, int, Array, Array, Array], None]:
+    """The gradient and the products of the Hessian with the rows of V, from one pass forward and backward."""
     height, length, batch = task.height + 4 * task.units, task.length, task.batch
-    load, cost, cost_along = task.cost
-    forward, backward, _ = task.passes
+    load, _, errors, cost_along = task.cost
+    forward, backward, collect = task.passes
     bend, push, pull = along
 
     @kernel
-    def hessian_products(w: Array, t: int, V: Array, out: Array) -> None:
+    def gradient_and_products(w: Array, t: int, g: Array, V: Array, out: Array) -> None:
         sheet = new_sheet(height, length)
-        broken = nan_unless_finite(w)
+        g[:] = nan_unless_finite(w)
         for j in range(len(V)):
-            out[j] = broken + nan_unless_finite(V[j])
-        inputs, targets, weights, counts, first, last = batch(t)
+            out[j] = g[0] + nan_unless_finite(V[j])
+        inputs, targets, weights, _, first, last = batch(t)
         for block in range(first, last):
             load(sheet, inputs, weights, block)
             forward(w, sheet)
-            cost(sheet, targets, counts, block)
+            errors(sheet, targets, block)
             backward(w, sheet)
+            collect(sheet, g)
             bend(sheet)
             for j in range(len(V)):
                 push(w, V[j], sheet)
                 cost_along(sheet)
                 pull(w, V[j], sheet, out[j])
 
-    return hessian_products
+    return gradient_and_products
 
 
 @dataclass(frozen=True, eq=False)
@@ -421,7 +433,7 @@ class Perceptron:
         observables |= {} if tests is None else {"test_loss": _loss(tests)}
         observables |= {"l1": _l1, "l2": _l2, "gradient_norm": _gradient_norm(_gradient(whole))}
         watched = self._watched(whole, tests)
-        return Kernels(gradient, _hessian_products(train, along), observables, watched, self._probed(passes))
+        return Kernels(gradient, _with_products(train, along), observables, watched, self._probed(passes))
 
     def _test_task(self, passes: Passes) -> _Task | None:
         if self.test_inputs is None or self.test_targets is None:

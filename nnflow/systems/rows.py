@@ -128,24 +128,50 @@ def softplus(x: float) -> float:
 # Each overwrites z by f(z) and writes f'(z) `gap` rows further down.
 
 
+def in_place(function: Callable[[float], float]) -> Callable[[Array, int, int], None]:
+    """Build what applies a function to `count` rows from the row `first` on.
+
+    Four rows at once: e^x has more constants than many a processor has registers, and so they are loaded for four.
+    """
+
+    @kernel
+    def rows(t: Array, first: int, count: int) -> None:
+        r, end = first, first + count
+        while r + 4 <= end:
+            for s in range(t.shape[1]):
+                a, b, c, d = function(t[r, s]), function(t[r + 1, s]), function(t[r + 2, s]), function(t[r + 3, s])
+                t[r, s], t[r + 1, s], t[r + 2, s], t[r + 3, s] = a, b, c, d
+            r += 4
+        while r + 2 <= end:
+            for s in range(t.shape[1]):
+                t[r, s], t[r + 1, s] = function(t[r, s]), function(t[r + 1, s])
+            r += 2
+        if r < end:
+            for s in range(t.shape[1]):
+                t[r, s] = function(t[r, s])
+
+    return rows
+
+
+_sigmoids, _tanhs, _exps = in_place(sigmoid), in_place(tanh), in_place(exp)
+
+
 @kernel
 def sigmoid_rows(t: Array, z: int, count: int, gap: int) -> None:
     """f = 1 / (1 + e^-z), f' = f (1 - f)."""
+    _sigmoids(t, z, count)
     for r in range(count):
         for s in range(t.shape[1]):
-            a = sigmoid(t[z + r, s])
-            t[z + r, s] = a
-            t[z + gap + r, s] = a * (1.0 - a)
+            t[z + gap + r, s] = t[z + r, s] * (1.0 - t[z + r, s])
 
 
 @kernel
 def tanh_rows(t: Array, z: int, count: int, gap: int) -> None:
     """f = tanh z, f' = 1 - f²."""
+    _tanhs(t, z, count)
     for r in range(count):
         for s in range(t.shape[1]):
-            a = tanh(t[z + r, s])
-            t[z + r, s] = a
-            t[z + gap + r, s] = 1.0 - a * a
+            t[z + gap + r, s] = 1.0 - t[z + r, s] * t[z + r, s]
 
 
 @kernel
@@ -173,13 +199,6 @@ def relu_rows(t: Array, z: int, count: int, gap: int) -> None:
 
 
 @kernel
-def fill_row(t: Array, row: int, value: float) -> None:
-    """t[row] = value."""
-    for s in range(t.shape[1]):
-        t[row, s] = value
-
-
-@kernel
 def copy_rows(t: Array, out: int, count: int, source: int) -> None:
     """t[out + i] = t[source + i]."""
     for r in range(count):
@@ -204,13 +223,47 @@ def add_products(t: Array, out: int, count: int, left: int, right: int) -> None:
 
 
 @kernel
+def affine(
+    t: Array, out: int, outs: int, row: int, rows: int, w: Array, at: int, out_step: int, step: int, bias: int
+) -> None:
+    """t[out + o] = w[bias + o] + Σ_i w[at + o out_step + i step] t[row + i]; with bias < 0, without one."""
+    head = (rows - 1) % 4 + 1
+    for o in range(out, out + outs):
+        p, r, start = at + (o - out) * out_step, row, w[bias + o - out] if bias >= 0 else 0.0
+        a, b = w[p], w[p + step] if head > 1 else 0.0
+        if head == 1:
+            for s in range(t.shape[1]):
+                t[o, s] = start + a * t[r, s]
+        elif head == 2:
+            for s in range(t.shape[1]):
+                t[o, s] = start + (a * t[r, s] + b * t[r + 1, s])
+        elif head == 3:
+            c = w[p + 2 * step]
+            for s in range(t.shape[1]):
+                t[o, s] = (start + a * t[r, s]) + (b * t[r + 1, s] + c * t[r + 2, s])
+        else:
+            c, d = w[p + 2 * step], w[p + 3 * step]
+            for s in range(t.shape[1]):
+                t[o, s] = (start + a * t[r, s]) + (b * t[r + 1, s] + (c * t[r + 2, s] + d * t[r + 3, s]))
+    combine(t, out, outs, row + head, rows - head, w, at + head * step, out_step, step)
+
+
+@kernel
 def combine(t: Array, out: int, outs: int, row: int, rows: int, w: Array, at: int, out_step: int, step: int) -> None:
     """t[out + o] += Σ_i w[at + o out_step + i step] t[row + i]: a matrix, or with swapped steps its transpose.
 
-    Four rows a pass, so that the sums are loaded and stored a quarter as often.
+    Four or eight rows a pass, so that the sums are loaded and stored less often.
     """
     for o in range(out, out + outs):
         p, r = at + (o - out) * out_step, row
+        while r + 8 <= row + rows:
+            a, b, c, d = w[p], w[p + step], w[p + 2 * step], w[p + 3 * step]
+            e, f, g, h = w[p + 4 * step], w[p + 5 * step], w[p + 6 * step], w[p + 7 * step]
+            for s in range(t.shape[1]):
+                t[o, s] += ((a * t[r, s] + b * t[r + 1, s]) + (c * t[r + 2, s] + d * t[r + 3, s])) + (
+                    (e * t[r + 4, s] + f * t[r + 5, s]) + (g * t[r + 6, s] + h * t[r + 7, s])
+                )
+            p, r = p + 8 * step, r + 8
         while r + 4 <= row + rows:
             a, b, c, d = w[p], w[p + step], w[p + 2 * step], w[p + 3 * step]
             for s in range(t.shape[1]):
@@ -232,47 +285,54 @@ def combine(t: Array, out: int, outs: int, row: int, rows: int, w: Array, at: in
 
 
 @kernel
-def dots(t: Array, left: int, lefts: int, right: int, rights: int, g: Array, at: int) -> None:
-    """g[at + i rights + j] += t[left + i] · t[right + j]: the outer product of two layers, summed over samples."""
+def dots(t: Array, left: int, lefts: int, right: int, rights: int, g: Array, at: int, sums: int) -> None:
+    """g[at + i rights + j] += t[left + i] · t[right + j], the outer product of two layers, summed over samples.
+
+    g[sums + i] += the sum of t[left + i], unless sums < 0.
+    """
     for i in range(lefts):
-        j, p = 0, at + i * rights
+        j, p, total = 0, at + i * rights, 0.0
         while j + 4 <= rights:
-            a, b, c, d = 0.0, 0.0, 0.0, 0.0
+            a, b, c, d, total = 0.0, 0.0, 0.0, 0.0, 0.0
             for s in range(t.shape[1]):
                 x = t[left + i, s]
                 a += x * t[right + j, s]
                 b += x * t[right + j + 1, s]
                 c += x * t[right + j + 2, s]
                 d += x * t[right + j + 3, s]
+                total += x
             g[p + j] += a
             g[p + j + 1] += b
             g[p + j + 2] += c
             g[p + j + 3] += d
             j += 4
-        while j < rights:
-            a = 0.0
+        while j + 2 <= rights:
+            a, b, total = 0.0, 0.0, 0.0
             for s in range(t.shape[1]):
-                a += t[left + i, s] * t[right + j, s]
+                x = t[left + i, s]
+                a += x * t[right + j, s]
+                b += x * t[right + j + 1, s]
+                total += x
             g[p + j] += a
-            j += 1
-
-
-@kernel
-def add_sums(t: Array, row: int, rows: int, g: Array, at: int) -> None:
-    """g[at + i] += Σ_s t[row + i, s]."""
-    for i in range(rows):
-        total = 0.0
-        for s in range(t.shape[1]):
-            total += t[row + i, s]
-        g[at + i] += total
+            g[p + j + 1] += b
+            j += 2
+        if j < rights:
+            a, total = 0.0, 0.0
+            for s in range(t.shape[1]):
+                x = t[left + i, s]
+                a += x * t[right + j, s]
+                total += x
+            g[p + j] += a
+        if sums >= 0:
+            g[sums + i] += total
 
 
 # ------------------------------------------------------------------------------------------- softmax cross-entropy
 
 
 @kernel
-def softmax_rows(t: Array, p: int, count: int, z: int, top: int, total: int, inverse: int) -> None:
-    """p = softmax z over `count` rows, top = max z, total = Σ e^(z - top), inverse = 1 / total: nothing overflows."""
+def exponentials(t: Array, p: int, count: int, z: int, top: int, total: int) -> None:
+    """p = e^(z - top) over `count` rows, top = max z, total = Σ p: what a softmax is made of; nothing overflows."""
     for s in range(t.shape[1]):
         t[top, s] = t[z, s]
         t[total, s] = 0.0
@@ -281,14 +341,23 @@ def softmax_rows(t: Array, p: int, count: int, z: int, top: int, total: int, inv
             t[top, s] = t[z + c, s] if t[z + c, s] > t[top, s] else t[top, s]
     for c in range(count):
         for s in range(t.shape[1]):
-            e = exp(t[z + c, s] - t[top, s])
-            t[p + c, s] = e
-            t[total, s] += e
-    for s in range(t.shape[1]):
-        t[inverse, s] = 1.0 / t[total, s]
+            t[p + c, s] = t[z + c, s] - t[top, s]
+    _exps(t, p, count)
     for c in range(count):
         for s in range(t.shape[1]):
-            t[p + c, s] *= t[inverse, s]
+            t[total, s] += t[p + c, s]
+
+
+@kernel
+def softmax_less_target(t: Array, p: int, count: int, total: int, weight: int, out: int, target: Array) -> None:
+    """From `exponentials`: p becomes the softmax, out = weight · p − target (count, sample); total is used up."""
+    for s in range(t.shape[1]):
+        t[total, s] = 1.0 / t[total, s]
+    for c in range(count):
+        for s in range(t.shape[1]):
+            share = t[p + c, s] * t[total, s]
+            t[p + c, s] = share
+            t[out + c, s] = t[weight, s] * share - target[c, s]
 
 
 @kernel
