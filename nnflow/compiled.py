@@ -409,7 +409,8 @@ def _feed(hasher: Any, thing: Any, seen: set[int]) -> None:
             seen.add(id(thing))
             cells = [cell.cell_contents for cell in thing.__closure__ or ()]
             uses = _uses(_names(thing.__code__), thing.__globals__, set())
-            _feed(hasher, (thing.__code__, thing.__defaults__, cells, uses), seen)
+            home = thing.__module__ if (thing.__module__ or "").startswith("loops_") else ""  # machine code names it
+            _feed(hasher, (thing.__code__, thing.__defaults__, cells, uses, home), seen)
     elif isinstance(thing, (tuple, list)):
         for item in thing:
             _feed(hasher, item, seen)
