@@ -198,17 +198,17 @@ def small_maps(part: int) -> list[Work]:
     many, one = logistic_members(), Ensemble.grid(maps["logistic"](), states=[[0.3]])
     henon, framed = henon_members(), henon_orbit().with_frame(2)
     short, long = 20_000 // part, 1_000_000 // part
-    scalar = "a branch on each member's escape keeps the loop from working on eight of them in one instruction"
+    lanes = "sums that show an escape; loads and stores of states and parameters, every second step"
     return [
-        Work(f"logistic advance, {MEMBERS} members", lambda: many.advance(short), MEMBERS * short, Need(3), scalar),
+        Work(f"logistic advance, {MEMBERS} members", lambda: many.advance(short), MEMBERS * short, Need(3), lanes),
         Work(
             "logistic advance, one member",
             lambda: one.advance(long),
             long,
             Need(3, chain=1),
-            "the state goes to memory and back at each step, where it could stay in a register",
+            "whether the state is finite is asked at each step",
         ),
-        Work(f"Hénon advance, {MEMBERS} members", lambda: henon.advance(short), MEMBERS * short, Need(5), scalar),
+        Work(f"Hénon advance, {MEMBERS} members", lambda: henon.advance(short), MEMBERS * short, Need(5), lanes),
         Work(
             "Hénon tangent_orbit, k = 2, one member",
             lambda: framed.tangent_orbit(long),
@@ -240,7 +240,7 @@ def networks(part: int) -> list[Work]:
             lambda: vector.tangent_orbit(long // 4),
             long // 4,
             Need(GRADIENT + PRODUCT + 5 * DIM, EXPONENTIALS + 1, DATA + 16 * DIM),
-            "step and tangent each make their own pass over the data, exponentials included",
+            "passes whose rows are stored and loaded again, with scratch made anew at each step",
         ),
         Work(
             f"Iris tangent_orbit, k = {DIM}, one member",

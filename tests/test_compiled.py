@@ -157,11 +157,12 @@ def test_chunks_and_executors_change_no_bit(executor: Any, chunk: int) -> None:
     assert found.equals(expected)
 
 
-def test_lockstep_and_one_by_one_agree_to_the_bit() -> None:
-    logistic = nnflow.maps["logistic"]()
-    x, p = logistic.initial_states(11, 0), np.full((11, 1), 3.9)
-    together = logistic.advance(x, p, 0, 500).states
-    apart = [logistic.advance(x[i : i + 1], p[:1], 0, 500).states[0] for i in range(11)]
+@pytest.mark.parametrize("name", ["logistic", "henon", "ikeda", "gauss", "standard", "cubic_descent"])
+def test_side_by_side_and_one_by_one_agree_to_the_bit(name: str) -> None:
+    map = nnflow.maps[name]()
+    x, p = map.initial_states(40, 0), np.tile(list(map.parameters.values()), (40, 1))
+    together = map.advance(x, p, 0, 501).states
+    apart = [map.advance(x[i : i + 1], p[:1], 0, 501).states[0] for i in range(40)]
     np.testing.assert_array_equal(together, apart)
 
 
