@@ -46,19 +46,30 @@ RUNS = {  # command, and the largest multiples of `import numpy`: warm, and with
 }
 
 
-@pytest.mark.parametrize("cache", ["warm", "empty"])
+@pytest.fixture(scope="module")
+def filled() -> dict[str, Path]:
+    """For each work the last cache that it filled: what starts from nothing leaves one to what starts warm."""
+    return {}
+
+
+@pytest.mark.parametrize("cache", ["empty", "warm"])
 @pytest.mark.parametrize("work", RUNS)
-def test_first_answer(duel: Any, tmp_path: Path, work: str, cache: str) -> None:
+def test_first_answer(duel: Any, tmp_path: Path, filled: dict[str, Path], work: str, cache: str) -> None:
     """From the start of Python to a file on disk; the compiled loops in the cache, or not yet."""
     settings, warm, cold = RUNS[work]
     out, caches = tmp_path / "out.nc", (tmp_path / f"cache{i}" for i in range(100))
-    command, filled = [*NNFLOW, "run", *settings.split(), "-o", str(out)], next(caches)
+
+    def answer(anew: bool) -> None:
+        if anew or work not in filled:
+            filled[work] = next(caches)
+        finish([*NNFLOW, "run", *settings.split(), "-o", str(out)], filled[work])
+
     if cache == "warm":
-        finish(command, filled)
+        answer(anew=False)
         assert len(load(out).data_vars) >= 1
     duel(
         f"{work}, {cache} cache",
-        lambda: finish(command, filled if cache == "warm" else next(caches)),
+        lambda: answer(anew=cache == "empty"),
         "`import numpy`",
         import_numpy,
         rounds=7 if cache == "warm" else 3,
