@@ -1,8 +1,8 @@
 """Members of a small map side by side: a template, never imported, that `compiled.py` puts behind `loops.py`.
 
 LANES members lie in arrays with one row for each component, so that one instruction works on several members. They
-advance without a look at where they go: for a few dozen steps (a stretch), only a sum is kept, which is NaN if any
-state on the way was not finite. Then the stretch is made again from its beginning, one member after the other.
+advance without a look at where they go: for 64 to 1024 steps (a stretch), only a sum is kept, which is NaN if any state
+on the way was not finite. Then the stretch is made again from its beginning, one member after the other.
 
 That is for rules that run straight through (see `straight.py`): others could index, or never end, with such states.
 """

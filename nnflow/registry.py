@@ -87,7 +87,8 @@ class Registry:
 
 def _folders() -> tuple[tuple[str, int], ...]:
     """Where distributions are looked for, and when each place last changed: installing or removing one changes it."""
-    return tuple((path, os.stat(path).st_mtime_ns) for path in sys.path if os.path.exists(path))
+    places = (path or os.curdir for path in sys.path)
+    return tuple((os.path.abspath(path), os.stat(path).st_mtime_ns) for path in places if os.path.exists(path))
 
 
 @lru_cache(maxsize=8)
