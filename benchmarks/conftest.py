@@ -23,10 +23,26 @@ RESULTS.mkdir(exist_ok=True)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--quick", action="store_true", help="three rounds a duel and small sizes: under two minutes")
+    parser.addoption(
+        "--quick",
+        action="store_true",
+        help="under two minutes: a third of the rounds, small sizes, without what is slow to start",
+    )
     parser.addoption(
         "--peer-python", action="append", default=[], metavar="NAME=PYTHON", help="run a file of peers/ on this Python"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "whole: left out of --quick")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out of a short run what is marked so."""
+    if config.getoption("quick"):
+        for item in items:
+            if item.get_closest_marker("whole"):
+                item.add_marker(pytest.mark.skip(reason="left out of --quick"))
 
 
 @pytest.fixture(scope="session")
@@ -63,6 +79,8 @@ def peer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
     yield start
     for each in started.values():
+        each.process.terminate()  # all of them, before one is waited for
+    for each in started.values():
         each.stop()
 
 
@@ -70,11 +88,10 @@ def peer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def duel(benchmark: Any, quick: bool) -> Callable[..., Row | None]:
     """Measure two sides in turn: `duel(work, ours, peer, theirs)` with the names of the work and of the peer.
 
-    `theirs` returns the seconds it took, as the peer's own process measured them. `rounds` of each are timed after one
-    that warms up; in a round, what is short is repeated for a tenth of a second, so that caches are warm for both.
+    `theirs` returns the seconds it took, as the peer's own process measured them. `rounds` of each are timed, after a
+    call that warms up; in a round, what is short is repeated for a tenth of a second, so that caches are warm for both.
     `scale`: how many times theirs makes our amount of work, where a peer is too slow to do all of it. `target`: the
     least ratio; with kind=START, the largest multiple of the other's time. Missing it fails the test.
-    Without `warm` there is no round before the first: what is measured is a start from nothing.
     """
 
     def measure(
@@ -87,28 +104,18 @@ def duel(benchmark: Any, quick: bool) -> Callable[..., Row | None]:
         scale: float = 1.0,
         target: float | None = None,
         kind: str = SPEED,
-        warm: bool = True,
     ) -> Row | None:
         taken: list[float] = []
-        calls = (enough(timed(ours)), enough(theirs())) if kind == SPEED else (1, 1)
+        calls = (enough(timed(ours)), enough(theirs())) if kind == SPEED else (1, 1)  # a start warms nothing up
         benchmark.group = kind
         benchmark.pedantic(
             lambda: [ours() for _ in range(calls[0])],
             setup=lambda: taken.append(sum(theirs() for _ in range(calls[1])) / calls[1]),
-            rounds=min(rounds, 3 if warm else 1) if quick else rounds,
-            warmup_rounds=int(warm),
+            rounds=-(-rounds // 3) if quick else rounds,
         )
         if benchmark.stats is None:  # --benchmark-disable: the sides were compared, nothing was timed
             return None
-        row = Row(
-            kind,
-            work,
-            peer,
-            [round / calls[0] for round in benchmark.stats.stats.data],
-            taken[int(warm) :],
-            scale,
-            target,
-        )
+        row = Row(kind, work, peer, [round / calls[0] for round in benchmark.stats.stats.data], taken, scale, target)
         benchmark.extra_info.update(peer=peer, peer_median=row.seconds[1], ratio=row.ratio[1])
         FOUND.duels.append(row)
         assert row.met, f"{work}: {row.ratio[1]:.3g}× of {peer}, and the target is {row.verdict}"

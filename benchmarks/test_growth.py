@@ -260,12 +260,12 @@ def draw_panel(axes: Any, curves: Sequence[Curve], label: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def growth(found: Report, quick: bool) -> Iterator[Growth]:
+def growth(found: Report) -> Iterator[Growth]:
     """Where curves go; when all are there, the picture is drawn."""
     collected = Growth(found)
     yield collected
     if collected.complete:
-        draw(collected.curves, RESULTS / ("growth_quick.png" if quick else "growth.png"))
+        draw(collected.curves, RESULTS / "growth.png")
 
 
 @pytest.fixture(scope="module")
@@ -295,7 +295,7 @@ def test_members(growth: Growth, call_cost: float, quick: bool) -> None:
     iris = Curve("time", "members", "Iris, 1 step", sizes, [seconds_of(advancing("iris", n, 1)) for n in sizes])
     fixed = f"a call costs {seconds(call_cost)} whatever it does, as much as "
     growth.add(iris, f"{fixed}{call_cost / iris.each:.0f} members")
-    sizes = (1, 100, 10_000) if quick else (1, 23, 24, 100, 1000, 10_000, 100_000)
+    sizes = (1, 1000, 100_000) if quick else (1, 23, 24, 100, 1000, 10_000, 100_000)
     times = {n: seconds_of(advancing("henon", n, 1000)) for n in {*sizes, 23, 24}}
     henon = Curve("time", "members", "Hénon, 1000 steps", sizes, [times[n] for n in sizes])
     lanes = f"23 members one after the other take {seconds(times[23])}, 24 side by side {seconds(times[24])}"
@@ -305,7 +305,7 @@ def test_members(growth: Growth, call_cost: float, quick: bool) -> None:
 
 
 def test_steps(growth: Growth, call_cost: float, quick: bool) -> None:
-    for name, title, largest in (("iris", "one Iris member", 5), ("henon", "one Hénon member", 6)):
+    for name, title, largest in (("iris", "one Iris member", 4 if quick else 5), ("henon", "one Hénon member", 6)):
         sizes = [10**n for n in ((largest - 4, largest - 2, largest) if quick else range(1, largest + 1))]
         curve = Curve("time", "steps", title, sizes, [seconds_of(advancing(name, 1, n)) for n in sizes])
         growth.add(curve, f"a call costs {seconds(call_cost)}, as much as {call_cost / curve.each:.0f} steps")
@@ -323,13 +323,13 @@ def test_width(growth: Growth, quick: bool) -> None:
 
 
 def test_depth(growth: Growth, quick: bool) -> None:
-    sizes = (1, 2, 4) if quick else (1, 2, 4, 16)
+    sizes = (1, 4, 16) if quick else (1, 2, 4, 8, 16)
     times = [step_of(perceptron((DEEP,) * layers, "compiled")) for layers in sizes]
     curve = Curve("time", "hidden layers", f"{DEEP} units each, compiled", sizes, times)
-    second, more = times[1] - times[0], (times[-1] - times[1]) / (sizes[-1] - sizes[1])
+    early, late = (np.diff(times) / np.diff(sizes))[[0, -1]]
     first = f"the first layer has {INPUTS} inputs, not {DEEP}: with the outputs {seconds(times[0])}"
-    growth.add(curve, f"{first}; the second {seconds(second)}, each further one {seconds(more)}")
-    assert 0.5 < more / second < 2
+    growth.add(curve, f"{first}; one more {seconds(early)} in the beginning, {seconds(late)} at the end")
+    assert 0.5 < late / early < 2
 
 
 def test_weights(growth: Growth, quick: bool, one_thread: None) -> None:
@@ -381,6 +381,7 @@ def memory_of(pool: ThreadPoolExecutor) -> Callable[..., list[Curve]]:
     return measure
 
 
+@pytest.mark.whole
 def test_memory_of_members(growth: Growth, memory_of: Callable[..., list[Curve]]) -> None:
     works = {"Iris, advance": (1000, 10_000, 100_000), "Hénon, advance": (10_000, 100_000, 1_000_000)}
     for curve, dim in zip(memory_of("members", works), (83, 2), strict=True):
@@ -388,8 +389,9 @@ def test_memory_of_members(growth: Growth, memory_of: Callable[..., list[Curve]]
         assert straight(curve)
 
 
-def test_memory_of_steps(growth: Growth, memory_of: Callable[..., list[Curve]], quick: bool) -> None:
-    sizes = (1, 10, 100, 1000)[quick:]
+@pytest.mark.whole
+def test_memory_of_steps(growth: Growth, memory_of: Callable[..., list[Curve]]) -> None:
+    sizes = (1, 10, 100, 1000)
     orbit, advance = memory_of("steps", {"orbit": sizes, "advance": sizes})
     ratio = orbit.each / (16 * HENONS)
     states = f"the states themselves, {megabytes(advance.values[0])}"
@@ -399,9 +401,9 @@ def test_memory_of_steps(growth: Growth, memory_of: Callable[..., list[Curve]], 
     assert 0.95 < ratio < 1.2
 
 
-def test_memory_of_weights(growth: Growth, memory_of: Callable[..., list[Curve]], quick: bool) -> None:
-    units = (32, 96, 310) if quick else (96, 310, 993)
-    for curve in memory_of("weights", dict.fromkeys(("compiled", "tensor"), units), weights):
+@pytest.mark.whole
+def test_memory_of_weights(growth: Growth, memory_of: Callable[..., list[Curve]]) -> None:
+    for curve in memory_of("weights", dict.fromkeys(("compiled", "tensor"), (96, 310, 993)), weights):
         values = f"at few weights mostly the values of the units for {SAMPLES} samples"
         growth.add(curve, f"{curve.each:.0f} bytes a weight at the end; {values}")
         assert curve.each < 100, "no more than a dozen copies: nothing of the size of a Hessian"

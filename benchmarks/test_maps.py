@@ -13,6 +13,7 @@ STEPS, TRANSIENT = 1_000_000, 1000
 GRID = np.linspace(2.5, 4.0, 2000)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("method", "target"),
     [
@@ -54,6 +55,7 @@ def test_logistic_orbit_diagram(duel: Any, peer: Any) -> None:
     )
 
 
+@pytest.mark.whole
 def test_largest_exponent(duel: Any, peer: Any) -> None:
     """What a map's equations give in one pass, nolds has to estimate from a series: ln 2 for the logistic map."""
     theirs, length = peer("nolds_exponent"), 2000

@@ -26,7 +26,12 @@ def ours(series: np.ndarray, norm: str = "maximum", theiler: int = 1) -> dict[st
 
 
 @pytest.mark.parametrize(
-    ("coordinates", "norm", "target"), [(1, "maximum", 10.0), (2, "maximum", None), (2, "euclidean", None)]
+    ("coordinates", "norm", "target"),
+    [
+        (1, "maximum", 10.0),
+        pytest.param(2, "maximum", None, marks=pytest.mark.whole),
+        pytest.param(2, "euclidean", None, marks=pytest.mark.whole),
+    ],
 )
 def test_recurrence_measures(duel: Any, peer: Any, coordinates: int, norm: str, target: float | None) -> None:
     theirs = peer("pyunicorn_recurrence")
@@ -49,6 +54,7 @@ def test_recurrence_measures(duel: Any, peer: Any, coordinates: int, norm: str, 
     )
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("peer_name", "title", "samples"),
     [("pyrqa_recurrence", "PyRQA on the processor", 5000), ("neurokit2_recurrence", "NeuroKit2 complexity_rqa", 1000)],

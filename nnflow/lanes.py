@@ -37,8 +37,8 @@ LANES = 256  # members side by side: enough of them to hide the latency of a ste
 FEW = 24  # fewer members than this are faster one by one
 STRETCH = 1024  # steps of a stretch at most: each may have twice as many as the one before …
 START = 64  # … but only so many in the beginning and after an escape …
-ROWS = 8  # … and the records it makes at most: a cache line of each member
-SEEN = ROWS * SPAN
+SEEN = 64  # rows of a tile of states that are to be recorded …
+ROWS = SEEN // SPAN  # … and so the records that a stretch makes at most: some cache lines of each member
 
 INNER: dict[str, Any] = {"error_model": "numpy", "_nrt": False, "forceinline": True}  # by LLVM, which vectorises it
 

@@ -16,6 +16,8 @@ from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
+Integers = NDArray[np.int64]
+MAGNITUDE = 0x7FFF_FFFF_FFFF_FFFF  # all bits of a float64 but its sign
 
 TURNS = 3
 """A period must be seen this many times: twice could be chance."""
@@ -24,7 +26,7 @@ FLOOR = 1e-14
 """Absolute: values this close are equal, whatever the scale. Rounding noise around 0 has no scale of its own."""
 
 
-def detect_period(values: ArrayLike, tolerance: float = 1e-6, maximum: int | None = None) -> NDArray[np.int64]:
+def detect_period(values: ArrayLike, tolerance: float = 1e-6, maximum: int | None = None) -> Integers:
     """Return the smallest period of every recording, `(member,)` int64: 1 for a fixed point, 0 for none found.
 
     period = min p: max − min of {x(i), x(i+p), x(i+2p), …} ≤ max(tolerance · max |x|, 1e-14) for every i
@@ -53,17 +55,26 @@ def detect_period(values: ArrayLike, tolerance: float = 1e-6, maximum: int | Non
     if maximum is not None and maximum < 1:
         raise ValueError(f"maximum must be at least 1, not {maximum}")
     longest = rows.shape[1] // TURNS
-    largest = np.maximum(rows.max(axis=1), -rows.min(axis=1))  # NaN if any value is
-    return _periods(rows, largest, tolerance, longest if maximum is None else min(maximum, longest))
+    return _periods(rows, rows.view(np.int64), tolerance, longest if maximum is None else min(maximum, longest))
 
 
 @njit(nogil=True, cache=True)
-def _periods(rows: Array, largest: Array, tolerance: float, maximum: int) -> NDArray[np.int64]:
+def _periods(rows: Array, bits: Integers, tolerance: float, maximum: int) -> Integers:
     found = np.zeros(rows.shape[0], np.int64)
     for member in range(rows.shape[0]):
-        if np.isfinite(largest[member]):
-            found[member] = _smallest_period(rows[member], max(tolerance * largest[member], FLOOR), maximum)
+        largest = np.int64(_largest(bits[member])).view(np.float64)
+        if np.isfinite(largest):
+            found[member] = _smallest_period(rows[member], max(tolerance * largest, FLOOR), maximum)
     return found
+
+
+@njit(nogil=True, cache=True)
+def _largest(bits: Integers) -> int:
+    """max |x| of float64 as integers, whose order is the same without the sign; NaN is more than infinity."""
+    largest = 0
+    for i in range(bits.size):
+        largest = max(largest, bits[i] & MAGNITUDE)
+    return largest
 
 
 @njit(nogil=True, cache=True)
