@@ -198,7 +198,7 @@ def small_maps(part: int) -> list[Work]:
     many, one = logistic_members(), Ensemble.grid(maps["logistic"](), states=[[0.3]])
     henon, framed = henon_members(), henon_orbit().with_frame(2)
     short, long = 20_000 // part, 1_000_000 // part
-    lanes = "sums that show an escape; loads and stores of states and parameters, every second step"
+    lanes = "loads and stores of states and parameters, every second step"
     return [
         Work(f"logistic advance, {MEMBERS} members", lambda: many.advance(short), MEMBERS * short, Need(3), lanes),
         Work(

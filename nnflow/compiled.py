@@ -33,7 +33,7 @@ from platformdirs import user_cache_path
 
 from nnflow.map import NORMS, Array, End, Into, Map, TangentRecords, begin, new_records, tangent_records
 from nnflow.names import unknown
-from nnflow.straight import straight
+from nnflow.straight import lasting, straight
 
 SMALL = 8  # a state of at most so many components lies on the stack, and a frame of at most so many vectors
 
@@ -229,7 +229,9 @@ class CompiledMap(Map):
             if self.functions.hessian is not None:
                 names["hessian"] = self.functions.hessian
             names["COORDINATES"] = not observe
-            text = _template("lanes.py") if small and straight(self.functions.rule) else ""
+            side_by_side = small and straight(self.functions.rule)
+            names["LASTING"] = side_by_side and lasting(self.functions.rule, self.dim)
+            text = _template("lanes.py") if side_by_side else ""
             text += self._tangent_glue(names) + self._observe_glue(names, observe)
             self._modules[k, observe] = _load(text, names)
         return self._modules[k, observe]

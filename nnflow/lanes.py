@@ -2,7 +2,8 @@
 
 LANES members lie in arrays with one row for each component, so that one instruction works on several members. They
 advance without a look at where they go: for 64 to 1024 steps (a stretch), only a sum is kept, which is NaN if any state
-on the way was not finite. Then the stretch is made again from its beginning, one member after the other.
+on the way was not finite; where that lasts (see `straight.py`), the last states alone are summed. If it is NaN, the
+stretch is made again from its beginning, one member after the other.
 
 That is for rules that run straight through (see `straight.py`): others could index, or never end, with such states.
 """
@@ -19,6 +20,7 @@ if TYPE_CHECKING:  # what stands before it in the copy
         ASSOCIATIVE,
         COORDINATES,
         DIM,
+        LASTING,
         LOOP,
         PARAMETERS,
         PART,
@@ -50,7 +52,7 @@ def add(total, value, factor):  # type: ignore[no-untyped-def]
 
 
 def lanes_by(steps):  # type: ignore[no-untyped-def]
-    """Build what advances all lanes by so many steps: (lanes, p, t) -> NaN if a state was not finite, else 0."""
+    """Build what advances all lanes by so many steps: (lanes, p, t) -> NaN if a state that may heal was not finite."""
 
     @njit(**INNER)
     def advance_lane(lanes, p, t, j):  # type: ignore[no-untyped-def]
@@ -61,7 +63,7 @@ def lanes_by(steps):  # type: ignore[no-untyped-def]
             q[i] = p[i, j]
         for s in range(t, t + steps):
             rule(x, q, s, y)
-            for i in range(0, DIM, 2):
+            for i in range(0, 0 if LASTING else DIM, 2):
                 total = add(total, y[i], y[i + 1] if i + 1 < DIM else 1.0)  # overflows early: that costs but time
             put(x, y)
         for i in range(DIM):
@@ -91,6 +93,16 @@ def advance_lanes(lanes, p, t, steps):  # type: ignore[no-untyped-def]
     if steps % 2 == 1:
         lost += one_step(lanes, p, t + steps - 1)
     return lost
+
+
+@njit(**PART)
+def sum_of(lanes):  # type: ignore[no-untyped-def]
+    """NaN if a state is not finite, else 0."""
+    total = 0.0
+    for i in range(DIM):
+        for j in range(LANES):
+            total = add(total, lanes[i, j], 0.0)
+    return total
 
 
 @njit(**PART)
@@ -177,7 +189,7 @@ def orbit(states, parameters, t, steps, every, columns, all_records, at, all_esc
                 for i in range(DIM if first + block < last else 0):
                     put(seen[block * DIM + i], lanes[i])
                 total += advance_lanes(lanes, q, t + s + block * hop, hop)
-            lost = total != 0.0
+            lost = total + (sum_of(lanes) if LASTING else 0.0) != 0.0
             if lost:
                 make_again(lanes, kept, p, t + s, size, hop, columns, records, first, last, escaped)
             else:

@@ -33,6 +33,7 @@ PERIODS: Any  # (dim,) float64, 0 = not an angle
 PARAMETERS: int
 COORDINATES: bool  # whether nothing but coordinates is observed
 SMALL: bool  # whether a state and a frame lie on the stack
+LASTING: bool  # whether a state that is not finite is followed by such states only
 SPAN: int  # dim where they do …
 WIDTH: int  # … and k; elsewhere 1
 

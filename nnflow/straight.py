@@ -1,4 +1,6 @@
-"""Whether a rule runs straight through: no loop, and no index that is not written down as a number.
+"""What can be told of a rule from its text: whether it runs straight through, whether what is not finite lasts.
+
+Straight through: no loop, and no index that is not written down as a number.
 
 Such a rule can be called with any numbers, NaN and infinity among them: it returns, and it touches nothing but its own
 arrays. Members that run side by side (`lanes.py`) need that, since for a while nobody looks at where they go. Numba's
@@ -8,6 +10,7 @@ own reading of the bytecode tells, whatever the version of Python; what it canno
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from functools import lru_cache
 from types import FunctionType
@@ -21,6 +24,10 @@ from numba.core.errors import ConstantInferenceError, NumbaError
 
 BUILTINS = (abs, bool, float, max, min, pow, round)
 EXPRESSIONS = ("binop", "build_tuple", "cast", "getattr", "inplace_binop", "unary")
+SUMS = (operator.add, operator.sub, operator.iadd, operator.isub, operator.neg, operator.pos)
+ARITHMETIC = (*SUMS, operator.mul, operator.imul)
+STATE, NEXT = "x", "out"
+NOTHING: frozenset[int] = frozenset()
 
 
 @lru_cache(maxsize=256)
@@ -63,3 +70,44 @@ def _constant(code: Any, variable: ir.Var) -> Any:
         return code.infer_constant(variable)
     except ConstantInferenceError:
         return None
+
+
+def lasting(function: Callable[..., Any], dim: int) -> bool:
+    """Whether a state that is not finite is followed by none that is: then the last state of many tells of all.
+
+    A sum, a difference or a product with NaN or infinity is one of them again. So each component of the state has to
+    reach the next state by these alone. Of a rule (x, p, t, out) with branches or calls nothing is known.
+    """
+    code: Any = run_frontend(getattr(function, "py_func", function))  # type: ignore[no-untyped-call]
+    if len(code.blocks) > 1:
+        return False
+    known: dict[str, Any] = {}  # variable -> the components that reach it, or which array it is
+    ends: dict[int, frozenset[int]] = {}  # the same of the entries of the next state
+    for step in code.blocks[min(code.blocks)].body:
+        if isinstance(step, ir.Assign):
+            if getattr(step.value, "op", None) == "call":
+                return False
+            known[step.target.name] = _reaching(code, step.value, known, ends, dim)
+        elif isinstance(step, ir.SetItem):
+            if known[step.target.name] != NEXT:
+                return False
+            ends[_constant(code, step.index) % dim] = known[step.value.name]
+    return NOTHING.union(*ends.values()) == frozenset(range(dim))
+
+
+def _reaching(code: Any, value: Any, known: dict[str, Any], ends: dict[int, frozenset[int]], dim: int) -> Any:
+    """What is known of a value."""
+    if isinstance(value, ir.Arg):
+        return {0: STATE, 3: NEXT}.get(value.index, NOTHING)
+    if isinstance(value, ir.Var):
+        return known[value.name]
+    if not isinstance(value, ir.Expr):
+        return NOTHING
+    if value.op == "getitem":
+        array, index = known[value.value.name], _constant(code, value.index) % dim
+        return frozenset([index]) if array == STATE else ends.get(index, NOTHING) if array == NEXT else NOTHING
+    if value.op in ("binop", "inplace_binop", "unary") and value.fn in ARITHMETIC:
+        operands: Any = value.list_vars()  # type: ignore[no-untyped-call]
+        parts = [known[operand.name] for operand in operands]
+        return NOTHING.union(*(part for part in parts if isinstance(part, frozenset)))
+    return NOTHING

@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numba import njit
 
 import nnflow
-from nnflow.straight import straight
+from nnflow.straight import lasting, straight
 
 LAST = 1
 TABLE = np.arange(4.0)
+floats = st.floats(allow_nan=True, allow_infinity=True)
 
 
 def branches(x: Any, p: Any, t: int, out: Any) -> None:
@@ -93,3 +96,69 @@ def test_not_straight(rule: Callable[..., Any]) -> None:
 def test_the_classic_maps_are_and_training_is_not() -> None:
     rules = {name: nnflow.maps[name]().functions.rule for name in ("logistic", "henon", "ikeda", "tent", "iris")}
     assert {name: straight(rule) for name, rule in rules.items()} == {name: name != "iris" for name in rules}
+
+
+def by_name(state: Any, numbers: Any, clock: int, after: Any) -> None:
+    first, second = state[0], state[1]
+    target = after
+    target[-1] = -first * numbers[0] + clock
+    after[0] = 1.0 - second
+    after[0] += target[1] * 2.0
+
+
+@pytest.mark.parametrize("rule", [by_name, njit(by_name), *(nnflow.maps[n]().functions.rule for n in ("henon",))])
+def test_what_is_not_finite_lasts(rule: Callable[..., Any]) -> None:
+    assert lasting(rule, 2)
+
+
+def divides(x: Any, p: Any, t: int, out: Any) -> None:
+    out[0] = 1.0 / x[0] + x[1]
+    out[1] = x[1] * 0.5
+
+
+def forgets(x: Any, p: Any, t: int, out: Any) -> None:
+    out[0] = p[0] * x[1]
+    out[1] = 0.5
+
+
+def writes_over(x: Any, p: Any, t: int, out: Any) -> None:
+    out[0] = x[0] + x[1]
+    out[1] = x[1]
+    out[0] = x[1]
+
+
+def chooses(x: Any, p: Any, t: int, out: Any) -> None:
+    out[0] = x[0] if x[0] < 1.0 else 1.0
+    out[1] = x[1]
+
+
+def compares(x: Any, p: Any, t: int, out: Any) -> None:
+    out[0] = p[0] * (x[0] < 1.0)
+    out[1] = x[1]
+
+
+def hands_on(x: Any, p: Any, t: int, out: Any) -> None:
+    out[0] = x[0]
+    out[1] = x[1]
+    divides(x, p, t, out)
+
+
+def writes_elsewhere(x: Any, p: Any, t: int, out: Any) -> None:
+    out[0] = x[0]
+    out[1] = x[1]
+    x[0] = 0.0
+
+
+@pytest.mark.parametrize("rule", [divides, forgets, writes_over, chooses, compares, hands_on, writes_elsewhere])
+def test_what_may_heal(rule: Callable[..., Any]) -> None:
+    assert straight(rule)
+    assert not lasting(rule, 2)
+
+
+@given(x=floats, y=floats, a=floats)
+def test_the_promise_holds(x: float, y: float, a: float) -> None:
+    """Of any numbers at all."""
+    after = np.empty(2)
+    with np.errstate(all="ignore"):
+        by_name(np.array([x, y]), np.array([a]), 1, after)
+    assert np.isfinite([x, y]).all() or not np.isfinite(after).all()
