@@ -35,7 +35,7 @@ from nnflow.map import NORMS, Array, End, Into, Map, TangentRecords, begin, new_
 from nnflow.names import unknown
 from nnflow.straight import lasting, straight
 
-SMALL = 8  # a state of at most so many components lies on the stack, and a frame of at most so many vectors
+SMALL = 8  # a state of at most so many components lies on the stack, and so does its frame
 
 Rule = Callable[..., None]
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -220,11 +220,12 @@ class CompiledMap(Map):
     def _module(self, k: int, observe: tuple[str, ...]) -> types.ModuleType:
         if not any(name in self.observables for name in observe):
             observe = ()  # coordinates are chosen by number: one module serves them all
-        if (k, observe) not in self._modules:
+        small = self.dim <= SMALL
+        width = k if small else 1  # a constant where a frame lies on the stack; else one module serves them all
+        if (width, observe) not in self._modules:
             periods = np.array([self.periods.get(name, 0.0) for name in self.coordinates])
-            small = max(self.dim, k) <= SMALL
-            names: dict[str, Any] = {"rule": self.functions.rule, "DIM": self.dim, "K": k, "PERIODS": periods}
-            names |= {"SMALL": small, "SPAN": self.dim if small else 1, "WIDTH": k if small else 1}
+            names: dict[str, Any] = {"rule": self.functions.rule, "DIM": self.dim, "PERIODS": periods}
+            names |= {"SMALL": small, "SPAN": self.dim if small else 1, "WIDTH": width}
             names["PARAMETERS"] = len(self.parameters)
             if self.functions.hessian is not None:
                 names["hessian"] = self.functions.hessian
@@ -233,8 +234,8 @@ class CompiledMap(Map):
             names["LASTING"] = side_by_side and lasting(self.functions.rule, self.dim)
             text = _template("lanes.py") if side_by_side else ""
             text += self._tangent_glue(names) + self._observe_glue(names, observe)
-            self._modules[k, observe] = _load(text, names)
-        return self._modules[k, observe]
+            self._modules[width, observe] = _load(text, names)
+        return self._modules[width, observe]
 
     @cached_property
     def _modules(self) -> dict[tuple[int, tuple[str, ...]], types.ModuleType]:

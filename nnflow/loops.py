@@ -1,8 +1,8 @@
 """The verbs as compiled loops over members: a template, never imported.
 
-`compiled.py` copies this text into the cache once per (rule, dimension, k), with the names below bound to the map's
-own functions and constants, so that numba compiles them as constants and finds the machine code on disk next time.
-Where `lanes.py` stands behind it, the ensembles of a small map run side by side.
+`compiled.py` copies this text into the cache once per rule (and number of vectors, where a frame lies on the stack),
+with the names below bound to the map's own functions and constants, so that numba compiles them as constants and finds
+the machine code on disk next time. Where `lanes.py` stands behind it, the ensembles of a small map run side by side.
 
 Two things make it fast to run and to compile. The loops own no array (scratch comes in as an argument, or lies on the
 stack where the map is small, so that the processor holds it in registers), so they are compiled without reference
@@ -28,14 +28,13 @@ joint: Callable[..., None]  # (x, p, t, V, out, W): the step into out, the tange
 hessian: Callable[..., None]  # (x, p, t, V, out): the loss Hessian on the rows of V (k, weights)
 observe: Callable[..., None]  # (x, p, t, columns, out): what is recorded
 DIM: int
-K: int
 PERIODS: Any  # (dim,) float64, 0 = not an angle
 PARAMETERS: int
 COORDINATES: bool  # whether nothing but coordinates is observed
 SMALL: bool  # whether a state and a frame lie on the stack
 LASTING: bool  # whether a state that is not finite is followed by such states only
 SPAN: int  # dim where they do …
-WIDTH: int  # … and k; elsewhere 1
+WIDTH: int  # … and k, the vectors of a frame; elsewhere 1
 
 LOOP: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy", "_nrt": False}  # owns no array
 OWNER: dict[str, Any] = {**LOOP, "_nrt": True}  # may allocate
@@ -257,10 +256,10 @@ def orthonormalise_plane(v, r):  # type: ignore[no-untyped-def]
 @njit(**LOOP, forceinline=True)
 def orthonormalise(v, r, spare):  # type: ignore[no-untyped-def]
     """Gram–Schmidt on the rows of v (k, dim), repeated where cancellation asks for it; r (k, k) is the factor R."""
-    if DIM == 2 and K == 2 and orthonormalise_plane(v, r):
+    if DIM == 2 and v.shape[0] == 2 and orthonormalise_plane(v, r):
         return
-    for j in range(K):
-        for i in range(K):
+    for j in range(v.shape[0]):
+        for i in range(v.shape[0]):
             r[i, j] = 0.0
         before = dot(v, j, j)
         after = project(v, j, r) if j > 0 else before
@@ -280,7 +279,7 @@ def orthonormalise(v, r, spare):  # type: ignore[no-untyped-def]
 def usable(v):  # type: ignore[no-untyped-def]
     """Whether every component of a frame is finite."""
     good = True
-    for j in range(K):
+    for j in range(v.shape[0]):
         for c in range(DIM):
             good &= abs(v[j, c]) < np.inf
     return good
@@ -289,7 +288,7 @@ def usable(v):  # type: ignore[no-untyped-def]
 @njit(**PART)
 def lose(v, r):  # type: ignore[no-untyped-def]
     """A frame that is no longer finite, or whose member escaped."""
-    for j in range(K):
+    for j in range(v.shape[0]):
         blank(v[j])
         blank(r[j])
 
@@ -324,7 +323,7 @@ def tangent_orbit(x, p, t, frame, steps, every, stretches, frames, factors, esca
                 orthonormalise(v, r, spare)
             else:
                 lose(v, r)
-            for j in range(K):
+            for j in range(r.shape[0]):
                 stretches[m, block, j] = np.log(r[j, j])
             if factors.shape[1] > 0:
                 copy(factors[m, block], r)
