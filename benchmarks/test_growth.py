@@ -13,7 +13,7 @@ were found by experiment, on a processor with 48 kB, 1 MB and 32 MB of cache:
   step, and not each step. Where it is rare, a step is straight in k.
 - An orbit that takes long is made in blocks of about 0.15 s, which write into the same records: it needs no others.
 
-Time: the median of five, after a warm call; each timing repeats the call for 20 ms or more. The verb itself is timed,
+Time: the fastest of five, after a warm call; each timing repeats the call for 20 ms or more. The verb itself is timed,
 in the calling thread, torch on one thread. Memory: a new process for each curve, and there the highest resident memory
 during a call, less what was resident before it; a first call, which loads what is needed, does not count. Read from
 Linux's /proc; elsewhere these tests are skipped.
@@ -108,10 +108,10 @@ MEMORY: dict[str, Callable[[int], Call]] = {
 
 
 def seconds_of(call: Call) -> float:
-    """The median of five timings, each of enough calls to last 20 ms, after one that warms up."""
+    """The fastest of five timings, each of enough calls to last 20 ms, after one that warms up."""
     call()
     inner = int(0.02 / min(timed(call) for _ in range(3))) + 1
-    return float(np.median([timed(lambda: [call() for _ in range(inner)]) for _ in range(5)])) / inner
+    return min(timed(lambda: [call() for _ in range(inner)]) for _ in range(5)) / inner
 
 
 def step_of(ensemble: Ensemble) -> float:
@@ -312,18 +312,20 @@ def test_steps(growth: Growth, call_cost: float, quick: bool) -> None:
         assert straight(curve)
 
 
-def test_width(growth: Growth, quick: bool) -> None:
-    sizes = (1, 32, 256) if quick else (1, 32, 256, 2048)
+@pytest.mark.whole
+def test_width(growth: Growth) -> None:
+    sizes = (1, 32, 256, 2048)
     times = [step_of(perceptron((units,), "compiled")) for units in sizes]
     curve = Curve("time", "hidden units", "one hidden layer, compiled", sizes, times)
     each = ", ".join(f"{seconds(t / n)} at {count(n)}" for t, n in zip(times[1:], sizes[1:], strict=True))
-    most = "" if quick else ", whose values leave the second-level cache"
-    growth.add(curve, f"{seconds(times[0])} with 1 unit: data and softmax, whatever the width; a unit {each}{most}")
+    fixed = f"{seconds(times[0])} with 1 unit: data and softmax, whatever the width"
+    growth.add(curve, f"{fixed}; a unit {each}, whose values leave the second-level cache")
     assert straight(curve)
 
 
-def test_depth(growth: Growth, quick: bool) -> None:
-    sizes = (1, 4, 16) if quick else (1, 2, 4, 8, 16)
+@pytest.mark.whole
+def test_depth(growth: Growth) -> None:
+    sizes = (1, 2, 4, 8, 16)
     times = [step_of(perceptron((DEEP,) * layers, "compiled")) for layers in sizes]
     curve = Curve("time", "hidden layers", f"{DEEP} units each, compiled", sizes, times)
     early, late = (np.diff(times) / np.diff(sizes))[[0, -1]]
@@ -332,19 +334,17 @@ def test_depth(growth: Growth, quick: bool) -> None:
     assert 0.5 < late / early < 2
 
 
-def test_weights(growth: Growth, quick: bool, one_thread: None) -> None:
-    units = (5, 32, 96) if quick else (5, 32, 96, 310, 993)
+@pytest.mark.whole
+def test_weights(growth: Growth, one_thread: None) -> None:
+    units = (5, 32, 96, 310, 993)
     sizes = [weights(n) for n in units]
     compiled, tensor = (
         Curve("time", "weights", name, sizes, [step_of(perceptron((n, n), name)) for n in units])
         for name in ("compiled", "tensor")
     )
     each = [seconds(t / n) for t, n in zip(compiled.values, sizes, strict=True)]
-    most = (
-        "" if quick else f"; {each[3]} where a layer leaves the first-level cache; {each[4]} where the weights do, too"
-    )
     few = f"a weight {each[0]} at {sizes[0]} (data and softmax); {each[1]} at {count(sizes[1])}"
-    growth.add(compiled, few + most)
+    growth.add(compiled, f"{few}; {each[3]} where a layer leaves a cache; {each[4]} where the weights do, too")
     growth.add(tensor, f"{seconds(tensor.values[0])} go into the handling of tensors, however small")
     assert straight(compiled)
     assert tensor.values[-1] < tensor.values[0] * sizes[-1] / sizes[0], "more weights share what is fixed"

@@ -283,7 +283,7 @@ def number(count: float) -> str:
     return f"{count / (size or 1.0):.3g}{unit}" if count else "–"
 
 
-@pytest.mark.parametrize("works", [small_maps, networks, series])
+@pytest.mark.parametrize("works", [small_maps, pytest.param(networks, marks=pytest.mark.whole), series])
 def test_fraction(ceilings: Ceilings, found: Report, quick: bool, works: Callable[[int], list[Work]]) -> None:
     """No verb is faster than its arithmetic at the ceilings: if one were, the arithmetic would be counted wrong."""
     head = ["work", "flops", "exp", "bytes", "chain", "least", "measured", "fraction", "what stands between"]
