@@ -39,6 +39,8 @@ from tables import Report, seconds
 from timing import timed
 
 from nnflow import Ensemble, maps, training_map
+from nnflow.systems.data import iris_split
+from nnflow.tensor import ROOM
 
 RESULTS = Path(__file__).with_name("results")
 SAMPLES, INPUTS, CLASSES = 64, 8, 4
@@ -56,7 +58,7 @@ PANELS = {  # (quantity, what grows) -> label of the vertical axis, in the order
     ("memory", "weights"): "extra bytes of a call",
 }
 PAGE = 4096
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "0.5"
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "0.5"
 
 Call = Callable[[], Any]
 
@@ -74,6 +76,17 @@ def recording(name: str, members: int, steps: int) -> Call:
     """The verb `orbit`, every coordinate of every step recorded."""
     ensemble = Ensemble.grid(maps[name](), inits=members)
     return lambda: ensemble.orbit(steps)
+
+
+def tensors(members: int) -> Call:
+    """One step of members of the Iris network on tensors."""
+    from torch import nn
+
+    data, module = iris_split(0), nn.Sequential(nn.Linear(4, 10), nn.Sigmoid(), nn.Linear(10, 3))
+    settings: dict[str, Any] = {"backend": "tensor", "scale": 1.0}
+    map = training_map(module, nn.functional.cross_entropy, data.inputs, data.targets, **settings)
+    ensemble = Ensemble.grid(map, inits=members)
+    return lambda: ensemble.advance(1)
 
 
 def perceptron(hidden: Sequence[int], backend: str) -> Ensemble:
@@ -97,6 +110,7 @@ def training(units: int, backend: str) -> Call:
 MEMORY: dict[str, Callable[[int], Call]] = {
     "Iris, advance": lambda members: advancing("iris", members, 1),
     "Hénon, advance": lambda members: advancing("henon", members, 1),
+    "Iris on tensors": tensors,
     "advance": lambda steps: advancing("henon", HENONS, steps),
     "orbit": lambda steps: recording("henon", HENONS, steps),
     "compiled": lambda units: training(units, "compiled"),
@@ -241,7 +255,7 @@ def draw(curves: Sequence[Curve], path: Path) -> None:
 
 def draw_panel(axes: Any, curves: Sequence[Curve], label: str) -> None:
     """Curves with a line of slope 1 through the end of the first."""
-    for curve, colour, marker in zip(curves, (BLUE, ORANGE), "os", strict=False):
+    for curve, colour, marker in zip(curves, (BLUE, ORANGE, GREEN), "os^", strict=False):
         axes.loglog(curve.sizes, curve.values, marker + "-", color=colour, markersize=4, label=curve.name)
     low, high = axes.get_ylim()
     sizes = np.array(curves[0].sizes, dtype=float)
@@ -387,6 +401,9 @@ def test_memory_of_members(growth: Growth, memory_of: Callable[..., list[Curve]]
     for curve, dim in zip(memory_of("members", works), (83, 2), strict=True):
         growth.add(curve, f"straight: {curve.each:.0f} bytes a member, {8 * dim} of them its new state")
         assert straight(curve)
+    (curve,) = memory_of("members", {"Iris on tensors": (1000, 10_000, 100_000)})
+    growth.add(curve, f"as many members at a time as make {megabytes(ROOM)} on their way: then only states are added")
+    assert curve.values[-1] < ROOM + 8 * 83 * 4 * curve.sizes[-1]
 
 
 @pytest.mark.whole

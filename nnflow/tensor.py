@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.func import jvp, vmap
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from nnflow.map import NORMS, Array, End, IntArray, Into, Map, TangentRecords, new_records, tangent_records
 from nnflow.names import unknown
 
 TensorRule = Callable[[Tensor, "Named", int], Tensor]
 Gradient = Callable[[Tensor, int], Tensor]
+ROOM = 2**29  # bytes that the operations of a step may make: as many members go at a time as that allows
 
 
 class Named(dict[str, Tensor]):
@@ -71,6 +74,7 @@ class TensorMap(Map):
     gradient as a function of the weights (the state without the optimiser's memory) and t, for `curvature`. The other
     arguments are `Map`'s fields.
 
+    Members go so many at a time that all that a step makes on its way fits into half a GiB, on every machine alike.
     With the same chunking results are the same; other chunks round differently, and chaos amplifies that.
     Raises TypeError for a rule that is no function or a dtype that is no floating torch dtype; ValueError for a device
     that cannot be had and, at first use, a rule that does not return ``(dim,)``.
@@ -136,8 +140,7 @@ class TensorMap(Map):
     def step(self, x: Any, p: Any, t: int) -> Tensor:
         """One step of every member: ``x (member, dim)`` → ``(member, dim)``."""
         with torch.no_grad():
-            out: Tensor = self._vmap(lambda x, p: self._one(x, p, t))(self.native(x), self.native(p))
-        return out
+            return self._each("step", lambda x, p: self._one(x, p, t), self.native(x), self.native(p))
 
     def tangent(self, x: Any, p: Any, t: int, v: Any) -> Tensor:
         """The Jacobian at x_t times each row of ``v (member, k, dim)``, by forward-mode differentiation."""
@@ -146,8 +149,7 @@ class TensorMap(Map):
             return self._derivatives(lambda x: self._one(x, p, t), x, v)
 
         with _forward_mode():
-            out: Tensor = self._vmap(one)(self.native(x), self.native(p), self.native(v))
-        return out
+            return self._each("tangent", one, self.native(x), self.native(p), self.native(v))
 
     def curvature(self, x: Any, p: Any, t: int, v: Any) -> Any:
         """The loss Hessian at x_t times each row of ``v (member, k, weights)``. Raises TypeError without a loss."""
@@ -156,7 +158,8 @@ class TensorMap(Map):
             return super().curvature(x, p, t, v)
         weights = self.native(x)[:, : self.dim - self.memory]
         with _forward_mode():
-            return self._vmap(lambda w, v: self._derivatives(lambda w: gradient(w, t), w, v))(weights, self.native(v))
+            one = lambda w, v: self._derivatives(lambda w: gradient(w, t), w, v)  # noqa: E731
+            return self._each("curvature", one, weights, self.native(v))
 
     def observable(self, name: str, x: Any, p: Any, t: int) -> Array:
         """One observable of every member, ``(member,)``."""
@@ -164,8 +167,8 @@ class TensorMap(Map):
 
     def _watch(self, function: Callable[[Tensor, Named, int], Tensor], x: Any, p: Any, t: int) -> Array:
         with torch.no_grad():
-            values = self._vmap(lambda x, p: function(x, self._named(p), t))(self.native(x), self.native(p))
-        return self.to_numpy(values)
+            one = lambda x, p: function(x, self._named(p), t)  # noqa: E731
+            return self.to_numpy(self._each(function, one, self.native(x), self.native(p)))
 
     def observe(self, x: Any, p: Any, t: int, names: Sequence[str]) -> Array:
         """The named coordinates and observables, ``(member, channel)``; NaN for a member that has escaped."""
@@ -182,12 +185,30 @@ class TensorMap(Map):
         out[~np.asarray(np.isfinite(states)).all(axis=1)] = np.nan
         return out
 
-    def _vmap(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        return vmap(function, randomness=self.randomness)
+    def _each(self, kind: Hashable, function: Callable[..., Tensor], *members: Tensor) -> Tensor:
+        """A function of one member for all, as many at a time as there is room for; `kind` names the function."""
+        count = len(members[0])
+        fit = ROOM // self._made((kind, members[-1].shape[1:]), function, *members) if count > 1 else 1
+        size = None if fit >= count else max(1, fit)
+        out: Tensor = vmap(function, randomness=self.randomness, chunk_size=size)(*members)
+        return out
+
+    def _made(self, kind: Hashable, function: Callable[..., Tensor], *members: Tensor) -> int:
+        """How many bytes the operations of a function make for one member: found out once for each kind."""
+        if kind not in self._bytes:
+            with _Bytes() as seen:  # type: ignore[no-untyped-call]
+                vmap(function, randomness=self.randomness)(*(values[:1] for values in members))
+            self._bytes[kind] = max(1, seen.total)
+        return self._bytes[kind]
+
+    @cached_property
+    def _bytes(self) -> dict[Hashable, int]:
+        return {}
 
     def _derivatives(self, function: Callable[[Tensor], Tensor], x: Tensor, v: Tensor) -> Tensor:
         """The derivatives of a function at ``x (dim,)`` along the rows of ``v (k, dim)``."""
-        return self._vmap(lambda v: jvp(function, (x,), (v,))[1])(v)
+        out: Tensor = vmap(lambda v: jvp(function, (x,), (v,))[1], randomness=self.randomness)(v)
+        return out
 
     def difference(self, x: Any, y: Any) -> Any:
         """x − y, of tensors or of numpy arrays, with angles taken the short way round."""
@@ -259,6 +280,18 @@ class TensorMap(Map):
             copies, gone = _settle(self.step(copies, copied, s), gone, s + 1)
             x, escaped = _settle(self.step(x, p, s), escaped, s + 1)
         return distances, End(x, copies.reshape(members, count, dim), t + steps, _steps(escaped))
+
+
+class _Bytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up what all operations make, whether or not it is kept: at least as much as is ever held at once."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            self.total += sum(part.nbytes for part in tree_leaves(out) if isinstance(part, Tensor))
+        return out
 
 
 _forward_lock = threading.RLock()

@@ -264,6 +264,39 @@ def test_chunks_in_threads_do_not_disturb_each_other(map: nnflow.TensorMap) -> N
     np.testing.assert_allclose(whole, parts, rtol=1e-9)
 
 
+def test_as_many_members_go_at_a_time_as_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def counted(x: Tensor, p: Any, t: int) -> Tensor:
+        calls.append(t)
+        return by_name(x, p, t)
+
+    map = nnflow.TensorMap(counted, dim=2, parameters={"a": 1.4, "b": 0.3})
+    p = np.tile([1.4, 0.3], (6, 1))
+    whole = map.step(STATES, p, 0)
+    assert len(calls) == 2, "one member, to see what it makes, and all of them"
+    (made,) = map._bytes.values()
+    assert made >= 8 * 2 * 3, "two squares and products, and the state itself"
+    for room, count in ((made * 6, 1), (made * 5, 2), (made * 2, 3), (made - 1, 6)):
+        monkeypatch.setattr("nnflow.tensor.ROOM", room)
+        calls.clear()
+        close(map.step(STATES, p, 0), whole)
+        assert len(calls) == count
+
+
+def test_what_has_no_room_at_once_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps, tangents, curvatures and observables."""
+    map = nnflow.gradient_map(lambda w: (w**4).sum() - w.prod(), 3)
+    x, p, v = np.random.default_rng(0).normal(size=(7, 3)), np.full((7, 2), 0.1), np.ones((7, 2, 3))
+    found = []
+    for room in (2**29, 1):
+        monkeypatch.setattr("nnflow.tensor.ROOM", room)
+        seen = map.observe(x, p, 0, ("loss",))
+        found.append([map.step(x, p, 0), map.tangent(x, p, 0, v), map.curvature(x, p, 0, v), seen])
+    for one, other in zip(*found, strict=True):
+        close(one, other)
+
+
 # -------------------------------------------------------------------------------------------------------------- misuse
 
 
