@@ -258,9 +258,31 @@ def _gd(loss: _Loss) -> tuple[Rule, Rule]:
     return rule, joint
 
 
+def _remembering(loss: _Loss, move: Rule, carry: Rule) -> tuple[Rule, Rule]:
+    """The rules of an optimiser with memory.
+
+    `move(x, p, t, out)` turns the slope in out[:size] into the next state; `carry(x, p, t, V, bent, g, W)` writes the
+    tangent map on V into W, from the slope g and the Hessian's products with the weights of V.
+    """
+    size, slope, both = loss.size, loss.slope, loss.both
+
+    @glue
+    def rule(x: Array, p: Array, t: int, out: Array) -> None:
+        slope(x[:size], p, t, out[:size])
+        move(x, p, t, out)
+
+    def joint(x: Array, p: Array, t: int, V: Array, out: Array, W: Array) -> None:
+        bent = np.empty((V.shape[0], size))
+        both(x[:size], p, t, out[:size], np.ascontiguousarray(V[:, :size]), bent)
+        carry(x, p, t, V, bent, out[:size], W)
+        move(x, p, t, out)
+
+    return rule, joint
+
+
 def _momentum(nesterov: bool) -> Callable[[_Loss], tuple[Rule, Rule]]:
     def made(loss: _Loss) -> tuple[Rule, Rule]:
-        size, eta, slope, both, _ = loss
+        size, eta = loss.size, loss.eta
 
         @_inline
         def move(x: Array, p: Array, t: int, out: Array) -> None:
@@ -270,15 +292,8 @@ def _momentum(nesterov: bool) -> Callable[[_Loss], tuple[Rule, Rule]]:
                 out[size + i] = p[1] * x[size + i] + g
                 out[i] = x[i] - rate * (g + p[1] * out[size + i] if nesterov else out[size + i])
 
-        @glue
-        def rule(x: Array, p: Array, t: int, out: Array) -> None:
-            slope(x[:size], p, t, out[:size])
-            move(x, p, t, out)
-
-        def joint(x: Array, p: Array, t: int, V: Array, out: Array, W: Array) -> None:
-            bent = np.empty((V.shape[0], size))
-            both(x[:size], p, t, out[:size], np.ascontiguousarray(V[:, :size]), bent)
-            move(x, p, t, out)
+        @_inline
+        def carry(x: Array, p: Array, t: int, V: Array, bent: Array, g: Array, W: Array) -> None:
             rate = eta(p, t)
             for j in range(V.shape[0]):
                 for i in range(size):
@@ -286,13 +301,13 @@ def _momentum(nesterov: bool) -> Callable[[_Loss], tuple[Rule, Rule]]:
                     change = bent[j, i] + p[1] * W[j, size + i] if nesterov else W[j, size + i]
                     W[j, i] = V[j, i] - rate * change
 
-        return rule, joint
+        return _remembering(loss, move, carry)
 
     return made
 
 
 def _adam(loss: _Loss) -> tuple[Rule, Rule]:
-    size, eta, slope, both, shrink = loss
+    size, eta, shrink = loss.size, loss.eta, loss.shrink
 
     @_inline
     def move(x: Array, p: Array, t: int, out: Array) -> None:
@@ -304,14 +319,8 @@ def _adam(loss: _Loss) -> tuple[Rule, Rule]:
             out[i] = keep * x[i] - rate * m / (np.sqrt(s / left) + p[3])
             out[size + i], out[2 * size + i] = m, s
 
-    @glue
-    def rule(x: Array, p: Array, t: int, out: Array) -> None:
-        slope(x[:size], p, t, out[:size])
-        move(x, p, t, out)
-
-    def joint(x: Array, p: Array, t: int, V: Array, out: Array, W: Array) -> None:
-        bent, g = np.empty((V.shape[0], size)), out[:size]
-        both(x[:size], p, t, g, np.ascontiguousarray(V[:, :size]), bent)
+    @_inline
+    def carry(x: Array, p: Array, t: int, V: Array, bent: Array, g: Array, W: Array) -> None:
         rate, keep, left = eta(p, t) / (1.0 - p[1] ** (t + 1)), shrink(p, t), 1.0 - p[2] ** (t + 1)
         for i in range(size):
             m = p[1] * x[size + i] + (1.0 - p[1]) * g[i]
@@ -324,13 +333,12 @@ def _adam(loss: _Loss) -> tuple[Rule, Rule]:
                 ds = p[2] * V[j, 2 * size + i] + 2.0 * (1.0 - p[2]) * g[i] * bent[j, i]
                 W[j, i] = keep * V[j, i] - rate * (dm - m / divisor * per_s * ds) / divisor
                 W[j, size + i], W[j, 2 * size + i] = dm, ds
-        move(x, p, t, out)
 
-    return rule, joint
+    return _remembering(loss, move, carry)
 
 
 def _rmsprop(loss: _Loss) -> tuple[Rule, Rule]:
-    size, eta, slope, both, _ = loss
+    size, eta = loss.size, loss.eta
 
     @_inline
     def move(x: Array, p: Array, t: int, out: Array) -> None:
@@ -340,14 +348,8 @@ def _rmsprop(loss: _Loss) -> tuple[Rule, Rule]:
             out[size + i] = p[1] * x[size + i] + (1.0 - p[1]) * g * g
             out[i] = x[i] - rate * g / (np.sqrt(out[size + i]) + p[2])
 
-    @glue
-    def rule(x: Array, p: Array, t: int, out: Array) -> None:
-        slope(x[:size], p, t, out[:size])
-        move(x, p, t, out)
-
-    def joint(x: Array, p: Array, t: int, V: Array, out: Array, W: Array) -> None:
-        bent, g = np.empty((V.shape[0], size)), out[:size]
-        both(x[:size], p, t, g, np.ascontiguousarray(V[:, :size]), bent)
+    @_inline
+    def carry(x: Array, p: Array, t: int, V: Array, bent: Array, g: Array, W: Array) -> None:
         rate = eta(p, t)
         for i in range(size):
             s = p[1] * x[size + i] + (1.0 - p[1]) * g[i] * g[i]
@@ -357,9 +359,8 @@ def _rmsprop(loss: _Loss) -> tuple[Rule, Rule]:
                 ds = p[1] * V[j, size + i] + 2.0 * (1.0 - p[1]) * g[i] * bent[j, i]
                 W[j, i] = V[j, i] - rate * (bent[j, i] - g[i] / divisor * per_s * ds) / divisor
                 W[j, size + i] = ds
-        move(x, p, t, out)
 
-    return rule, joint
+    return _remembering(loss, move, carry)
 
 
 _COMPILED: dict[str, Callable[[_Loss], tuple[Rule, Rule]]] = {
