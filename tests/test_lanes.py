@@ -9,7 +9,7 @@ import pytest
 
 import nnflow
 from nnflow.map import Map
-from nnflow.straight import straight
+from nnflow.straight import lasting, straight
 
 MEMBERS = 300  # a whole group of lanes, and one that is not
 
@@ -59,6 +59,15 @@ def test_escapes(kicks: Any, steps: int, every: int, observe: tuple[str, ...]) -
     assert ((escaped > 3) & (escaped < 77)).any()
     assert (escaped > 77).any()
     assert (escaped < 0).sum() > MEMBERS / 3
+
+
+@pytest.mark.parametrize(("steps", "every"), [(120, 1), (130, 65)])
+def test_escapes_that_last(kicks: Any, steps: int, every: int) -> None:
+    """The last states of a stretch tell of them, and the steps are found as well."""
+    henon, (_, x, p) = nnflow.maps["henon"](), kicks
+    assert lasting(henon.functions.rule, 2)
+    escaped = compare(henon, x, p, steps, every, ("y",))
+    assert len(set(escaped)) > 5
 
 
 def healing(x: Any, p: Any, t: int, out: Any) -> None:
