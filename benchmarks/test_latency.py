@@ -44,7 +44,7 @@ RUNS = {  # command, and the largest multiples of `import numpy`: warm, and with
     "orbit diagram of the logistic map": ("orbit_diagram --map logistic --scan r=2.5:4:400", 25.0, 60.0),
     "largest exponent of Iris": ("lyapunov_spectrum --map iris --k 1 --steps 1000", 30.0, 180.0),
 }
-shortest, *others = RUNS
+SHORTEST, *OTHERS = RUNS
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +54,7 @@ def filled() -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("cache", ["empty", "warm"])
-@pytest.mark.parametrize(
-    "work", [name if "Hénon" in name else pytest.param(name, marks=pytest.mark.whole) for name in RUNS]
-)
+@pytest.mark.parametrize("work", [SHORTEST, *(pytest.param(name, marks=pytest.mark.whole) for name in OTHERS)])
 def test_first_answer(duel: Any, tmp_path: Path, filled: dict[str, Path], work: str, cache: str) -> None:
     """From the start of Python to a file on disk; the compiled loops in the cache, or not yet."""
     settings, warm, cold = RUNS[work]

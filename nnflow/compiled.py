@@ -1,8 +1,9 @@
 """A map whose rule numba compiles: the four verbs as compiled loops over members, kept in a cache on disk.
 
-Loops that take the rule as an argument are never found again in numba's disk cache. So each (rule, k) gets a module of
-its own: a copy of `loops.py` in the cache directory, named by a fingerprint of the rule's bytecode, its constants and
-everything it calls, with the rule bound to a global name. A rule typed at a prompt is cached like any other.
+Loops that take the rule as an argument are never found again in numba's disk cache. So each rule gets modules of its
+own (one for each k in few dimensions, and for each choice of observables): a copy of `loops.py` in the cache directory,
+named by a fingerprint of the rule's bytecode, its constants and everything it calls, with the rule bound to a global
+name. A rule typed at a prompt is cached like any other.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def lasting(function: Callable[..., Any], dim: int) -> bool:
     ends: dict[int, frozenset[int]] = {}  # the same of the entries of the next state
     for step in code.blocks[min(code.blocks)].body:
         if isinstance(step, ir.Assign):
-            if getattr(step.value, "op", None) == "call":
+            if _may_write(step.value):
                 return False
             known[step.target.name] = _reaching(code, step.value, known, ends, dim)
         elif isinstance(step, ir.SetItem):
@@ -93,6 +93,13 @@ def lasting(function: Callable[..., Any], dim: int) -> bool:
                 return False
             ends[_constant(code, step.index) % dim] = known[step.value.name]
     return NOTHING.union(*ends.values()) == frozenset(range(dim))
+
+
+def _may_write(value: Any) -> bool:
+    """Whether an expression may change an array: a call, or an operation in place that can make a number finite."""
+    if not isinstance(value, ir.Expr):
+        return False
+    return value.op == "call" or (value.op == "inplace_binop" and value.fn not in ARITHMETIC)
 
 
 def _reaching(code: Any, value: Any, known: dict[str, Any], ends: dict[int, frozenset[int]], dim: int) -> Any:

@@ -26,7 +26,7 @@ from nnflow.names import unknown
 
 TensorRule = Callable[[Tensor, "Named", int], Tensor]
 Gradient = Callable[[Tensor, int], Tensor]
-ROOM = 2**29  # bytes that the operations of a step may make: as many members go at a time as that allows
+ROOM = 2**29  # bytes that the operations of a step may make: so many members of a grouped map go at a time
 
 
 class Named(dict[str, Tensor]):
@@ -74,13 +74,13 @@ class TensorMap(Map):
     gradient as a function of the weights (the state without the optimiser's memory) and t, for `curvature`. The other
     arguments are `Map`'s fields.
 
-    Members go so many at a time that all that a step makes on its way fits into half a GiB, on every machine alike.
     With the same chunking results are the same; other chunks round differently, and chaos amplifies that.
     Raises TypeError for a rule that is no function or a dtype that is no floating torch dtype; ValueError for a device
     that cannot be had and, at first use, a rule that does not return ``(dim,)``.
     """
 
     threads = False
+    grouped = False  # whether only so many members go at a time as there is room for
     randomness = "error"  # "same": the rule seeds torch's random numbers by t, the same for all members
     rule: TensorRule
     gradient: Gradient | None
@@ -168,7 +168,7 @@ class TensorMap(Map):
     def _watch(self, function: Callable[[Tensor, Named, int], Tensor], x: Any, p: Any, t: int) -> Array:
         with torch.no_grad():
             one = lambda x, p: function(x, self._named(p), t)  # noqa: E731
-            return self.to_numpy(self._each(function, one, self.native(x), self.native(p)))
+            return self.to_numpy(self._each(id(function), one, self.native(x), self.native(p)))
 
     def observe(self, x: Any, p: Any, t: int, names: Sequence[str]) -> Array:
         """The named coordinates and observables, ``(member, channel)``; NaN for a member that has escaped."""
@@ -186,18 +186,19 @@ class TensorMap(Map):
         return out
 
     def _each(self, kind: Hashable, function: Callable[..., Tensor], *members: Tensor) -> Tensor:
-        """A function of one member for all, as many at a time as there is room for; `kind` names the function."""
-        count = len(members[0])
-        fit = ROOM // self._made((kind, members[-1].shape[1:]), function, *members) if count > 1 else 1
-        size = None if fit >= count else max(1, fit)
+        """A function of one member for all; `kind` names the function."""
+        size, count = None, len(members[0])
+        if self.grouped and count > 1:
+            fit = max(1, ROOM // self._made((kind, members[-1].shape[1:]), function, *members))
+            size = fit if fit < count else None
         out: Tensor = vmap(function, randomness=self.randomness, chunk_size=size)(*members)
         return out
 
     def _made(self, kind: Hashable, function: Callable[..., Tensor], *members: Tensor) -> int:
-        """How many bytes the operations of a function make for one member: found out once for each kind."""
+        """How many bytes the operations of a function make for one member: found out once, at its first step."""
         if kind not in self._bytes:
             with _Bytes() as seen:  # type: ignore[no-untyped-call]
-                vmap(function, randomness=self.randomness)(*(values[:1] for values in members))
+                vmap(function, randomness=self.randomness)(*(values[:1].clone() for values in members))
             self._bytes[kind] = max(1, seen.total)
         return self._bytes[kind]
 

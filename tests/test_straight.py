@@ -149,7 +149,23 @@ def writes_elsewhere(x: Any, p: Any, t: int, out: Any) -> None:
     x[0] = 0.0
 
 
-@pytest.mark.parametrize("rule", [divides, forgets, writes_over, chooses, compares, hands_on, writes_elsewhere])
+def in_place(x: Any, p: Any, t: int, out: Any) -> None:
+    out[0] = x[0]
+    out[1] = x[1]
+    out **= -1.0
+
+
+def in_place_by_another_name(x: Any, p: Any, t: int, out: Any) -> None:
+    out[0] = x[0]
+    out[1] = x[1]
+    turned = out.T
+    turned /= x
+
+
+HEALING = [divides, forgets, writes_over, chooses, compares, hands_on, writes_elsewhere, in_place]
+
+
+@pytest.mark.parametrize("rule", [*HEALING, in_place_by_another_name])
 def test_what_may_heal(rule: Callable[..., Any]) -> None:
     assert straight(rule)
     assert not lasting(rule, 2)

@@ -264,6 +264,10 @@ def test_chunks_in_threads_do_not_disturb_each_other(map: nnflow.TensorMap) -> N
     np.testing.assert_allclose(whole, parts, rtol=1e-9)
 
 
+class Grouped(nnflow.TensorMap):
+    grouped = True
+
+
 def test_as_many_members_go_at_a_time_as_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 
@@ -271,7 +275,7 @@ def test_as_many_members_go_at_a_time_as_there_is_room_for(monkeypatch: pytest.M
         calls.append(t)
         return by_name(x, p, t)
 
-    map = nnflow.TensorMap(counted, dim=2, parameters={"a": 1.4, "b": 0.3})
+    map = Grouped(counted, dim=2, parameters={"a": 1.4, "b": 0.3})
     p = np.tile([1.4, 0.3], (6, 1))
     whole = map.step(STATES, p, 0)
     assert len(calls) == 2, "one member, to see what it makes, and all of them"
@@ -284,10 +288,17 @@ def test_as_many_members_go_at_a_time_as_there_is_room_for(monkeypatch: pytest.M
         assert len(calls) == count
 
 
-def test_what_has_no_room_at_once_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_to_see_what_a_member_makes_changes_nothing() -> None:
+    states = Grouped(lambda x, p, t: x.mul_(2.0), dim=1).step(np.ones((3, 1)), np.empty((3, 0)), 0)
+    close(states, np.full((3, 1), 2.0))
+
+
+def test_training_without_room_for_all_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps, tangents, curvatures and observables."""
-    map = nnflow.gradient_map(lambda w: (w**4).sum() - w.prod(), 3)
-    x, p, v = np.random.default_rng(0).normal(size=(7, 3)), np.full((7, 2), 0.1), np.ones((7, 2, 3))
+    inputs, module = np.random.default_rng(0).normal(size=(6, 1)), torch.nn.Linear(1, 1)
+    settings = {"backend": "tensor", "scale": 1.0}
+    map = nnflow.training_map(module, torch.nn.functional.mse_loss, inputs, 3 * inputs, **settings)
+    x, p, v = map.initial_states(7, 0), np.full((7, len(map.parameters)), 0.1), np.ones((7, 2, 2))
     found = []
     for room in (2**29, 1):
         monkeypatch.setattr("nnflow.tensor.ROOM", room)

@@ -34,7 +34,12 @@ INTEGER = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class TensorTraining(TrainingMap, TensorMap):
-    """A torch module in training, on tensors."""
+    """A torch module in training, on tensors.
+
+    Members go as many at a time as their values on the way fit into half a GiB, on every machine alike; at least one.
+    """
+
+    grouped = True
 
 
 class TensorDescent(Descent, TensorMap):
