@@ -48,7 +48,7 @@ def test_there_are_exactly_two_set_up_commands_of_one_line() -> None:
     setup = [line for line in commands() if line.startswith("python3 -m venv")]
     assert len(setup) == 2
     assert setup[0].endswith("&& nnflow demo")
-    assert setup[1].endswith("&& pytest -n auto --dist loadfile")
+    assert setup[1].endswith("&& pytest -n auto")
 
 
 def test_the_commands_and_the_plugin_of_ones_own(tmp_path: Path, nnflow_command: Command) -> None:
