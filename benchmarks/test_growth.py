@@ -329,7 +329,7 @@ def test_steps(growth: Growth, call_cost: float, quick: bool) -> None:
 
 @pytest.mark.whole
 def test_width(growth: Growth) -> None:
-    sizes = (1, 32, 256, 2048)
+    sizes = (1, 32, 128, 512, 2048)
     times = [step_of(perceptron((units,), "compiled")) for units in sizes]
     curve = Curve("time", "hidden units", "one hidden layer, compiled", sizes, times)
     each = ", ".join(f"{seconds(t / n)} at {count(n)}" for t, n in zip(times[1:], sizes[1:], strict=True))
