@@ -24,10 +24,15 @@ from numba.core.errors import ConstantInferenceError, NumbaError
 
 BUILTINS = (abs, bool, float, max, min, pow, round)
 EXPRESSIONS = ("binop", "build_tuple", "cast", "getattr", "inplace_binop", "unary")
-SUMS = (operator.add, operator.sub, operator.iadd, operator.isub, operator.neg, operator.pos)
-ARITHMETIC = (*SUMS, operator.mul, operator.imul)
+ARITHMETIC = tuple(getattr(operator, name) for name in ("add", "sub", "mul", "iadd", "isub", "imul", "neg", "pos"))
 STATE, NEXT = "x", "out"
 NOTHING: frozenset[int] = frozenset()
+
+
+@lru_cache(maxsize=256)
+def _read(function: FunctionType) -> Any:
+    """The bytecode of a function as numba reads it: blocks of statements."""
+    return run_frontend(function)  # type: ignore[no-untyped-call]
 
 
 @lru_cache(maxsize=256)
@@ -40,7 +45,7 @@ def straight(function: Callable[..., Any]) -> bool:
         return not function.targetoptions.get("fastmath") and straight(function.py_func)
     if isinstance(function, FunctionType):
         try:
-            code: Any = run_frontend(function)  # type: ignore[no-untyped-call]
+            code = _read(function)
         except NumbaError:
             return False
         return all(_goes_on(code, label, step) for label, block in code.blocks.items() for step in block.body)
@@ -78,7 +83,7 @@ def lasting(function: Callable[..., Any], dim: int) -> bool:
     A sum, a difference or a product with NaN or infinity is one of them again. So each component of the state has to
     reach the next state by these alone. Of a rule (x, p, t, out) with branches or calls nothing is known.
     """
-    code: Any = run_frontend(getattr(function, "py_func", function))  # type: ignore[no-untyped-call]
+    code = _read(getattr(function, "py_func", function))
     if len(code.blocks) > 1:
         return False
     known: dict[str, Any] = {}  # variable -> the components that reach it, or which array it is

@@ -158,8 +158,9 @@ class TensorMap(Map):
             return super().curvature(x, p, t, v)
         weights = self.native(x)[:, : self.dim - self.memory]
         with _forward_mode():
-            one = lambda w, v: self._derivatives(lambda w: gradient(w, t), w, v)  # noqa: E731
-            return self._each("curvature", one, weights, self.native(v))
+            return self._each(
+                "curvature", lambda w, v: self._derivatives(lambda w: gradient(w, t), w, v), weights, self.native(v)
+            )
 
     def observable(self, name: str, x: Any, p: Any, t: int) -> Array:
         """One observable of every member, ``(member,)``."""
@@ -167,8 +168,10 @@ class TensorMap(Map):
 
     def _watch(self, function: Callable[[Tensor, Named, int], Tensor], x: Any, p: Any, t: int) -> Array:
         with torch.no_grad():
-            one = lambda x, p: function(x, self._named(p), t)  # noqa: E731
-            return self.to_numpy(self._each(id(function), one, self.native(x), self.native(p)))
+            values = self._each(
+                id(function), lambda x, p: function(x, self._named(p), t), self.native(x), self.native(p)
+            )
+        return self.to_numpy(values)
 
     def observe(self, x: Any, p: Any, t: int, names: Sequence[str]) -> Array:
         """The named coordinates and observables, ``(member, channel)``; NaN for a member that has escaped."""
@@ -191,14 +194,16 @@ class TensorMap(Map):
         if self.grouped and count > 1:
             fit = max(1, ROOM // self._made((kind, members[-1].shape[1:]), function, *members))
             size = fit if fit < count else None
-        out: Tensor = vmap(function, randomness=self.randomness, chunk_size=size)(*members)
-        return out
+        return self._vmap(function, size)(*members)
+
+    def _vmap(self, function: Callable[..., Tensor], size: int | None = None) -> Callable[..., Tensor]:
+        return vmap(function, randomness=self.randomness, chunk_size=size)
 
     def _made(self, kind: Hashable, function: Callable[..., Tensor], *members: Tensor) -> int:
         """How many bytes the operations of a function make for one member: found out once, at its first step."""
         if kind not in self._bytes:
             with _Bytes() as seen:  # type: ignore[no-untyped-call]
-                vmap(function, randomness=self.randomness)(*(values[:1].clone() for values in members))
+                self._vmap(function)(*(values[:1].clone() for values in members))
             self._bytes[kind] = max(1, seen.total)
         return self._bytes[kind]
 
@@ -208,8 +213,7 @@ class TensorMap(Map):
 
     def _derivatives(self, function: Callable[[Tensor], Tensor], x: Tensor, v: Tensor) -> Tensor:
         """The derivatives of a function at ``x (dim,)`` along the rows of ``v (k, dim)``."""
-        out: Tensor = vmap(lambda v: jvp(function, (x,), (v,))[1], randomness=self.randomness)(v)
-        return out
+        return self._vmap(lambda v: jvp(function, (x,), (v,))[1])(v)
 
     def difference(self, x: Any, y: Any) -> Any:
         """x − y, of tensors or of numpy arrays, with angles taken the short way round."""

@@ -106,7 +106,7 @@ def by_name(state: Any, numbers: Any, clock: int, after: Any) -> None:
     after[0] += target[1] * 2.0
 
 
-@pytest.mark.parametrize("rule", [by_name, njit(by_name), *(nnflow.maps[n]().functions.rule for n in ("henon",))])
+@pytest.mark.parametrize("rule", [by_name, njit(by_name), nnflow.maps["henon"]().functions.rule])
 def test_what_is_not_finite_lasts(rule: Callable[..., Any]) -> None:
     assert lasting(rule, 2)
 
