@@ -10,6 +10,7 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from nnflow.names import Refusal
 from nnflow.registry import PluginError, Registry
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ __all__ = [
     "Map",
     "PluginError",
     "Recording",
+    "Refusal",
     "Registry",
     "ResolutionWarning",
     "TensorMap",

@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # nnflow list | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
-    except (Misuse, nnflow.PluginError, UnknownPlugin, OSError, MemoryError) as error:
+    except (Misuse, nnflow.Refusal, nnflow.PluginError, UnknownPlugin, OSError, MemoryError) as error:
         return _complain(error)
     except (ValueError, TypeError) as error:
         if not _deliberate(error):

@@ -17,3 +17,7 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> str:
     nearest = f" Did you mean {near[0]!r}?" if near else ""
     listing = ", ".join(known) if known else "none"
     return f"unknown {kind} {name!r}.{nearest} Known: {listing}.{' ' + hint if hint else ''}"
+
+
+class Refusal(ValueError):
+    """What the user asked for makes no sense; the message names it, its value, and what to do instead."""
