@@ -8,20 +8,16 @@ name. A rule typed at a prompt is cached like any other.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 import secrets
 import sys
-import tempfile
 import threading
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from importlib.metadata import version
+from functools import cached_property, lru_cache, partial
 from importlib.resources import files
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -30,12 +26,14 @@ from numba import njit
 from numba.core.bytecode import FunctionIdentity
 from numba.core.dispatcher import Dispatcher
 from numba.core.errors import NumbaError
-from platformdirs import user_cache_path
 
+from nnflow.frozen import fingerprint, frozen
+from nnflow.machine import loop
 from nnflow.map import NORMS, Array, End, Into, Map, TangentRecords, begin, new_records, tangent_records
 from nnflow.names import unknown
 from nnflow.straight import lasting, straight
 
+FUNCTIONS = (types.FunctionType, Dispatcher)  # what numba compiles
 SMALL = 8  # a state of at most so many components lies on the stack, and so does its frame
 
 Rule = Callable[..., None]
@@ -110,10 +108,15 @@ class CompiledMap(Map):
     ) -> None:
         functions = Functions(rule, tangent, frame_tangent, hessian, joint)
         for kind, function in functions._asdict().items():
-            if not callable(function) and (function is not None or kind == "rule"):
-                raise TypeError(f"{kind} = {function!r}: give a function")
-        super().__init__(**{"name": _python(rule).__name__, **settings})
-        object.__setattr__(self, "functions", functions)
+            if not isinstance(function, FUNCTIONS) and (function is not None or kind == "rule"):
+                raise TypeError(f"{kind} = {function!r:.80}: give a function")
+        observables = dict(settings.get("observables") or {})
+        for name, function in observables.items():
+            if not isinstance(function, (*FUNCTIONS, Component)):
+                raise TypeError(f"observable {name} = {function!r:.80}: give a function")
+        kept, seen = frozen((functions, observables))
+        super().__init__(**{"name": _python(rule).__name__, **settings, "observables": seen})
+        object.__setattr__(self, "functions", kept)
 
     functions: Functions
 
@@ -351,17 +354,6 @@ _loaded: dict[str, types.ModuleType] = {}
 _loading = threading.Lock()
 
 
-def cache_directory() -> Path:
-    """Where compiled loops are kept: $NNFLOW_CACHE_DIR or the user's cache; a temporary one where that is read-only."""
-    directory = Path(os.environ.get("NNFLOW_CACHE_DIR") or user_cache_path("nnflow"))
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            return directory
-    except OSError:
-        return Path(tempfile.mkdtemp(prefix="nnflow-"))
-
-
 def _load(glue: str, names: dict[str, Any]) -> types.ModuleType:
     """The loops bound to one map's functions: loaded once a process, compiled once a machine."""
     text = _template("loops.py") + glue
@@ -377,70 +369,9 @@ def _template(name: str) -> str:
 
 
 def _execute(text: str, names: dict[str, Any], digest: str) -> types.ModuleType:
-    path = cache_directory() / f"loops_{digest}.py"
-    if not path.exists():
-        scratch = path.with_suffix(f".{os.getpid()}.tmp")
-        scratch.write_text(text)
-        scratch.replace(path)
-    module = types.ModuleType(path.stem)
-    module.__file__ = str(path)
+    module = types.ModuleType(f"loops_{digest}")
     for name, value in names.items():
         setattr(module, name, _compiled(value) if callable(value) else value)
-    sys.modules[module.__name__] = module  # numba looks the module of cached code up by name
-    exec(compile(text, str(path), "exec"), module.__dict__)
+    module.loop = partial(loop, digest)  # type: ignore[attr-defined]
+    exec(compile(text, f"<{module.__name__}>", "exec"), module.__dict__)
     return module
-
-
-def fingerprint(*objects: Any) -> str:
-    """A name for functions with all they depend on: bytecode, constants, closures, globals in use, and versions."""
-    hasher = hashlib.sha256()
-    _feed(hasher, (sys.version, version("numba"), version("numpy"), objects), set())
-    return hasher.hexdigest()[:24]
-
-
-def _feed(hasher: Any, thing: Any, seen: set[int]) -> None:
-    if isinstance(thing, Dispatcher):
-        _feed(hasher, thing.targetoptions, seen)
-        thing = thing.py_func
-    hasher.update(type(thing).__name__.encode())
-    if isinstance(thing, np.ndarray):
-        hasher.update(f"{thing.dtype}{thing.shape}".encode() + np.ascontiguousarray(thing).tobytes())
-    elif isinstance(thing, types.CodeType):
-        hasher.update(thing.co_code)
-        _feed(hasher, (thing.co_consts, thing.co_names), seen)
-    elif isinstance(thing, types.FunctionType) and not _versioned(thing.__module__):
-        if id(thing) not in seen:
-            seen.add(id(thing))
-            cells = [cell.cell_contents for cell in thing.__closure__ or ()]
-            uses = _uses(_names(thing.__code__), thing.__globals__, set())
-            home = thing.__module__ if (thing.__module__ or "").startswith("loops_") else ""  # machine code names it
-            _feed(hasher, (thing.__code__, thing.__defaults__, cells, uses, home), seen)
-    elif isinstance(thing, (tuple, list)):
-        for item in thing:
-            _feed(hasher, item, seen)
-    elif isinstance(thing, (dict, frozenset, set)):
-        _feed(hasher, sorted(thing.items() if isinstance(thing, dict) else thing, key=repr), seen)
-    elif isinstance(thing, (types.ModuleType, type)) or callable(thing):
-        hasher.update(getattr(thing, "__qualname__", getattr(thing, "__name__", "")).encode())
-    else:
-        hasher.update(repr(thing).encode())
-
-
-def _versioned(module: str | None) -> bool:
-    """Whether a module's contents are told by the versions in the fingerprint."""
-    return (module or "").partition(".")[0] in ("numpy", "numba", *sys.stdlib_module_names)
-
-
-def _uses(names: list[str], space: dict[str, Any], seen: set[str]) -> list[tuple[str, Any]]:
-    """What these names may stand for in a function's globals, and in the modules among them."""
-    found = [(name, space[name]) for name in names if name in space]
-    for _, value in list(found):
-        if isinstance(value, types.ModuleType) and not _versioned(value.__name__) and value.__name__ not in seen:
-            seen.add(value.__name__)
-            found += _uses(names, vars(value), seen)
-    return found
-
-
-def _names(code: types.CodeType) -> list[str]:
-    nested = [name for const in code.co_consts if isinstance(const, types.CodeType) for name in _names(const)]
-    return sorted({*code.co_names, *nested})

@@ -33,7 +33,7 @@ def parts(u, parameters):
     return np.ascontiguousarray(u)[:DIM], np.ascontiguousarray(parameters), t
 
 
-@njit(**OWNER)
+@loop(_nrt=True)
 def mapping(u, parameters):
     """The next state."""
     x, p, t = parts(u, parameters)
@@ -43,7 +43,7 @@ def mapping(u, parameters):
     return out
 
 
-@njit(**OWNER)
+@loop(_nrt=True)
 def matrix(u, parameters):
     """The Jacobian: the rows of frame_tangent(identity) are its columns."""
     x, p, t = parts(u, parameters)

@@ -21,12 +21,12 @@ if TYPE_CHECKING:  # what stands before it in the copy
         COORDINATES,
         DIM,
         LASTING,
-        LOOP,
         PARAMETERS,
         PART,
         SPAN,
         blank,
         copy,
+        loop,
         observe,
         orbit_of_one,
         put,
@@ -164,7 +164,7 @@ def make_again(lanes, kept, p, t, steps, every, columns, records, first, last, e
             lanes[i, j] = x[i] if escaped[j] < 0 else np.nan
 
 
-@njit(**LOOP)
+@loop(_nrt=False)
 def orbit(states, parameters, t, steps, every, columns, all_records, at, all_escaped, here, y):  # type: ignore[no-untyped-def]
     """Advance states in place, recording each `every` steps, from records[:, at] on, unless it has zero length."""
     lanes, kept, q, seen = stack(SPAN, LANES), stack(SPAN, LANES), stack(PARAMETERS, LANES), stack(SEEN, LANES)

@@ -36,8 +36,9 @@ LASTING: bool  # whether a state that is not finite is followed by such states o
 SPAN: int  # dim where they do …
 WIDTH: int  # … and k, the vectors of a frame; elsewhere 1
 
-LOOP: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy", "_nrt": False}  # owns no array
-OWNER: dict[str, Any] = {**LOOP, "_nrt": True}  # may allocate
+loop: Callable[..., Any]  # (**options): compile an entry point by itself, to be found again on disk
+INSIDE: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}  # a function of its own; owns no array
+OWNER: dict[str, Any] = {**INSIDE, "_nrt": True}  # may allocate
 PART: dict[str, Any] = {"inline": "always", "error_model": "numpy"}
 ASSOCIATIVE = {"reassoc", "contract", "nsz", "arcp"}  # lets sums vectorise; NaN and inf keep their meaning
 
@@ -168,7 +169,7 @@ def observe_coordinates(x, p, t, columns, out):  # type: ignore[no-untyped-def]
         out[c] = x[columns[c]]
 
 
-@njit(**LOOP)
+@loop(_nrt=False)
 def orbit(x, p, t, steps, every, columns, records, at, escaped, here, y):  # type: ignore[no-untyped-def]
     """Advance x in place, recording each `every` steps, from records[:, at] on, unless records has zero length."""
     here, y = room(here), room(y)
@@ -179,7 +180,7 @@ def orbit(x, p, t, steps, every, columns, records, at, escaped, here, y):  # typ
         put(x[m], here)
 
 
-@njit(**LOOP, forceinline=True, fastmath=ASSOCIATIVE)
+@njit(**INSIDE, forceinline=True, fastmath=ASSOCIATIVE)
 def dot(v, i, j):  # type: ignore[no-untyped-def]
     """The inner product of rows i and j."""
     total = 0.0
@@ -188,7 +189,7 @@ def dot(v, i, j):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(**LOOP, forceinline=True, fastmath=ASSOCIATIVE)
+@njit(**INSIDE, forceinline=True, fastmath=ASSOCIATIVE)
 def project(v, j, r):  # type: ignore[no-untyped-def]
     """Take from row j its components along the rows before it, adding them to R; returns the squared length left.
 
@@ -218,14 +219,14 @@ def project(v, j, r):  # type: ignore[no-untyped-def]
     return dot(v, j, j)
 
 
-@njit(**LOOP, forceinline=True)
+@njit(**INSIDE, forceinline=True)
 def divide(v, j, divisor):  # type: ignore[no-untyped-def]
     """Row j, divided."""
     for c in range(DIM):
         v[j, c] /= divisor
 
 
-@njit(**LOOP)
+@njit(**INSIDE)
 def replace(v, j, spare):  # type: ignore[no-untyped-def]
     """Row j vanished: put in its place the unit vector farthest from the rows before it, made orthonormal to them."""
     for c in range(DIM):
@@ -253,7 +254,7 @@ def orthonormalise_plane(v, r):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(**LOOP, forceinline=True)
+@njit(**INSIDE, forceinline=True)
 def orthonormalise(v, r, spare):  # type: ignore[no-untyped-def]
     """Gram–Schmidt on the rows of v (k, dim), repeated where cancellation asks for it; r (k, k) is the factor R."""
     if DIM == 2 and v.shape[0] == 2 and orthonormalise_plane(v, r):
@@ -306,7 +307,7 @@ def carry(x, p, t, steps, v, w, y):  # type: ignore[no-untyped-def]
     return -1
 
 
-@njit(**LOOP)
+@loop(_nrt=False)
 def tangent_orbit(x, p, t, frame, steps, every, stretches, frames, factors, escaped, here, y, v, w, r, spare):  # type: ignore[no-untyped-def]
     """Carry each member's frame along its orbit; frames and factors of zero length are not kept."""
     here, y, v, w, r = room(here), room(y), room_for_frame(v), room_for_frame(w), room_for_factor(r)
@@ -348,7 +349,7 @@ def distance(x, y, norm):  # type: ignore[no-untyped-def]
     return np.sqrt(total) if norm == 1 else total
 
 
-@njit(**LOOP)
+@loop(_nrt=False)
 def separation_orbit(x, y, p, t, steps, every, norm, distances, escaped, z):  # type: ignore[no-untyped-def]
     """Advance x and its perturbed copies y (member, perturbation, dim) in place, recording their distances."""
     z = room(z)
@@ -367,7 +368,7 @@ def separation_orbit(x, y, p, t, steps, every, norm, distances, escaped, z):  # 
                 escaped[m] = follow(x[m], p[m], s, every, z)
 
 
-@njit(**OWNER)
+@loop(_nrt=True)
 def curvature(x, p, t, v, out):  # type: ignore[no-untyped-def]
     """The loss Hessian of each member on its vectors v (member, k, weights)."""
     for m in range(x.shape[0]):

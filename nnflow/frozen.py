@@ -1,0 +1,334 @@
+"""What a function means now: a copy whose constants and helpers no longer change, and a fingerprint of all of it.
+
+numba compiles a function when it is first called, and reads its globals, closures and helpers then: a constant that was
+changed, or a helper that was defined anew, since a map was made would slip in. So a map keeps a frozen copy of each of
+its functions: their code, with the constants, arrays and helpers that they name at that moment, all the way down. Two
+copies of the same meaning are one object, so that it is compiled once a process.
+
+The fingerprint names the machine code on disk. It knows functions, compiled functions (`njit`, `vectorize`,
+`intrinsic`), arrays, numbers, texts, containers, enumerations and modules by what they hold; numpy, numba and the
+standard library by their versions. Of anything else the contents cannot be told: such code is not kept on disk.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import dis
+import enum
+import hashlib
+import secrets
+import sys
+import types
+from collections.abc import Callable, Iterable
+from functools import cache, lru_cache
+from importlib.metadata import version
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+import numpy as np
+from numba.core.dispatcher import Dispatcher
+from numba.core.extending import _Intrinsic
+from numba.core.types import Type
+from numba.np.ufunc.dufunc import DUFunc
+
+Thing = TypeVar("Thing")
+PLAIN = (int, float, complex, bool, str, bytes, type(None), type(...), slice, range, np.dtype, Type, types.CodeType)
+COMPILED = (types.FunctionType, Dispatcher, DUFunc)
+UNFINISHED = b"is being read"
+UNTOLD = "?"  # how the fingerprint of something begins whose contents cannot be told
+
+_copies: WeakValueDictionary[bytes, Any] = WeakValueDictionary()  # digest -> its one frozen copy
+_digests: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()  # frozen copy -> digest
+
+
+def frozen(thing: Thing) -> Thing:
+    """A copy of a function (or of what holds functions) as it is now; what is frozen already comes back itself."""
+    copy: Thing = _Reading().read(thing)[0]
+    return copy
+
+
+def plain(function: Thing) -> Thing:
+    """A frozen copy without compiled helpers, which runs as plain Python all the way down."""
+    copy: Thing = _Reading(interpreted=True).read(function)[0]
+    return copy
+
+
+def fingerprint(*things: Any) -> str:
+    """A name for things with all they depend on; where that cannot be told, one of its own that begins with "?"."""
+    reading = _Reading()
+    digests = [reading.read(thing)[1] for thing in things]
+    if reading.untold:
+        return f"{UNTOLD}{secrets.token_hex(12)}"
+    return _digest(_versions(), *digests).hex()[:24]
+
+
+@cache
+def _versions() -> bytes:
+    return repr((sys.version, version("numba"), version("llvmlite"), version("numpy"))).encode()
+
+
+def _digest(*parts: bytes) -> bytes:
+    """A hash of parts, each with its length, so that no two lists of parts are one text."""
+    hasher = hashlib.sha256()
+    for part in parts:
+        hasher.update(len(part).to_bytes(8, "little") + part)
+    return hasher.digest()
+
+
+class _Reading:
+    """One walk through things: each is copied and digested once; `interpreted`: compiled functions as plain ones."""
+
+    def __init__(self, interpreted: bool = False) -> None:
+        self.interpreted = interpreted
+        self.seen: dict[int, tuple[Any, bytes]] = {}
+        self.alive: list[Any] = []  # what was read, so that its id stays its own
+        self.within = 0  # functions that are being read
+        self.untold: list[Any] = []  # what has contents that cannot be told
+
+    def read(self, thing: Any) -> tuple[Any, bytes]:
+        """(frozen copy, digest)."""
+        if id(thing) not in self.seen:
+            self.alive.append(thing)
+            self.seen[id(thing)] = self._read(thing)
+        copy, digest = self.seen[id(thing)]
+        if digest == UNFINISHED:
+            self.untold.append(thing)
+        return copy, digest
+
+    def _read(self, thing: Any) -> tuple[Any, bytes]:
+        if isinstance(thing, COMPILED) and not self.interpreted and thing in _digests:
+            return thing, _digests[thing]
+        for kinds, reader in self._READERS:
+            if isinstance(thing, kinds):
+                return reader(self, thing)
+        return self._record(thing) if dataclasses.is_dataclass(thing) else self._other(thing)
+
+    def _all(self, things: Iterable[Any]) -> tuple[list[Any], bytes]:
+        pairs = [self.read(thing) for thing in things]
+        return [copy for copy, _ in pairs], _digest(*(digest for _, digest in pairs))
+
+    # -- functions -------------------------------------------------------------------------------------------------
+
+    def _function(self, whole: Any, function: types.FunctionType, wrap: Callable[[Any], Any]) -> tuple[Any, bytes]:
+        """A function, and what `wrap` makes of its copy: `whole`, the compiled function around it.
+
+        The copy stands in `seen` before what it names is read, so that a function may name itself.
+        """
+        copy = _bare(function)
+        made = copy if self.interpreted else wrap(copy)
+        self.seen[id(whole)] = made, UNFINISHED
+        self.within += 1
+        names = _named(function)
+        values, first = self._all(names.values())
+        copy.__globals__.update(zip(names, values, strict=True))
+        pairs = list(zip(copy.__closure__ or (), function.__closure__ or (), strict=True))
+        pairs = [(new, old) for new, old in pairs if _filled(old)]
+        contents, second = self._all(old.cell_contents for _, old in pairs)
+        for (new, _), value in zip(pairs, contents, strict=True):
+            new.cell_contents = value
+        defaults = self._all((function.__defaults__, function.__kwdefaults__))[1]
+        self.within -= 1
+        return made, _digest(self._code(function.__code__), defaults, repr(list(names)).encode(), first, second)
+
+    def _plain(self, function: types.FunctionType) -> tuple[Any, bytes]:
+        """A function that another one calls as it is: numba knows it by itself, not by its contents."""
+        if _versioned(function.__module__):
+            return function, _name(function)
+        if self.within and not self.interpreted:
+            return self._other(function)
+        return self._one(*self._function(function, function, lambda copy: copy))
+
+    def _dispatcher(self, thing: Dispatcher) -> tuple[Any, bytes]:
+        signatures = [] if thing._can_compile else thing.nopython_signatures
+        kind = repr((type(thing).__name__, sorted(thing.targetoptions.items(), key=repr), thing.locals, signatures))
+
+        def wrap(function: Any) -> Any:
+            return type(thing)(function, dict(thing.locals), dict(thing.targetoptions), thing._compiler.pipeline_class)
+
+        copy, digest = self._function(thing, thing.py_func, wrap)
+        copy, digest = self._one(copy, _digest(kind.encode(), digest))
+        if signatures and not self.interpreted and copy._can_compile:
+            for signature in signatures:
+                copy.compile(signature.args)
+            copy.disable_compile()
+        return copy, digest
+
+    def _vectorized(self, thing: DUFunc) -> tuple[Any, bytes]:
+        inner, signatures = thing._dispatcher, list(thing._dispatcher.overloads) if thing._frozen else []
+        kind = repr((sorted(inner.targetoptions.items(), key=repr), thing.identity, signatures))
+
+        def wrap(function: Any) -> Any:
+            made = DUFunc(function, identity=thing.identity, targetoptions=dict(inner.targetoptions))
+            for signature in signatures:
+                made.add(signature)
+            return made
+
+        copy, digest = self._function(thing, inner.py_func, wrap)
+        if self.interpreted:
+            return np.vectorize(copy), digest
+        return self._one(copy, _digest(b"vectorize", kind.encode(), digest))
+
+    def _intrinsic(self, thing: Any) -> tuple[Any, bytes]:
+        """Its definition tells; it stays the object that numba knows."""
+        return thing, _digest(b"intrinsic", self._function(thing, thing._defn, lambda copy: thing)[1])
+
+    def _one(self, copy: Any, digest: bytes) -> tuple[Any, bytes]:
+        """The one copy of this meaning: an earlier one, if it is still in use."""
+        if not (self.untold or self.interpreted):
+            copy = _copies.setdefault(digest, copy)
+            _digests[copy] = digest
+        return copy, digest
+
+    # -- what functions name ---------------------------------------------------------------------------------------
+
+    def _module(self, module: types.ModuleType) -> tuple[Any, bytes]:
+        """A module as it is, told by its name; `_named` reads those of its contents that a function uses."""
+        return module, _digest(b"module", module.__name__.encode())
+
+    def _excerpt(self, excerpt: _Excerpt) -> tuple[Any, bytes]:
+        values, digest = self._all(excerpt.contents.values())
+        copy = types.ModuleType(excerpt.name)
+        vars(copy).update(zip(excerpt.contents, values, strict=True))
+        return copy, _digest(b"excerpt", repr(list(excerpt.contents)).encode(), digest)
+
+    def _array(self, array: Any) -> tuple[Any, bytes]:
+        if array.dtype.hasobject:
+            return self._other(array)
+        flags = array.flags.c_contiguous, array.flags.f_contiguous, array.flags.aligned
+        head = repr((type(array).__name__, array.dtype.descr, array.shape, flags)).encode()
+        digest = _digest(head, np.ascontiguousarray(array).tobytes())
+        copy = _copies.setdefault(digest, array.copy(order="K"))
+        copy.flags.writeable = False
+        return copy, digest
+
+    def _number(self, value: np.generic) -> tuple[Any, bytes]:
+        return value, _digest(repr(value.dtype).encode(), value.tobytes())
+
+    def _constant(self, value: Any) -> tuple[Any, bytes]:
+        if isinstance(value, types.CodeType):
+            return value, self._code(value)
+        return value, _digest(_name(type(value)), repr(value).encode())
+
+    def _code(self, code: types.CodeType) -> bytes:
+        shape = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags, code.co_names,
+                 code.co_varnames, code.co_freevars, code.co_cellvars)  # fmt: skip
+        table = getattr(code, "co_exceptiontable", b"")
+        return _digest(code.co_code, repr(shape).encode(), table, self._all(code.co_consts)[1])
+
+    def _sequence(self, values: Any) -> tuple[Any, bytes]:
+        copies, digest = self._all(values)
+        kind = type(values)
+        copy = kind._make(copies) if hasattr(kind, "_make") else kind(copies)
+        return copy, _digest(_name(kind), digest)
+
+    def _set(self, values: Any) -> tuple[Any, bytes]:
+        digests = sorted(self.read(value)[1] for value in values)
+        return type(values)(values), _digest(_name(type(values)), *digests)
+
+    def _mapping(self, values: dict[Any, Any]) -> tuple[Any, bytes]:
+        keys, first = self._all(values)
+        copies, second = self._all(values.values())
+        return dict(zip(keys, copies, strict=True)), _digest(b"dict", first, second)
+
+    def _record(self, record: Any) -> tuple[Any, bytes]:
+        """An instance of a dataclass."""
+        names = [field.name for field in dataclasses.fields(record)]
+        copies, digest = self._all(getattr(record, name) for name in names)
+        return type(record)(**dict(zip(names, copies, strict=True))), _digest(_name(type(record)), digest)
+
+    def _member(self, member: enum.Enum) -> tuple[Any, bytes]:
+        return member, _digest(_name(type(member)), member.name.encode(), self.read(member.value)[1])
+
+    def _kind(self, kind: type) -> tuple[Any, bytes]:
+        if issubclass(kind, enum.Enum):
+            return kind, _digest(_name(kind), self._all(list(kind))[1])
+        if _versioned(kind.__module__) or hasattr(kind, "_fields"):
+            return kind, _digest(_name(kind), repr(getattr(kind, "_fields", ())).encode())
+        return self._other(kind)
+
+    def _other(self, thing: Any) -> tuple[Any, bytes]:
+        """What has a name in a library of known version is told by it; anything else cannot be told."""
+        home = getattr(thing, "__module__", None) or getattr(type(thing), "__module__", None)
+        if callable(thing) and (isinstance(thing, np.ufunc) or _versioned(home)) and hasattr(thing, "__name__"):
+            return thing, _name(thing)
+        self.untold.append(thing)
+        return thing, b"untold"
+
+    _READERS: tuple[tuple[Any, Callable[..., tuple[Any, bytes]]], ...]
+
+
+class _Excerpt:
+    """Those contents of a module that a function may use."""
+
+    def __init__(self, name: str, contents: dict[str, Any]) -> None:
+        self.name = name
+        self.contents = contents
+
+
+_Reading._READERS = (
+    (Dispatcher, _Reading._dispatcher), (DUFunc, _Reading._vectorized), (_Intrinsic, _Reading._intrinsic),
+    (types.FunctionType, _Reading._plain), (_Excerpt, _Reading._excerpt), (types.ModuleType, _Reading._module),
+    (enum.Enum, _Reading._member), (np.ndarray, _Reading._array), (np.generic, _Reading._number),
+    (PLAIN, _Reading._constant), ((tuple, list), _Reading._sequence), ((set, frozenset), _Reading._set),
+    (dict, _Reading._mapping), (type, _Reading._kind),
+)  # fmt: skip
+
+
+def _bare(function: types.FunctionType) -> Any:
+    """A copy that does not yet know what it names."""
+    space = {"__builtins__": function.__globals__.get("__builtins__", __builtins__)}
+    space["__name__"] = function.__module__ or __name__
+    cells = tuple(types.CellType() for _ in function.__closure__ or ())
+    copy = types.FunctionType(function.__code__, space, function.__name__, function.__defaults__, cells)
+    copy.__kwdefaults__ = None if function.__kwdefaults__ is None else dict(function.__kwdefaults__)
+    copy.__qualname__, copy.__module__, copy.__doc__ = function.__qualname__, function.__module__, function.__doc__
+    vars(copy).update(vars(function))
+    return copy
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not cell
+    except ValueError:
+        return False
+
+
+def _named(function: types.FunctionType) -> dict[str, Any]:
+    """The globals that a function loads, modules of unknown version cut down to what it may use of them."""
+    space, used = function.__globals__, _attributes(function.__code__)
+    return {name: _cut(space[name], used) for name in _loaded(function.__code__) if name in space}
+
+
+def _cut(value: Any, used: frozenset[str]) -> Any:
+    if not isinstance(value, types.ModuleType) or _versioned(value.__name__):
+        return value
+    others = used - {value.__name__.rpartition(".")[2]}  # modules that name one another end here
+    contents = {name: _cut(vars(value)[name], others) for name in sorted(used) if name in vars(value)}
+    return _Excerpt(value.__name__, contents)
+
+
+def _codes(code: types.CodeType) -> list[types.CodeType]:
+    """A code object and those within it."""
+    inner = [const for const in code.co_consts if isinstance(const, types.CodeType)]
+    return [code, *(found for const in inner for found in _codes(const))]
+
+
+@lru_cache(maxsize=4096)
+def _loaded(code: types.CodeType) -> tuple[str, ...]:
+    """The names of the globals that are loaded."""
+    steps = (step for part in _codes(code) for step in dis.get_instructions(part))
+    return tuple(sorted({step.argval for step in steps if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}))
+
+
+@lru_cache(maxsize=4096)
+def _attributes(code: types.CodeType) -> frozenset[str]:
+    return frozenset(name for part in _codes(code) for name in part.co_names)
+
+
+def _name(thing: Any) -> bytes:
+    return f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', thing.__name__)}".encode()
+
+
+def _versioned(module: str | None) -> bool:
+    """Whether a module's contents are told by the versions in the fingerprint."""
+    return (module or "").partition(".")[0] in ("numpy", "numba", *sys.stdlib_module_names)
