@@ -140,13 +140,13 @@ class _Reading:
 
     def _dispatcher(self, thing: Dispatcher) -> tuple[Any, bytes]:
         signatures = [] if thing._can_compile else thing.nopython_signatures
-        kind = repr((type(thing).__name__, sorted(thing.targetoptions.items(), key=repr), thing.locals, signatures))
+        kind = self._all((type(thing).__name__, thing.targetoptions, thing.locals, list(map(str, signatures))))[1]
 
         def wrap(function: Any) -> Any:
             return type(thing)(function, dict(thing.locals), dict(thing.targetoptions), thing._compiler.pipeline_class)
 
         copy, digest = self._function(thing, thing.py_func, wrap)
-        copy, digest = self._one(copy, _digest(kind.encode(), digest))
+        copy, digest = self._one(copy, _digest(kind, digest))
         if signatures and not self.interpreted and copy._can_compile:
             for signature in signatures:
                 copy.compile(signature.args)
@@ -155,7 +155,7 @@ class _Reading:
 
     def _vectorized(self, thing: DUFunc) -> tuple[Any, bytes]:
         inner, signatures = thing._dispatcher, list(thing._dispatcher.overloads) if thing._frozen else []
-        kind = repr((sorted(inner.targetoptions.items(), key=repr), thing.identity, signatures))
+        kind = self._all((inner.targetoptions, thing.identity, list(map(str, signatures))))[1]
 
         def wrap(function: Any) -> Any:
             made = DUFunc(function, identity=thing.identity, targetoptions=dict(inner.targetoptions))
@@ -166,7 +166,7 @@ class _Reading:
         copy, digest = self._function(thing, inner.py_func, wrap)
         if self.interpreted:
             return np.vectorize(copy), digest
-        return self._one(copy, _digest(b"vectorize", kind.encode(), digest))
+        return self._one(copy, _digest(b"vectorize", kind, digest))
 
     def _intrinsic(self, thing: Any) -> tuple[Any, bytes]:
         """Its definition tells; it stays the object that numba knows."""
@@ -226,9 +226,9 @@ class _Reading:
         return type(values)(values), _digest(_name(type(values)), *digests)
 
     def _mapping(self, values: dict[Any, Any]) -> tuple[Any, bytes]:
-        keys, first = self._all(values)
-        copies, second = self._all(values.values())
-        return dict(zip(keys, copies, strict=True)), _digest(b"dict", first, second)
+        pairs = [(self.read(key), self.read(value)) for key, value in values.items()]
+        entries = sorted(key[1] + value[1] for key, value in pairs)
+        return {key[0]: value[0] for key, value in pairs}, _digest(b"dict", *entries)
 
     def _record(self, record: Any) -> tuple[Any, bytes]:
         """An instance of a dataclass."""
