@@ -228,7 +228,12 @@ class CompiledMap(Map):
         width = k if small else 1  # a constant where a frame lies on the stack; else one module serves them all
         if (width, observe) not in self._modules:
             periods = np.array([self.periods.get(name, 0.0) for name in self.coordinates])
-            names: dict[str, Any] = {"rule": self.functions.rule, "DIM": self.dim, "PERIODS": periods}
+            names: dict[str, Any] = {
+                "rule": self.functions.rule,
+                "DIM": self.dim,
+                "WHOLE": self.dim - self.dim % 8,
+                "PERIODS": periods,
+            }
             names |= {"SMALL": small, "SPAN": self.dim if small else 1, "WIDTH": width}
             names["PARAMETERS"] = len(self.parameters)
             if self.functions.hessian is not None:

@@ -96,6 +96,7 @@ def numba_mapping(map: Map, clock: bool = False) -> NumbaMapping:
     names: dict[str, Any] = {
         "rule": map.functions.rule,
         "DIM": map.dim,
+        "WHOLE": map.dim - map.dim % 8,
         "PERIODS": np.array([map.periods.get(name, 0.0) for name in map.coordinates]),
         "CLOCK": bool(clock),
         "PARAMETERS": len(map.parameters),

@@ -17,7 +17,6 @@ from numba import njit
 
 if TYPE_CHECKING:  # what stands before it in the copy
     from nnflow.loops import (
-        ASSOCIATIVE,
         COORDINATES,
         DIM,
         LASTING,
@@ -42,10 +41,11 @@ START = 64  # … but only so many in the beginning and after an escape …
 SEEN = 64  # rows of a tile of states that are to be recorded …
 ROWS = SEEN // SPAN  # … and so the records that a stretch makes at most: some cache lines of each member
 
+ANY_ORDER = {"reassoc", "contract", "nsz", "arcp"}  # only for sums that tell whether something is NaN
 INNER: dict[str, Any] = {"error_model": "numpy", "_nrt": False, "forceinline": True}  # by LLVM, which vectorises it
 
 
-@njit(**INNER, fastmath=ASSOCIATIVE)
+@njit(**INNER, fastmath=ANY_ORDER)
 def add(total, value, factor):  # type: ignore[no-untyped-def]
     """total + factor · value; sums over components and lanes may be re-ordered."""
     return total + value * factor

@@ -21,6 +21,8 @@ from numba import njit, types
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
+from nnflow.arithmetic import add_product, eight, eight_at, fma, sum_of_lanes
+
 rule: Callable[..., None]  # (x, p, t, out): one step of one member
 frame_tangent: Callable[..., None]  # (x, p, t, V, out): the tangent map on the rows of V (k, dim)
 tangent: Callable[..., None]  # (x, p, t, v, out): the same on one vector
@@ -28,6 +30,7 @@ joint: Callable[..., None]  # (x, p, t, V, out, W): the step into out, the tange
 hessian: Callable[..., None]  # (x, p, t, V, out): the loss Hessian on the rows of V (k, weights)
 observe: Callable[..., None]  # (x, p, t, columns, out): what is recorded
 DIM: int
+WHOLE: int  # the multiple of 8 up to DIM: so many components go in lanes of eight
 PERIODS: Any  # (dim,) float64, 0 = not an angle
 PARAMETERS: int
 COORDINATES: bool  # whether nothing but coordinates is observed
@@ -40,7 +43,6 @@ loop: Callable[..., Any]  # (**options): compile an entry point by itself, to be
 INSIDE: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}  # a function of its own; owns no array
 OWNER: dict[str, Any] = {**INSIDE, "_nrt": True}  # may allocate
 PART: dict[str, Any] = {"inline": "always", "error_model": "numpy"}
-ASSOCIATIVE = {"reassoc", "contract", "nsz", "arcp"}  # lets sums vectorise; NaN and inf keep their meaning
 
 
 @njit(**PART)
@@ -180,16 +182,19 @@ def orbit(x, p, t, steps, every, columns, records, at, escaped, here, y):  # typ
         put(x[m], here)
 
 
-@njit(**INSIDE, forceinline=True, fastmath=ASSOCIATIVE)
+@njit(**INSIDE, forceinline=True)
 def dot(v, i, j):  # type: ignore[no-untyped-def]
     """The inner product of rows i and j."""
-    total = 0.0
-    for c in range(DIM):
-        total += v[i, c] * v[j, c]
+    lanes = eight()
+    for c in range(0, WHOLE, 8):
+        lanes = add_product(lanes, eight_at(v, i, c), eight_at(v, j, c))
+    total = sum_of_lanes(lanes)
+    for c in range(WHOLE, DIM):
+        total = fma(v[i, c], v[j, c], total)
     return total
 
 
-@njit(**INSIDE, forceinline=True, fastmath=ASSOCIATIVE)
+@njit(**INSIDE, forceinline=True)
 def project(v, j, r):  # type: ignore[no-untyped-def]
     """Take from row j its components along the rows before it, adding them to R; returns the squared length left.
 
@@ -197,14 +202,19 @@ def project(v, j, r):  # type: ignore[no-untyped-def]
     """
     i = 0
     while i + 4 <= j:
-        a, b, c, d = 0.0, 0.0, 0.0, 0.0
+        first, second, third, fourth = eight(), eight(), eight(), eight()
+        for n in range(0, WHOLE, 8):
+            x = eight_at(v, j, n)
+            first = add_product(first, eight_at(v, i, n), x)
+            second = add_product(second, eight_at(v, i + 1, n), x)
+            third = add_product(third, eight_at(v, i + 2, n), x)
+            fourth = add_product(fourth, eight_at(v, i + 3, n), x)
+        a, b, c, d = sum_of_lanes(first), sum_of_lanes(second), sum_of_lanes(third), sum_of_lanes(fourth)
+        for n in range(WHOLE, DIM):
+            a, b = fma(v[i, n], v[j, n], a), fma(v[i + 1, n], v[j, n], b)
+            c, d = fma(v[i + 2, n], v[j, n], c), fma(v[i + 3, n], v[j, n], d)
         for n in range(DIM):
-            a += v[i, n] * v[j, n]
-            b += v[i + 1, n] * v[j, n]
-            c += v[i + 2, n] * v[j, n]
-            d += v[i + 3, n] * v[j, n]
-        for n in range(DIM):
-            v[j, n] -= (a * v[i, n] + b * v[i + 1, n]) + (c * v[i + 2, n] + d * v[i + 3, n])
+            v[j, n] = fma(-a, v[i, n], fma(-b, v[i + 1, n], fma(-c, v[i + 2, n], fma(-d, v[i + 3, n], v[j, n]))))
         r[i, j] += a
         r[i + 1, j] += b
         r[i + 2, j] += c
@@ -213,7 +223,7 @@ def project(v, j, r):  # type: ignore[no-untyped-def]
     while i < j:
         a = dot(v, i, j)
         for n in range(DIM):
-            v[j, n] -= a * v[i, n]
+            v[j, n] = fma(-a, v[i, n], v[j, n])
         r[i, j] += a
         i += 1
     return dot(v, j, j)

@@ -13,8 +13,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from nnflow.arithmetic import fma
 from nnflow.systems.rows import (  # names, not the module: a name is a constant to numba
-    FAST,
     OPTIONS,
     Array,
     Function,
@@ -37,7 +37,7 @@ INNER: dict[str, Any] = {"no_cpython_wrapper": True, "inline": "always"}
 
 def inner(function: Function) -> Function:
     """A kernel for other kernels only, put in place there: by itself it would optimise all that it calls once more."""
-    return cast(Function, numba.njit(fastmath=FAST, **OPTIONS, **INNER)(function))
+    return cast(Function, numba.njit(**OPTIONS, **INNER)(function))
 
 
 # -------------------------------------------------------------------------------------------------------------- layers
@@ -61,7 +61,7 @@ def _straight(t: Array, a: int, count: int, gap: int) -> None:
 def _sigmoid_bend(t: Array, a: int, count: int, gap: int) -> None:
     for r in range(count):
         for s in range(t.shape[1]):
-            t[a + 3 * gap + r, s] = t[a + 2 * gap + r, s] * (1.0 - 2.0 * t[a + r, s])
+            t[a + 3 * gap + r, s] = t[a + 2 * gap + r, s] * fma(-2.0, t[a + r, s], 1.0)
 
 
 @inner

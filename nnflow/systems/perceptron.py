@@ -27,11 +27,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from nnflow.arithmetic import fma
 from nnflow.systems.batches import Batch, Data, blocks_of, in_order, shape, shuffled
 from nnflow.systems.order import Order
 from nnflow.systems.passes import ACTIVATIONS, Passes, PassesAlong, gradient_passes, inner, passes_along
 from nnflow.systems.rows import (  # names, not the module: a name is a constant to numba
     Array,
+    dot_rows,
     exponentials,
     kernel,
     log_sum,
@@ -39,6 +41,7 @@ from nnflow.systems.rows import (  # names, not the module: a name is a constant
     new_sheet,
     softmax_derivative,
     softmax_less_target,
+    sum_row,
 )
 
 Integers = npt.NDArray[np.int64]
@@ -115,11 +118,14 @@ def _cost(features: int, outputs: int, loss: str, first: int, out: int, units: i
     def cross_entropy(t: Array, targets: Array, counts: Integers, block: int) -> float:
         exponentials(t, P, outputs, out, TOP, TOTAL)
         total: float = log_sum(t, TOTAL, counts[block]) * t[WEIGHT, 0]
+        for s in range(t.shape[1]):
+            t[TOTAL, s] = 0.0
         for c in range(outputs):
             for s in range(t.shape[1]):
                 margin = t[out + c, s] - t[TOP, s]  # -inf where logits differ by more than float64 holds
-                total -= targets[block, c, s] * margin if targets[block, c, s] > 0.0 else 0.0
-        return total
+                lost = fma(targets[block, c, s], margin, t[TOTAL, s])
+                t[TOTAL, s] = lost if targets[block, c, s] > 0.0 else t[TOTAL, s]
+        return total - sum_row(t, TOTAL, t.shape[1])
 
     @inner
     def cross_entropy_errors(t: Array, targets: Array, block: int) -> None:
@@ -128,12 +134,13 @@ def _cost(features: int, outputs: int, loss: str, first: int, out: int, units: i
 
     @inner
     def squared_error(t: Array, targets: Array, counts: Integers, block: int) -> float:
-        total = 0.0
+        for s in range(t.shape[1]):
+            t[TOTAL, s] = 0.0
         for c in range(outputs):
             for s in range(t.shape[1]):
                 error = t[out + c, s] - targets[block, c, s]
-                total += 0.5 * t[WEIGHT, s] * error * error
-        return total
+                t[TOTAL, s] = fma(0.5 * t[WEIGHT, s] * error, error, t[TOTAL, s])
+        return sum_row(t, TOTAL, t.shape[1])
 
     @inner
     def squared_errors(t: Array, targets: Array, block: int) -> None:
@@ -210,14 +217,13 @@ def _watch(task: _Task, outputs: int, last: int, floor: Array, ceiling: Array) -
             load(t, inputs, weights, block)
             forward(w, t)
             for c in range(outputs):
+                out[3 + c] += share * sum_row(t, top + c, counts[block])
                 for s in range(counts[block]):
                     a = t[top + c, s]
                     answers += 0.0 * a
-                    out[3 + c] += share * a
                     low[c], high[c] = min(low[c], a), max(high[c], a)
             for u in range(last):
-                for s in range(counts[block]):
-                    out[4 + outputs] += share * t[top - last + u, s] ** 2
+                out[4 + outputs] += share * dot_rows(t, top - last + u, top - last + u, counts[block])
             for u in range(floor.size):
                 for s in range(length):
                     a = t[hidden + u, s]
