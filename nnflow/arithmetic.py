@@ -8,7 +8,8 @@ lanes in pairs. Processors without such instructions give the same bits, more sl
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 from llvmlite import ir
 from numba import types
@@ -32,10 +33,20 @@ eight_type = Eight()
 @register_model(Eight)
 class _Model(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, _vector)
+        super().__init__(manager, kind, _vector)  # type: ignore[no-untyped-call]
 
 
-@intrinsic
+def _number(function: Any) -> Callable[..., float]:
+    """An intrinsic whose value is a number."""
+    return cast(Callable[..., float], intrinsic(function))
+
+
+def _lanes(function: Any) -> Callable[..., Eight]:
+    """An intrinsic whose value is eight of them."""
+    return cast(Callable[..., Eight], intrinsic(function))
+
+
+@_number
 def fma(context, a, b, c):  # type: ignore[no-untyped-def]
     """a b + c, rounded once."""
 
@@ -46,7 +57,7 @@ def fma(context, a, b, c):  # type: ignore[no-untyped-def]
     return types.float64(a, b, c), build
 
 
-@intrinsic
+@_lanes
 def eight(context):  # type: ignore[no-untyped-def]
     """Eight zeros."""
     return eight_type(), lambda context, builder, signature, arguments: ir.Constant(_vector, [0.0] * LANES)
@@ -59,24 +70,24 @@ def _pointer(context, builder, signature, arguments):  # type: ignore[no-untyped
 
 
 def _load(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-    loaded = builder.load(_pointer(context, builder, signature, arguments))
+    loaded = builder.load(_pointer(context, builder, signature, arguments))  # type: ignore[no-untyped-call]
     loaded.align = 8
     return loaded
 
 
-@intrinsic
+@_lanes
 def eight_of(context, array, i):  # type: ignore[no-untyped-def]
     """array[i : i + 8] of a contiguous vector."""
     return eight_type(array, i), _load
 
 
-@intrinsic
+@_lanes
 def eight_at(context, array, i, j):  # type: ignore[no-untyped-def]
     """array[i, j : j + 8] of a matrix whose rows are contiguous."""
     return eight_type(array, i, j), _load
 
 
-@intrinsic
+@_lanes
 def add_product(context, total, a, b):  # type: ignore[no-untyped-def]
     """total + a b, lane by lane, each rounded once."""
 
@@ -89,13 +100,13 @@ def add_product(context, total, a, b):  # type: ignore[no-untyped-def]
     return eight_type(total, a, b), build
 
 
-@intrinsic
+@_lanes
 def add(context, total, a):  # type: ignore[no-untyped-def]
     """total + a, lane by lane."""
     return eight_type(total, a), lambda context, builder, signature, arguments: builder.fadd(*arguments)
 
 
-@intrinsic
+@_number
 def sum_of_lanes(context, lanes):  # type: ignore[no-untyped-def]
     """((0 + 4) + (2 + 6)) + ((1 + 5) + (3 + 7)): the lanes, added in pairs."""
 

@@ -109,7 +109,7 @@ class _Reading:
 
     # -- functions -------------------------------------------------------------------------------------------------
 
-    def _function(self, whole: Any, function: types.FunctionType, wrap: Callable[[Any], Any]) -> tuple[Any, bytes]:
+    def _function(self, whole: Any, function: Any, wrap: Callable[[Any], Any]) -> tuple[Any, bytes]:
         """A function, and what `wrap` makes of its copy: `whole`, the compiled function around it.
 
         The copy stands in `seen` before what it names is read, so that a function may name itself.
@@ -138,7 +138,7 @@ class _Reading:
             return self._other(function)
         return self._one(*self._function(function, function, lambda copy: copy))
 
-    def _dispatcher(self, thing: Dispatcher) -> tuple[Any, bytes]:
+    def _dispatcher(self, thing: Any) -> tuple[Any, bytes]:
         signatures = [] if thing._can_compile else thing.nopython_signatures
         kind = self._all((type(thing).__name__, thing.targetoptions, thing.locals, list(map(str, signatures))))[1]
 
@@ -153,7 +153,7 @@ class _Reading:
             copy.disable_compile()
         return copy, digest
 
-    def _vectorized(self, thing: DUFunc) -> tuple[Any, bytes]:
+    def _vectorized(self, thing: Any) -> tuple[Any, bytes]:
         inner, signatures = thing._dispatcher, list(thing._dispatcher.overloads) if thing._frozen else []
         kind = self._all((inner.targetoptions, thing.identity, list(map(str, signatures))))[1]
 

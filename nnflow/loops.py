@@ -81,12 +81,12 @@ def _stack(context, rows, columns):  # type: ignore[no-untyped-def]
 
     def build(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         with builder.goto_entry_block():
-            memory = builder.alloca(ir.ArrayType(ir.DoubleType(), shape[0] * shape[1]))  # type: ignore[no-untyped-call]
+            memory = builder.alloca(ir.ArrayType(ir.DoubleType(), shape[0] * shape[1]))
         memory.align = 64
         array = context.make_array(signature.return_type)(context, builder)
         integers = [context.get_constant(types.intp, value) for value in (*shape, 8 * shape[1], 8)]
         pointer = builder.bitcast(memory, array.data.type)
-        populate_array(array, pointer, integers[:2], integers[2:], integers[3], None)  # type: ignore[no-untyped-call]
+        populate_array(array, pointer, integers[:2], integers[2:], integers[3], None)
         return array._getvalue()
 
     return types.Array(types.float64, 2, "C")(rows, columns), build

@@ -41,23 +41,23 @@ class CacheWarning(UserWarning):
     """Machine code cannot be kept, and is compiled anew in each process."""
 
 
-class Library(JITCodeLibrary):  # type: ignore[misc]
+class Library(JITCodeLibrary):
     """A module of machine code that nothing outside it can replace a part of."""
 
     def _optimize_final_module(self) -> None:
         for function in self._final_module.functions:
             if not function.is_declaration and function.linkage.name == "linkonce_odr":
                 function.linkage = "internal"
-        super()._optimize_final_module()
+        super()._optimize_final_module()  # type: ignore[no-untyped-call]
 
 
-class Alone(Compiler):  # type: ignore[misc]
+class Alone(Compiler):
     """numba's compiler, into such a module."""
 
     def __init__(self, typingctx: Any, targetctx: Any, library: Any, *rest: Any) -> None:
-        super().__init__(typingctx, targetctx, library, *rest)
+        super().__init__(typingctx, targetctx, library, *rest)  # type: ignore[no-untyped-call]
         if library is None:
-            self.state.library = Library(targetctx.codegen(), "nnflow")
+            self.state.library = Library(targetctx.codegen(), "nnflow")  # type: ignore[no-untyped-call]
             self.state.library.enable_object_caching()
 
 
@@ -75,7 +75,7 @@ def loop(mark: str | None = None, **options: Any) -> Callable[[Function], Functi
     return compiled
 
 
-class Kept(NullCache):  # type: ignore[misc]
+class Kept(NullCache):
     """The machine code of one function on disk: one file for each signature, processor and set of versions."""
 
     def __init__(self, function: Callable[..., Any], mark: str | None) -> None:
@@ -106,9 +106,10 @@ class Kept(NullCache):  # type: ignore[misc]
             return None
         if head != hashlib.sha256(key + contents).digest():
             return None
+        rebuild: Callable[..., Any] = CompileResult._rebuild
         library, described, own, *rest, others = pickle.loads(contents)
         rebuilt = [_environment(*environment) for environment in (own, *others)]
-        return CompileResult._rebuild(target_context, library, described, rebuilt[0], *rest, rebuilt[1:])
+        return rebuild(target_context, library, described, rebuilt[0], *rest, rebuilt[1:])
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Write the overload under a name of its own, then rename: whoever reads sees a whole file or none."""
@@ -136,7 +137,7 @@ def _halves(contents: bytes) -> tuple[bytes, bytes]:
 
 def _environment(name: str, constants: list[Any]) -> Environment:
     """What compiled code needs of the module a function came from: its constants. The module itself is not imported."""
-    found = lookup_environment(name)
+    found: Environment | None = lookup_environment(name)
     if found is None:
         found = Environment({"__name__": __name__})
         found.consts[:] = constants

@@ -32,7 +32,7 @@ NOTHING: frozenset[int] = frozenset()
 @lru_cache(maxsize=256)
 def _read(function: FunctionType) -> Any:
     """The bytecode of a function as numba reads it: blocks of statements."""
-    return run_frontend(function)  # type: ignore[no-untyped-call]
+    return run_frontend(function)
 
 
 @lru_cache(maxsize=256)
@@ -119,7 +119,7 @@ def _reaching(code: Any, value: Any, known: dict[str, Any], ends: dict[int, froz
         array, index = known[value.value.name], _constant(code, value.index) % dim
         return frozenset([index]) if array == STATE else ends.get(index, NOTHING) if array == NEXT else NOTHING
     if value.op in ("binop", "inplace_binop", "unary") and value.fn in ARITHMETIC:
-        operands: Any = value.list_vars()  # type: ignore[no-untyped-call]
+        operands: Any = value.list_vars()
         parts = [known[operand.name] for operand in operands]
         return NOTHING.union(*(part for part in parts if isinstance(part, frozenset)))
     return NOTHING

@@ -287,7 +287,7 @@ def sum_row(t: Array, row: int, count: int) -> float:
     whole, lanes = count - count % 8, eight()
     for s in range(0, whole, 8):
         lanes = add(lanes, eight_at(t, row, s))
-    total: float = sum_of_lanes(lanes)
+    total = sum_of_lanes(lanes)
     for s in range(whole, count):
         total += t[row, s]
     return total
@@ -299,7 +299,7 @@ def dot_rows(t: Array, left: int, right: int, count: int) -> float:
     whole, lanes = count - count % 8, eight()
     for s in range(0, whole, 8):
         lanes = add_product(lanes, eight_at(t, left, s), eight_at(t, right, s))
-    total: float = sum_of_lanes(lanes)
+    total = sum_of_lanes(lanes)
     for s in range(whole, count):
         total = fma(t[left, s], t[right, s], total)
     return total
@@ -405,7 +405,7 @@ def nan_unless_finite(w: Array) -> float:
     whole, lanes, zero = w.size - w.size % 8, eight(), eight()
     for i in range(0, whole, 8):
         lanes = add_product(lanes, eight_of(w, i), zero)
-    total: float = sum_of_lanes(lanes)
+    total = sum_of_lanes(lanes)
     for i in range(whole, w.size):
         total += w[i] * 0.0
     return total
