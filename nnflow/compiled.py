@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from importlib.resources import files
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ from numba.core.dispatcher import Dispatcher
 from numba.core.errors import NumbaError
 
 from nnflow.frozen import fingerprint, frozen
+from nnflow.guard import VECTORS, Call, try_out
 from nnflow.machine import loop
 from nnflow.map import NORMS, Array, End, Into, Map, TangentRecords, begin, new_records, tangent_records
 from nnflow.names import unknown
@@ -91,9 +92,13 @@ class CompiledMap(Map):
     `f(x, p, t)` → float. The other arguments are `Map`'s fields.
 
     Rules are plain Python functions in numba's subset; the constants they close over (training data up to about 1 MB)
-    are compiled in. A division by zero gives inf, not an exception.
+    are compiled in, as they are when the map is made. A division by zero gives inf, not an exception.
 
-    Raises TypeError for a rule that is no function; CompilationError (a ValueError), at first use, for one that numba
+    Each function is called once as plain Python when the map is made (see `guard`); `check=False` leaves that out, and
+    is written into the map's structure.
+
+    Raises TypeError for a rule that is no function; Refusal (a ValueError) for one that looks out of bounds, changes
+    its arguments or does not write all of its result; CompilationError (a ValueError), at first use, for one that numba
     cannot compile.
     """
 
@@ -104,6 +109,7 @@ class CompiledMap(Map):
         frame_tangent: Rule | None = None,
         hessian: Rule | None = None,
         joint: Rule | None = None,
+        check: bool = True,
         **settings: Any,
     ) -> None:
         functions = Functions(rule, tangent, frame_tangent, hessian, joint)
@@ -115,10 +121,33 @@ class CompiledMap(Map):
             if not isinstance(function, (*FUNCTIONS, Component)):
                 raise TypeError(f"observable {name} = {function!r:.80}: give a function")
         kept, seen = frozen((functions, observables))
-        super().__init__(**{"name": _python(rule).__name__, **settings, "observables": seen})
+        structure = {**(settings.get("structure") or {}), **({} if check else {"check": False})}
+        given = {"observables": seen, "structure": structure}
+        super().__init__(**{"name": _python(rule).__name__, **settings, **given})
         object.__setattr__(self, "functions", kept)
+        if check and self.guarded:
+            try_out(self._calls(), self.name, self.initial_states(2, 0), self.parameters)
+
+    guarded: ClassVar[bool] = True  # whether its functions are tried out as plain Python when the map is made
 
     functions: Functions
+
+    def _calls(self) -> list[Call]:
+        """The functions with what they read and write."""
+        one, frame, bent = (self.dim,), (VECTORS, self.dim), (VECTORS, self.weights)
+        shapes: dict[str, tuple[Any, Any]] = {
+            "rule": ((), (one,)),
+            "tangent": ((one,), (one,)),
+            "frame_tangent": ((frame,), (frame,)),
+            "hessian": ((bent,), (bent,)),
+            "joint": ((frame,), (one, frame)),
+        }
+        given = {kind: function for kind, function in self.functions._asdict().items() if function is not None}
+        calls = [Call(kind, function, *shapes[kind]) for kind, function in given.items()]
+        for name, seen in self.observables.items():
+            function, writes = (seen.function, ((seen.size,),)) if isinstance(seen, Component) else (seen, ())
+            calls.append(Call(f"observable {name}", function, (), writes))
+        return calls
 
     # -- the definition: the same functions, called from Python ---------------------------------------------------
 

@@ -127,7 +127,12 @@ def _flat(values: Any) -> Array:
 
 
 class CompiledTraining(TrainingMap, CompiledMap):
-    """A small fully connected network in training, compiled."""
+    """A small fully connected network in training, compiled.
+
+    Not tried out as plain Python, which would take longer than to compile it: its kernels are this package's own.
+    """
+
+    guarded = False
 
 
 def coordinate_names(layout: Layout, optimizer: str) -> tuple[str, ...]:
