@@ -27,11 +27,11 @@ from numba.core.bytecode import FunctionIdentity
 from numba.core.dispatcher import Dispatcher
 from numba.core.errors import NumbaError
 
-from nnflow.frozen import fingerprint, frozen
+from nnflow.frozen import fingerprint, frozen, own
 from nnflow.guard import VECTORS, Call, try_out
 from nnflow.machine import loop
 from nnflow.map import NORMS, Array, End, Into, Map, TangentRecords, begin, new_records, tangent_records
-from nnflow.names import unknown
+from nnflow.names import Refusal, unknown
 from nnflow.straight import lasting, straight
 
 FUNCTIONS = (types.FunctionType, Dispatcher)  # what numba compiles
@@ -120,17 +120,19 @@ class CompiledMap(Map):
         for name, function in observables.items():
             if not isinstance(function, (*FUNCTIONS, Component)):
                 raise TypeError(f"observable {name} = {function!r:.80}: give a function")
-        kept, seen = frozen((functions, observables))
+        kept, seen = frozen((functions, observables), checked=check)
         structure = {**(settings.get("structure") or {}), **({} if check else {"check": False})}
         given = {"observables": seen, "structure": structure}
         super().__init__(**{"name": _python(rule).__name__, **settings, **given})
         object.__setattr__(self, "functions", kept)
+        object.__setattr__(self, "check", check)
         if check and self.guarded:
             try_out(self._calls(), self.name, self.initial_states(2, 0), self.parameters)
 
     guarded: ClassVar[bool] = True  # whether its functions are tried out as plain Python when the map is made
 
     functions: Functions
+    check: bool
 
     def _calls(self) -> list[Call]:
         """The functions with what they read and write."""
@@ -247,6 +249,11 @@ class CompiledMap(Map):
                     f"numba cannot compile the rule of {self.name!r}: {reason} "
                     "Write it as rule(x, p, t, out) in numba's subset of Python, or use nnflow.TensorMap."
                 ) from error
+            except IndexError as error:
+                raise Refusal(
+                    f"a function of {self.name!r} reads or writes out of bounds on the way: an index grows beyond its "
+                    "array with t, the state or a parameter"
+                ) from error
 
         return call
 
@@ -264,7 +271,7 @@ class CompiledMap(Map):
                 "PERIODS": periods,
             }
             names |= {"SMALL": small, "SPAN": self.dim if small else 1, "WIDTH": width}
-            names["PARAMETERS"] = len(self.parameters)
+            names |= {"PARAMETERS": len(self.parameters), "CHECKED": self.check}
             if self.functions.hessian is not None:
                 names["hessian"] = self.functions.hessian
             names["COORDINATES"] = not observe
@@ -340,10 +347,11 @@ class CompiledMap(Map):
 
 
 @lru_cache(maxsize=256)
-def _compiled(function: Any) -> Dispatcher:
+def _compiled(function: Any, checked: bool) -> Dispatcher:
     """A rule as numba's dispatcher: one for all the loops it enters, so that its own code is compiled once a process.
 
     The loops are compiled without reference counting (see `loops.py`): what they call has to say that it may allocate.
+    `checked`: each index is looked at, but for those that `guard` has seen already, since they are written as numbers.
     """
 
     def passed_on(*arguments: Any) -> Any:
@@ -352,6 +360,8 @@ def _compiled(function: Any) -> Dispatcher:
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": True}
     if getattr(function, "glue", False):
         options["inline"] = "always"
+    elif checked and not own(_python(function)) and not straight(function):
+        options["boundscheck"] = True
     return cast(Dispatcher, njit(**options)(passed_on if isinstance(function, Dispatcher) else function))
 
 
@@ -405,7 +415,7 @@ def _template(name: str) -> str:
 def _execute(text: str, names: dict[str, Any], digest: str) -> types.ModuleType:
     module = types.ModuleType(f"loops_{digest}")
     for name, value in names.items():
-        setattr(module, name, _compiled(value) if callable(value) else value)
+        setattr(module, name, _compiled(value, names.get("CHECKED", False)) if callable(value) else value)
     module.loop = partial(loop, digest)  # type: ignore[attr-defined]
     exec(compile(text, f"<{module.__name__}>", "exec"), module.__dict__)
     return module

@@ -41,9 +41,12 @@ _copies: WeakValueDictionary[bytes, Any] = WeakValueDictionary()  # digest -> it
 _digests: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()  # frozen copy -> digest
 
 
-def frozen(thing: Thing) -> Thing:
-    """A copy of a function (or of what holds functions) as it is now; what is frozen already comes back itself."""
-    copy: Thing = _Reading().read(thing)[0]
+def frozen(thing: Thing, checked: bool = False) -> Thing:
+    """A copy of a function (or of what holds functions) as it is now; what is frozen already comes back itself.
+
+    `checked`: compiled helpers look whether an index is within its array, unless they are this package's own.
+    """
+    copy: Thing = _Reading(checked=checked).read(thing)[0]
     return copy
 
 
@@ -51,6 +54,11 @@ def plain(function: Thing) -> Thing:
     """A frozen copy without compiled helpers, which runs as plain Python all the way down."""
     copy: Thing = _Reading(interpreted=True).read(function)[0]
     return copy
+
+
+def own(function: Any) -> bool:
+    """Whether a function is this package's own."""
+    return (function.__module__ or "").partition(".")[0] in ("nnflow", "nnflow_plugins")
 
 
 def fingerprint(*things: Any) -> str:
@@ -78,8 +86,9 @@ def _digest(*parts: bytes) -> bytes:
 class _Reading:
     """One walk through things: each is copied and digested once; `interpreted`: compiled functions as plain ones."""
 
-    def __init__(self, interpreted: bool = False) -> None:
+    def __init__(self, interpreted: bool = False, checked: bool = False) -> None:
         self.interpreted = interpreted
+        self.checked = checked
         self.seen: dict[int, tuple[Any, bytes]] = {}
         self.alive: list[Any] = []  # what was read, so that its id stays its own
         self.within = 0  # functions that are being read
@@ -140,10 +149,13 @@ class _Reading:
 
     def _dispatcher(self, thing: Any) -> tuple[Any, bytes]:
         signatures = [] if thing._can_compile else thing.nopython_signatures
-        kind = self._all((type(thing).__name__, thing.targetoptions, thing.locals, list(map(str, signatures))))[1]
+        options = dict(thing.targetoptions)
+        if self.checked and options.get("boundscheck") is None and not own(thing.py_func):
+            options["boundscheck"] = True
+        kind = self._all((type(thing).__name__, options, thing.locals, list(map(str, signatures))))[1]
 
         def wrap(function: Any) -> Any:
-            return type(thing)(function, dict(thing.locals), dict(thing.targetoptions), thing._compiler.pipeline_class)
+            return type(thing)(function, dict(thing.locals), options, thing._compiler.pipeline_class)
 
         copy, digest = self._function(thing, thing.py_func, wrap)
         copy, digest = self._one(copy, _digest(kind, digest))

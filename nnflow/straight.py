@@ -36,23 +36,26 @@ def _read(function: FunctionType) -> Any:
 
 
 @lru_cache(maxsize=256)
-def straight(function: Callable[..., Any]) -> bool:
-    """Whether a rule, or a function that it calls, runs straight through.
+def straight(function: Callable[..., Any], callers: tuple[Any, ...] = ()) -> bool:
+    """Whether a rule, or a function that it calls, runs straight through; one that calls itself does not.
 
     With fast math a state could get other numbers by itself than side by side with others: that is not straight either.
     """
     if isinstance(function, Dispatcher):
-        return not function.targetoptions.get("fastmath") and straight(function.py_func)
+        return not function.targetoptions.get("fastmath") and straight(function.py_func, callers)
+    if function in callers:
+        return False
+    callers = (*callers, function)
     if isinstance(function, FunctionType):
         try:
             code = _read(function)
         except NumbaError:
             return False
-        return all(_goes_on(code, label, step) for label, block in code.blocks.items() for step in block.body)
+        return all(_goes_on(code, label, step, callers) for label, block in code.blocks.items() for step in block.body)
     return function in BUILTINS or isinstance(function, np.ufunc) or function in vars(math).values()
 
 
-def _goes_on(code: Any, label: int, step: Any) -> bool:
+def _goes_on(code: Any, label: int, step: Any, callers: tuple[Any, ...]) -> bool:
     """Whether a statement of the block at `label` neither goes back nor looks anywhere unforeseen."""
     if isinstance(step, (ir.Jump, ir.Branch)):
         targets: Any = step.get_targets()  # type: ignore[no-untyped-call]
@@ -64,7 +67,7 @@ def _goes_on(code: Any, label: int, step: Any) -> bool:
             return isinstance(_constant(code, step.value.index), int)
         if step.value.op == "call":
             function = _constant(code, step.value.func)
-            return function is not None and straight(function)
+            return function is not None and straight(function, callers)
         return step.value.op in EXPRESSIONS
     return isinstance(step, (ir.Assign, ir.Del, ir.Return))
 

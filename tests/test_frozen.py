@@ -1,0 +1,229 @@
+"""What a rule means when the map is made: constants, arrays and helpers of every kind, then and there.
+
+Each is changed before the first run, after it, and in a module of its own; a map made before keeps the old meaning, a
+new one has the new. What could go wrong as well: helpers of helpers, closures, defaults, arrays changed in place,
+`vectorize`, `intrinsic`, modules, enumerations, objects whose contents nobody can tell.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numba import njit, vectorize
+from numba.extending import overload
+
+import nnflow
+from nnflow.frozen import fingerprint, frozen, plain
+from nnflow.map import Array
+
+HELPERS = """
+import enum, numpy as np
+from numba import njit, vectorize
+import nnflow
+
+class Kind(enum.IntEnum):
+    STRONG = {value} * 100
+
+TABLE = np.array([{value}, 0.0])
+A = {value}
+B = (1.0, {value})
+inner = __import__("types").ModuleType("inner")
+inner.A = {value}
+
+@njit
+def deep(x):
+    return A * x
+
+@njit
+def helper(x):
+    return deep(x)
+
+@vectorize
+def spread(x):
+    return A * x
+
+def factory(value):
+    def rule(x, p, t, out):
+        out[0] = value * x[0]
+    return rule
+
+def constant(x, p, t, out):
+    out[0] = A * x[0]
+
+def pair(x, p, t, out):
+    out[0] = B[1] * x[0]
+
+def table(x, p, t, out):
+    out[0] = TABLE[0] * x[0]
+
+def helped(x, p, t, out):
+    out[0] = helper(x[0])
+
+def spreading(x, p, t, out):
+    out[0] = spread(x[0])
+
+def module(x, p, t, out):
+    out[0] = inner.A * x[0]
+
+def member(x, p, t, out):
+    out[0] = Kind.STRONG.value * x[0] / 100
+
+closure = factory({value})
+"""
+KINDS = ("constant", "pair", "table", "helped", "spreading", "module", "member", "closure")
+
+
+def space(value: float) -> dict[str, Any]:
+    found: dict[str, Any] = {"__name__": "somewhere"}
+    exec(HELPERS.format(value=value), found)
+    return found
+
+
+def value_of(map: nnflow.Map) -> float:
+    return float(map.advance(np.ones((1, 1)), np.empty((1, 0)), 0, 1).states[0, 0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_rule_names_may_change_afterwards(kind: str) -> None:
+    here, there = space(0.5), space(0.25)
+    first = nnflow.CompiledMap(here[kind])
+    late = nnflow.CompiledMap(here[kind])
+    assert value_of(first) == 0.5
+    for name in ("A", "B", "helper", "deep", "spread", "inner", "Kind"):
+        here[name] = there[name]
+    here["TABLE"][0] = 0.25
+    here["closure"] = there["closure"]
+    assert value_of(late) == value_of(first) == 0.5  # made before, run after
+    assert value_of(nnflow.CompiledMap(here[kind])) == 0.25
+    x, p = np.ones((1, 1)), np.empty((1, 0))
+    assert late.step(x, p, 0)[0, 0] == 0.5  # the definition is frozen, too
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_next_process_has_the_new_meaning(kind: str, tmp_path: Path) -> None:
+    code = f"import nnflow, numpy as np\nfrom user import {kind} as rule\nprint(float(nnflow.CompiledMap(rule)"
+    code += ".advance(np.ones((1, 1)), np.empty((1, 0)), 0, 1).states[0, 0]))"
+    environment = {**os.environ, "NNFLOW_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(tmp_path)}
+    for value in (0.5, 0.25, 0.5):
+        (tmp_path / "user.py").write_text(HELPERS.format(value=value))
+        done = subprocess.run(
+            [sys.executable, "-B", "-c", code], env=environment, capture_output=True, text=True, check=True
+        )
+        assert float(done.stdout) == value
+    assert len(list((tmp_path / "cache").iterdir())) == 2  # and the third found the first one's code
+
+
+def test_observables_and_tangents_are_frozen_too() -> None:
+    here: dict[str, Any] = {"A": 2.0}
+    exec("def rule(x, p, t, out):\n    out[0] = A * x[0]\ndef seen(x, p, t):\n    return A * x[0]\n"
+         "def tangent(x, p, t, v, out):\n    out[0] = A * v[0]", here)  # fmt: skip
+    map = nnflow.CompiledMap(here["rule"], here["tangent"], observables={"seen": here["seen"]})
+    here["A"] = 3.0
+    x, p = np.ones((1, 1)), np.empty((1, 0))
+    assert map.orbit(x, p, 0, 1, 1, ("seen",))[0][0, 0, 0] == 2.0
+    assert np.exp(map.tangent_orbit(x, p, 0, np.ones((1, 1, 1)), 1, 1)[0].log_stretches)[0, 0, 0] == pytest.approx(2.0)
+
+
+def test_one_meaning_is_one_object() -> None:
+    one, other = (space(0.5)["helped"] for _ in range(2))
+    assert frozen(one) is frozen(other)
+    assert frozen(frozen(one)) is frozen(one)
+    assert fingerprint(one) == fingerprint(frozen(one)) == fingerprint(other) != fingerprint(space(0.25)["helped"])
+
+
+def test_numbers_of_other_types_are_other_meanings() -> None:
+    def made(constant: Any) -> Callable[..., None]:
+        def rule(x: Array, p: Array, t: int, out: Array) -> None:
+            out[0] = constant * x[0]
+
+        return rule
+
+    values = (1, 1.0, True, np.float32(1), np.float64(1), 1j, (1,), (1.0,), -0.0, 0.0, "1", None)
+    assert len({fingerprint(made(value)) for value in values}) == len(values)
+    orders = np.asfortranarray(np.ones((2, 2))), np.ones((2, 2)), np.ones((2, 2), np.float32), np.ones(4)
+    assert len({fingerprint(made(value)) for value in orders}) == len(orders)
+
+
+def test_options_of_a_helper_are_part_of_its_meaning() -> None:
+    def add(x: float) -> float:
+        return x + 1.0
+
+    made = [njit(add), njit(fastmath=True)(add), njit(inline="always")(add), njit(boundscheck=True)(add)]
+    assert len({fingerprint(helper) for helper in made}) == len(made)
+    assert fingerprint(njit(fastmath={"contract", "reassoc"})(add)) == fingerprint(
+        njit(fastmath={"reassoc", "contract"})(add)
+    )
+
+
+def test_a_helper_that_calls_itself() -> None:
+    here: dict[str, Any] = {"njit": njit}
+    exec("@njit\ndef power(n):\n    return 1.0 if n < 1 else 2.0 * power(n - 1)\n"
+         "def rule(x, p, t, out):\n    out[0] = power(3) * x[0]", here)  # fmt: skip
+    assert value_of(nnflow.CompiledMap(here["rule"])) == 8.0
+    assert plain(here["rule"]).__globals__["power"](3) == 8.0
+
+
+def external(x: float) -> float:
+    """Known to numba by an overload, which nobody can read from here."""
+    return 2.0 * x
+
+
+@overload(external)
+def _external(x):  # type: ignore[no-untyped-def]
+    return lambda x: 2.0 * x
+
+
+def test_what_cannot_be_told_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NNFLOW_CACHE_DIR", str(tmp_path))
+
+    def rule(x: Array, p: Array, t: int, out: Array) -> None:
+        out[0] = external(x[0])
+
+    assert fingerprint(rule).startswith("?")
+    assert value_of(nnflow.CompiledMap(rule)) == 2.0
+    assert not list(tmp_path.iterdir())
+
+
+def test_plain_copies_run_without_a_compiler() -> None:
+    here = space(0.5)
+    for kind in KINDS:
+        out = np.zeros(1)
+        plain(here[kind])(np.ones(1), np.empty(0), 0, out)
+        assert out[0] == 0.5
+    assert isinstance(plain(here["helped"]).__globals__["helper"], types.FunctionType)
+
+
+def test_explicit_signatures_stay() -> None:
+    @njit(["float32(float32)"])
+    def rounded(x: float) -> float:
+        return x
+
+    @vectorize(["float32(float32)"])
+    def spread(x: float) -> float:
+        return x
+
+    def rule(x: Array, p: Array, t: int, out: Array) -> None:
+        out[0], out[1] = rounded(x[0]), spread(x[1])
+
+    map = nnflow.CompiledMap(rule, dim=2)
+    found = map.advance(np.array([[0.1, 0.1]]), np.empty((1, 0)), 0, 1).states[0]
+    assert found.tolist() == [np.float32(0.1), np.float32(0.1)]
+
+
+class Color(enum.Enum):
+    RED = 1
+
+
+@pytest.mark.parametrize("thing", [Color, Color.RED, np.sin, float, {"a": 1}, {1, 2}, slice(3), np.dtype("f4")])
+def test_everything_a_rule_may_name_has_a_name(thing: Any) -> None:
+    assert not fingerprint(thing).startswith("?")
+    assert fingerprint(thing) == fingerprint(thing)
