@@ -14,7 +14,6 @@ import math
 import os
 import re
 import sys
-import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -29,9 +28,11 @@ from nnflow.analysis import RESERVED
 from nnflow.names import unknown
 from nnflow.registry import UnknownPlugin
 from nnflow.summary import summary, title
+from nnflow.writing import check_writable, write
 
 if TYPE_CHECKING:
     import xarray as xr
+    from matplotlib.figure import Figure
 
 SERIES = (".csv", ".npy")
 
@@ -270,7 +271,7 @@ def _run(argv: list[str]) -> int:
     kind = _analysis(argv[0])
     options, settings = _parse_run(argv[0], kind, argv[1:])
     if options.output is not None:
-        _check_writable(options.output, [".nc"])
+        check_writable(options.output, [".nc"])
     if options.plot is not None:
         _check_picture(options.plot, kind, argv[0])
     ensemble = _ensemble(options)
@@ -404,26 +405,27 @@ def _header(path: Path) -> list[str]:
 # -- files ---------------------------------------------------------------------------------------------------------
 
 
-def _check_writable(path: Path, suffixes: Sequence[str]) -> None:
-    """Find out before a long run, not after it, that its result cannot be written."""
-    if path.suffix.lower() not in suffixes:
-        raise Misuse(f"{path}: the name must end in {', '.join(suffixes)}")
-    if path.is_dir():
-        raise Misuse(f"{path} is a folder: give the name of a file")
-    if not path.parent.is_dir():
-        raise Misuse(f"cannot write {path}: there is no folder {path.parent}")
-    try:
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        raise Misuse(f"cannot write {path}: {error.strerror}") from error
-
-
 def _check_picture(path: Path, kind: type, name: str) -> None:
+    """Find out before a long run, not after it, that its picture cannot be drawn: try the format on a word."""
     from matplotlib.backend_bases import FigureCanvasBase
+    from matplotlib.figure import Figure
 
     if not hasattr(kind, "draw"):
         raise Misuse(f"{name} does not draw: write its result with -o FILE.nc and plot what you need")
-    _check_writable(path, [f".{ending}" for ending in sorted(FigureCanvasBase.get_supported_filetypes())])
+    check_writable(path, [f".{ending}" for ending in sorted(FigureCanvasBase.get_supported_filetypes())])
+    word = Figure(figsize=(1.0, 1.0))
+    word.text(0.5, 0.5, "x")
+    try:
+        _drawn(word, path)
+    except Exception as error:
+        raise Misuse(f"{path}: matplotlib cannot write this format here: {error}") from error
+
+
+def _drawn(figure: Figure, path: Path) -> bytes:
+    """A figure in the format that the name of a file asks for."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format=path.suffix[1:].lower(), dpi=200)
+    return picture.getvalue()
 
 
 def _save_picture(dataset: xr.Dataset, path: Path) -> None:
@@ -433,16 +435,9 @@ def _save_picture(dataset: xr.Dataset, path: Path) -> None:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    handle, scratch = tempfile.mkstemp(suffix=path.suffix, prefix=f".{path.stem}.", dir=path.parent)
-    os.close(handle)
-    try:
-        figure = nnflow.plot(dataset)
-        figure.savefig(scratch, dpi=200)
-        plt.close(figure)
-        os.chmod(scratch, 0o644)
-        os.replace(scratch, path)
-    finally:
-        Path(scratch).unlink(missing_ok=True)
+    figure = nnflow.plot(dataset)
+    write(path, _drawn(figure, path))
+    plt.close(figure)
     print(f"wrote {path}")
 
 
@@ -453,9 +448,9 @@ def _plot(argv: list[str]) -> int:
         _annotated(Plot, output=_picture_option()), argv, "nnflow plot", Plot.__doc__, config=_positional()
     )
     picture = options.output or options.file.with_suffix(".png")
-    if not options.file.is_file():
-        raise Misuse(f"{options.file}: no such file")
     dataset = nnflow.load(options.file)
+    if picture.exists() and picture.samefile(options.file):
+        raise Misuse(f"{picture} holds the result itself: name the picture, -o FILE.png")
     _check_picture(picture, type(analysis_of(dataset)), dataset.attrs["analysis"])
     _save_picture(dataset, picture)
     return 0
