@@ -7,7 +7,6 @@ line here. Only the plugin that was asked for is imported. Misuse is one line on
 from __future__ import annotations
 
 import contextlib
-import csv
 import inspect
 import io
 import math
@@ -26,6 +25,7 @@ import numpy as np
 import nnflow
 from nnflow.analysis import RESERVED
 from nnflow.names import unknown
+from nnflow.recorded import SERIES, read_series
 from nnflow.registry import UnknownPlugin
 from nnflow.summary import summary, title
 from nnflow.writing import check_writable, write
@@ -33,8 +33,6 @@ from nnflow.writing import check_writable, write
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.figure import Figure
-
-SERIES = (".csv", ".npy")
 
 USAGE = """\
 usage: nnflow COMMAND ...
@@ -274,8 +272,10 @@ def _run(argv: list[str]) -> int:
         check_writable(options.output, [".nc"])
     if options.plot is not None:
         _check_picture(options.plot, kind, argv[0])
-    ensemble = _ensemble(options)
+    ensemble, said = _ensemble(options, kind, settings)
     dataset = nnflow.run(argv[0], ensemble, **settings)
+    if said:
+        print(said)
     if options.output is not None:
         nnflow.save(dataset, options.output)
         print(f"wrote {options.output}: {title(dataset, ensemble)}")
@@ -298,13 +298,14 @@ def _analysis(name: str) -> type[nnflow.Analysis]:
     return kind
 
 
-def _ensemble(options: Options) -> nnflow.Ensemble | nnflow.Recording:
+def _ensemble(options: Options, kind: type, settings: dict[str, Any]) -> tuple[nnflow.Ensemble | nnflow.Recording, str]:
+    """What the analysis is applied to, and what has to be said about it."""
     values = {name: _number(name, text) for name, text in _pairs("--set", options.set).items()}
     axes = {name: _values(name, text) for name, text in _pairs("--scan", options.scan).items()}
-    if Path(options.map).suffix in SERIES:
+    if Path(options.map).suffix.lower() in SERIES:
         if values or axes or options.inits is not None:
             raise Misuse(f"{options.map} is a recorded series: --set, --scan and --inits are for maps")
-        return _recording(Path(options.map))
+        return _recording(Path(options.map), kind, settings)
     twice = sorted(set(values) & set(axes))
     if twice:
         raise Misuse(f"{', '.join(twice)}: in --set and in --scan; give one of them")
@@ -313,7 +314,7 @@ def _ensemble(options: Options) -> nnflow.Ensemble | nnflow.Recording:
         if name not in map.parameters and name not in map.coordinates:
             shown = [*map.parameters, *map.coordinates[:12]]
             raise Misuse(unknown(f"parameter or coordinate of {map.name}", name, shown, map.structure_hint(name)))
-    return nnflow.Ensemble.grid(map, inits=options.inits, seed=options.seed, **axes)
+    return nnflow.Ensemble.grid(map, inits=options.inits, seed=options.seed, **axes), ""
 
 
 def _map(name: str, values: Mapping[str, Any]) -> nnflow.Map:
@@ -371,35 +372,14 @@ def _values(name: str, text: str) -> Any:
     return np.linspace(*ends, number)
 
 
-def _recording(path: Path) -> nnflow.Recording:
-    """The series of a file: rows are times; columns are channels, named by a header row if there is one."""
-    if not path.is_file():
-        raise Misuse(f"{path}: no such file")
-    names: list[str] = []
-    try:
-        values = np.load(path, allow_pickle=False) if path.suffix == ".npy" else None
-        if values is None:
-            names = _header(path)
-            values = np.loadtxt(path, delimiter=",", skiprows=1 if names else 0, ndmin=2, encoding="utf-8-sig")
-    except (ValueError, EOFError, csv.Error) as error:
-        raise Misuse(f"{path} cannot be read as a table of numbers: {error}") from error
-    if not np.issubdtype(values.dtype, np.number) or not 1 <= values.ndim <= 3 or not values.size:
-        raise Misuse(f"{path} has shape {values.shape} of {values.dtype}: give numbers (time,) or (time, channel)")
-    count = 1 if values.ndim == 1 else values.shape[-1]
-    return nnflow.Recording(values, names or (["x"] if count == 1 else [f"x{i}" for i in range(count)]))
-
-
-def _header(path: Path) -> list[str]:
-    """The names in the first row, if it is not a row of numbers."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        cells = [cell.strip() for cell in next(csv.reader(file), [])]
-    if not cells:
-        raise Misuse(f"{path} is empty")
-    try:
-        [float(cell) for cell in cells]
-    except ValueError:
-        return [cells[0].lstrip("# "), *cells[1:]]
-    return []
+def _recording(path: Path, kind: type, settings: dict[str, Any]) -> tuple[nnflow.Recording, str]:
+    """The series of a file, and a line that says what of it is analysed; the choice goes into the settings."""
+    name = next((f.name for f in fields(kind) if f.name in ("observable", "observe")), None)
+    asked = settings.get(name or "") or ()
+    series = read_series(path, (asked,) if isinstance(asked, str) else tuple(asked), alone=name is not None)
+    if not asked and name is not None and series.others:
+        settings[name] = series.recording.names[0] if name == "observable" else series.recording.names
+    return series.recording, f"{path}: {series}"
 
 
 # -- files ---------------------------------------------------------------------------------------------------------
