@@ -185,21 +185,33 @@ def _parse(kind: Any, argv: list[str], prog: str, description: str | None = None
     import tyro
 
     heard = io.StringIO()
+    typed = _flags(argv)
+    twice = sorted(name for name in set(typed) - {"set", "scan"} if typed.count(name) > 1)
+    if twice:
+        raise Misuse(f"--{twice[0].replace('_', '-')} is given twice: one of them would be ignored")
     try:
         with contextlib.redirect_stderr(heard):
-            return tyro.cli(kind, args=argv, prog=prog, description=description, **options)
+            parsed = tyro.cli(kind, args=argv, prog=prog, description=description, **options)
     except SystemExit as end:
         if not end.code:
             raise
         raise Misuse(f"{_unboxed(heard.getvalue())} (options: {prog} --help)") from None
     except tyro.UnsupportedTypeAnnotationError as error:
         raise nnflow.PluginError(f"{prog} has a setting that cannot be an option: {error}") from error
+    for part in filter(is_dataclass, (parsed, *vars(parsed).values())):
+        for name in typed:
+            if getattr(part, name, None) == ():
+                raise Misuse(f"--{name.replace('_', '-')}: give a value after it")
+    return parsed
 
 
 def _unboxed(text: str) -> str:
     """What tyro says in its box, without the box: the message, and the option it suggests."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
-    lines = [line.strip("│| ") for line in plain.splitlines() if not line.startswith(("╭", "╰", "+"))]
+    box = ("╭", "╰", "+")
+    lines = [line.strip("│| ") for line in plain.splitlines() if not line.startswith(box)]
+    if not plain.startswith(box):  # where the locale has no lines for a box, the title is a line, and one is below it
+        lines = lines[2:]
     rules = [i for i, line in enumerate(lines) if line and not line.strip("─-")] or [len(lines)]
     near = [f"Did you mean {lines[i + 1]}?" for i, line in enumerate(lines[:-1]) if line == "Perhaps you meant:"]
     return " ".join([*lines[: rules[0]], *near]) or plain
@@ -248,10 +260,11 @@ def _parse_run(name: str, kind: type, argv: list[str]) -> tuple[Options, dict[st
     return parsed.run, chosen
 
 
-def _flags(argv: list[str]) -> set[str]:
-    """The names of the options that were typed."""
-    typed = {re.split("[=.]", word[2:])[0].replace("-", "_") for word in argv if word.startswith("--")}
-    return typed | {name.removeprefix("no_") for name in typed}
+def _flags(argv: list[str]) -> list[str]:
+    """The names of the options that were typed, each as often as it was; --no-name is --name."""
+    long = ["--output" if re.match("-o(=|$)", word) else word for word in argv]
+    typed = [re.split("[=.]", word[2:])[0].replace("-", "_") for word in long if word.startswith("--")]
+    return [name.removeprefix("no_") for name in typed]
 
 
 # -- run -----------------------------------------------------------------------------------------------------------

@@ -56,7 +56,8 @@ def check_writable(path: str | os.PathLike[str], suffixes: Sequence[str] = ()) -
         raise Refusal(f"{os.fspath(path)}: the name must end in {', '.join(suffixes)}")
     place = Path(os.path.realpath(path))
     if not place.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {os.fspath(path)}: there is no folder {place.parent}")
+        folder = place.parent if os.path.islink(path) else os.path.dirname(path)
+        raise FileNotFoundError(f"cannot write {os.fspath(path)}: there is no folder {folder}")
     if place.exists() and not os.access(place, os.W_OK):
         raise PermissionError(f"cannot write {os.fspath(path)}: the file is read-only")
     try:
