@@ -48,7 +48,7 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
             "(what xarray.load_dataset opens and you trust, nnflow.save can write anew)"
         )
     if seal != _seal(content):
-        raise Refusal(f"{os.fspath(path)} is damaged: its checksum is not that of its content; make it anew")
+        raise Refusal(f"{os.fspath(path)} is damaged: its checksum is not that of its content")
     try:
         return _dataset(content)
     except Exception as error:
