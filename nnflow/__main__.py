@@ -292,10 +292,15 @@ def _run(argv: list[str]) -> int:
     if options.output is not None:
         nnflow.save(dataset, options.output)
         print(f"wrote {options.output}: {title(dataset, ensemble)}")
-    if options.plot is not None:
-        _save_picture(dataset, options.plot)
     if options.output is None and options.plot is None:
         print(summary(dataset, ensemble))
+    if options.plot is not None:
+        try:
+            _save_picture(dataset, options.plot)
+        except Exception:
+            if options.output is None:
+                print(summary(dataset, ensemble))  # so that the work is not lost
+            raise
     return 0
 
 
@@ -429,8 +434,13 @@ def _save_picture(dataset: xr.Dataset, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure = nnflow.plot(dataset)
-    write(path, _drawn(figure, path))
-    plt.close(figure)
+    try:
+        picture = _drawn(figure, path)
+    except Exception as error:  # values that span more than a float holds, a label that cannot be set
+        raise Misuse(f"{path}: matplotlib cannot draw this result: {error}") from error
+    finally:
+        plt.close(figure)
+    write(path, picture)
     print(f"wrote {path}")
 
 

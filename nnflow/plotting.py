@@ -42,12 +42,12 @@ def plot(dataset: xr.Dataset, axes: Axes | None = None, *, analysis: Analysis | 
         axes.set_title(f"{_text(dataset, 'map')}: {name}", fontsize="medium")
     try:
         method.draw(dataset, axes)
+        _spell_out(axes.figure)
     except Exception as error:
         if made is not None:
             plt.close(made)
         raise Refusal(f"{name} cannot draw this dataset: {type(error).__name__}: {error}") from error
     figure: Any = axes.figure
-    _spell_out(figure)
     return figure  # type: ignore[no-any-return]
 
 
@@ -103,7 +103,7 @@ def _frozen(value: Any) -> Any:
     return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
 
 
-def _spell_out(figure: Figure) -> None:
+def _spell_out(figure: Any) -> None:
     """Show letter by letter what matplotlib would take for a formula and fail at: names with dollar signs."""
     from matplotlib.cbook import is_math_text
     from matplotlib.mathtext import MathTextParser

@@ -150,3 +150,20 @@ def test_options_that_add_up_may_be_repeated(capsys: pytest.CaptureFixture[str])
     ]
     assert main(arguments) == 0
     assert "4 members (2 a x 2 b)" in capsys.readouterr().out
+
+
+def test_a_picture_that_fails_after_all_leaves_the_table(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nnflow_plugins.orbit_diagram import OrbitDiagram
+
+    def draw(self: OrbitDiagram, dataset: object, axes: plt.Axes) -> None:
+        axes.plot([0, 1], [-1.7e308, 1.7e308])
+
+    monkeypatch.setattr(OrbitDiagram, "draw", draw)
+    assert main(["run", "orbit_diagram", "--map", "henon", "--steps", "20", "--plot", "out.png"]) == 2
+    said = capsys.readouterr()
+    assert len(said.err.splitlines()) == 1
+    assert "cannot draw this" in said.err
+    assert "orbit_diagram of henon, 1 member" in said.out
+    assert not list(Path().iterdir())
