@@ -1,8 +1,9 @@
 """Files are written whole or not at all: under another name in the same folder first, then renamed.
 
 Everything that nnflow writes (results, pictures, pages) goes through `write`. A link is followed, a device or a folder
-is refused, the umask and the mode of a file that is replaced are kept. The other name carries the machine and the
-process, so that what a killed process has left is known, and removed by the next one that writes into the folder.
+is refused, the umask and the mode of a file that is replaced are kept. An exception, Ctrl-C among them, leaves nothing;
+the other name carries the machine and the process, so that what a killed process has left is known, and removed by the
+next one that writes into the folder.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from socket import gethostname
 
 from nnflow.names import Refusal
 
-_open: set[Path] = set()
+BLOCK = 2**24  # bytes written in one call, so that a signal is heard in between
 
 
 def write(path: str | os.PathLike[str], *parts: bytes | memoryview) -> None:
@@ -29,12 +30,12 @@ def write(path: str | os.PathLike[str], *parts: bytes | memoryview) -> None:
     place = check_writable(path)
     _remove_stale(place.parent)
     scratch = place.with_name(f"{_stem()}{os.getpid()}-{secrets.token_hex(4)}")
-    _open.add(scratch)
     try:
         with open(os.open(scratch, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666), "wb") as file:
             if place.exists():
                 os.fchmod(file.fileno(), stat.S_IMODE(place.stat().st_mode))
-            file.writelines(parts)
+            for part in parts:
+                file.writelines(part[i : i + BLOCK] for i in range(0, len(part), BLOCK))
             file.flush()
             os.fsync(file.fileno())
         os.replace(scratch, place)
@@ -42,7 +43,6 @@ def write(path: str | os.PathLike[str], *parts: bytes | memoryview) -> None:
         raise OSError(error.errno, f"cannot write: {error.strerror}", os.fspath(path)) from error
     finally:
         scratch.unlink(missing_ok=True)
-        _open.discard(scratch)
 
 
 def check_writable(path: str | os.PathLike[str], suffixes: Sequence[str] = ()) -> Path:
@@ -84,13 +84,6 @@ def check_file(path: str | os.PathLike[str]) -> bool:
     if not stat.S_ISREG(kind):
         raise Refusal(f"{os.fspath(path)} is a device, a pipe or a socket: give the name of a file")
     return True
-
-
-def remove_scratch() -> None:
-    """Remove what this process has begun to write and not finished: for one that has to end at once."""
-    for scratch in list(_open):
-        if scratch.name.startswith(f"{_stem()}{os.getpid()}-"):  # a fork's parent goes on writing its own
-            scratch.unlink(missing_ok=True)
 
 
 def _stem() -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from nnflow.names import Refusal
-from nnflow.writing import check_writable, remove_scratch, write
+from nnflow.writing import BLOCK, check_writable, write
 
 
 def names(folder: Path) -> list[str]:
@@ -48,7 +48,8 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_file_is_written_and_written_over(tmp_path: Path) -> None:
-    write(tmp_path / "a", b"one", memoryview(b"two"))
+    write(tmp_path / "a", b"one", memoryview(bytes(BLOCK + 1)), b"")
+    assert (tmp_path / "a").read_bytes() == b"one" + bytes(BLOCK + 1)
     write(str(tmp_path / "a"), b"three")
     assert (tmp_path / "a").read_bytes() == b"three"
     assert names(tmp_path) == ["a"]
@@ -178,19 +179,19 @@ def test_many_at_once_into_one_file(tmp_path: Path) -> None:
 HALF_WAY = """
 import os, signal, sys
 from nnflow import writing
-def stop(*ignored):
-    writing.remove_scratch() if sys.argv[2] == "clean" else None
-    os.kill(os.getpid(), signal.SIGKILL)
-os.replace = stop
+def end(*ignored):
+    raise KeyboardInterrupt
+signal.signal(signal.SIGTERM, end)
+os.replace = lambda *ignored: os.kill(os.getpid(), int(sys.argv[2]))
 writing.write(sys.argv[1], b"half")
 """
 
 
 def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> None:
-    for way in ("clean", "dirty"):
-        done = subprocess.run([sys.executable, "-c", HALF_WAY, str(tmp_path / "a"), way], capture_output=True)
-        assert done.returncode == -signal.SIGKILL
-        assert len(names(tmp_path)) == (way == "dirty")
+    for number, left in ((signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGKILL, 1)):
+        command = [sys.executable, "-c", HALF_WAY, str(tmp_path / "a"), str(int(number))]
+        assert subprocess.run(command, capture_output=True).returncode < 0
+        assert len(names(tmp_path)) == left
     assert names(tmp_path)[0].startswith(".nnflow-")
     write(tmp_path / "b", b"x")
     assert names(tmp_path) == ["b"]
@@ -204,5 +205,4 @@ def test_what_a_living_process_or_another_machine_is_writing_is_left_alone(tmp_p
     for name in others:
         (tmp_path / name).write_bytes(b"")
     write(tmp_path / "a", b"y")
-    remove_scratch()
     assert names(tmp_path) == sorted([*others, "a"])
