@@ -393,9 +393,10 @@ def _values(name: str, text: str) -> Any:
 def _recording(path: Path, kind: type, settings: dict[str, Any]) -> tuple[nnflow.Recording, str]:
     """The series of a file, and a line that says what of it is analysed; the choice goes into the settings."""
     name = next((f.name for f in fields(kind) if f.name in ("observable", "observe")), None)
-    asked = settings.get(name or "") or ()
-    series = read_series(path, (asked,) if isinstance(asked, str) else tuple(asked), alone=name is not None)
-    if not asked and name is not None and series.others:
+    asked = settings.get(name or "")
+    wanted = (asked,) if isinstance(asked, str) else tuple(asked or ())
+    series = read_series(path, wanted, alone=name is not None)
+    if not wanted and name is not None and series.others:
         settings[name] = series.recording.names[0] if name == "observable" else series.recording.names
     return series.recording, f"{path}: {series}"
 

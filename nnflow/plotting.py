@@ -88,7 +88,9 @@ def _with_settings(kind: type[Analysis], dataset: xr.Dataset) -> Analysis:
             raise Refusal(unknown("setting", strangers[0], [f.name for f in fields(kind)]))
         return kind(**{name: _frozen(value) for name, value in settings.items()})
     except (ValueError, TypeError, RecursionError) as error:
-        raise Refusal(f"the dataset's settings {text!s:.80} are not those of {kind.__name__}: {error}") from error
+        raise Refusal(
+            f"the dataset's settings {text!s:.80} are not those of {getattr(kind, '__name__', kind)}: {error}"
+        ) from error
 
 
 def _text(dataset: xr.Dataset, name: str) -> str | None:

@@ -17,6 +17,7 @@ import numpy as np
 from nnflow.ensemble import Recording
 from nnflow.map import Array
 from nnflow.names import Refusal, unknown
+from nnflow.values import real
 
 SERIES = (".csv", ".npy")
 Table: TypeAlias = dict[str, Array | str]  # a column of numbers, or the first of its cells that is none
@@ -34,14 +35,14 @@ class Series(NamedTuple):
     others: tuple[str, ...]
 
     def __str__(self) -> str:
-        words = [f"{', '.join(self.recording.names)} is analysed, {self.recording.samples} samples"]
-        words += [f"taken as the index: {', '.join(self.times)}"] if self.times else []
-        words += (
-            [f"left out: {', '.join(self.others[:12])}{', ...' if len(self.others) > 12 else ''}"]
-            if self.others
-            else []
-        )
+        words = [f"{_listed(self.recording.names)} is analysed, {self.recording.samples} samples"]
+        words += [f"taken as the index: {_listed(self.times)}"] if self.times else []
+        words += [f"left out: {_listed(self.others)}"] if self.others else []
         return "; ".join(words)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join([*names[:12], *(["..."] if len(names) > 12 else [])])
 
 
 def read_series(path: Path, wanted: Sequence[str] = (), alone: bool = False) -> Series:
@@ -52,25 +53,21 @@ def read_series(path: Path, wanted: Sequence[str] = (), alone: bool = False) -> 
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
-        values, table = _array(path) if path.suffix.lower() == ".npy" else (None, _table(path))
-        times = _times(table, wanted) if values is None else []
+        table = _array(path) if path.suffix.lower() == ".npy" else _table(path)
+        times = _times(table, wanted)
         names = [name for name in table if name not in times]
         for name in wanted:
             if name not in names:
                 raise ValueError(unknown("column", name, names))
         chosen = list(wanted) or (names[:1] if alone else names)
-        if values is None:
-            values = np.stack([_checked(name, table[name]) for name in chosen], axis=1)
-        elif values.ndim > 1:
-            values = values[..., [names.index(name) for name in chosen]]
-        recording = Recording(values, chosen)
+        recording = Recording(np.stack([_checked(name, table[name]) for name in chosen], axis=-1), chosen)
     except (ValueError, EOFError, csv.Error) as error:
         raise Refusal(f"{path} cannot be read as a table of numbers: {error}") from error
     return Series(recording, tuple(times), tuple(name for name in names if name not in chosen))
 
 
-def _array(path: Path) -> tuple[Any, Table]:
-    """An array ``(time,)``, ``(time, channel)`` or ``(series, time, channel)``, and names of its channels."""
+def _array(path: Path) -> Table:
+    """The channels of an array ``(time,)``, ``(time, channel)`` or ``(series, time, channel)``."""
     with path.open("rb") as file:
         try:
             values = np.lib.format.read_array(file, allow_pickle=False)
@@ -82,8 +79,9 @@ def _array(path: Path) -> tuple[Any, Table]:
             raise ValueError("it goes on after its array")
     if not 1 <= values.ndim <= 3 or not values.size:
         raise ValueError(f"its shape is {values.shape}: give (time,) or (time, channel)")
-    count = 1 if values.ndim == 1 else values.shape[-1]
-    return values, dict.fromkeys(_counted(count), "")
+    numbers = real(values, "its values")
+    channels = [numbers] if numbers.ndim == 1 else list(np.moveaxis(numbers, -1, 0))
+    return dict(zip(_counted(len(channels)), channels, strict=True))
 
 
 def _counted(count: int) -> list[str]:
@@ -110,7 +108,10 @@ def _checked(name: str, column: Array | str) -> Array:
 
 def _rows(path: Path) -> list[list[str]]:
     """The cells. Raises ValueError for an empty file, rows of unequal length, and a blank line that may be a sample."""
-    reader = csv.reader(StringIO(path.read_text(encoding="utf-8-sig"), newline=""), strict=True)
+    text = path.read_text(encoding="utf-8-sig")
+    if "\0" in text:
+        raise ValueError("it holds NUL characters, and so is no text")
+    reader = csv.reader(StringIO(text, newline=""), strict=True)
     lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     while lines and not any(lines[-1][1]):
         lines.pop()
@@ -201,7 +202,7 @@ def _times(table: Table, wanted: Sequence[str]) -> list[str]:
 def _tells_time(name: str, values: Array) -> bool:
     """Whether values only rise, and are named as times are, or in equal steps."""
     steps = np.diff(values)
-    if not len(steps) or not (steps > 0).all():
+    if not steps.size or not (steps > 0).all():
         return False
     named = name.lower() in TIMES or name.startswith("Unnamed")
-    return named or (len(steps) > 1 and bool(np.allclose(steps, steps[0], rtol=1e-6, atol=0.0)))
+    return named or (steps.shape[-1] > 1 and bool(np.allclose(steps, steps.flat[0], rtol=1e-6, atol=0.0)))

@@ -9,13 +9,11 @@ next one that writes into the folder.
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 import tempfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from socket import gethostname
 
 from nnflow.names import Refusal
 
@@ -29,7 +27,7 @@ def write(path: str | os.PathLike[str], *parts: bytes | memoryview) -> None:
     """
     place = check_writable(path)
     _remove_stale(place.parent)
-    scratch = place.with_name(f"{_stem()}{os.getpid()}-{secrets.token_hex(4)}")
+    scratch = place.with_name(f"{_stem()}{os.getpid()}-{os.urandom(4).hex()}")
     try:
         with open(os.open(scratch, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666), "wb") as file:
             if place.exists():
@@ -88,7 +86,7 @@ def check_file(path: str | os.PathLike[str]) -> bool:
 
 def _stem() -> str:
     """How the names of unfinished files begin on this machine: other machines may share the folder."""
-    return f".nnflow-{zlib.crc32(gethostname().encode()):08x}-"
+    return f".nnflow-{zlib.crc32(os.uname().nodename.encode()):08x}-"
 
 
 def _remove_stale(folder: Path) -> None:

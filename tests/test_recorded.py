@@ -190,6 +190,7 @@ def test_what_is_asked_for_is_analysed(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", "is empty"),
+        ("a\0b\n1\n2\n", "NUL"),
         ("\n \n", "is empty"),
         ("a,b\n", "a header and no samples"),
         ("0.5,abc\n0.6,1\n", "the first row has numbers and 'abc'"),
@@ -228,11 +229,29 @@ def test_the_command_line_says_which_column_it_analyses(
     found = nnflow.load("out.nc")
     assert float(found.K) > 0.9
     assert '"observable": "loss"' in found.attrs["settings"]
+    assert main(["run", "zero_one_test", "--map", "log.CSV", "--observable", ""]) == 2
     assert main(["run", "zero_one_test", "--map", "log.CSV", "--observable", "time", "-o", "out.nc"]) == 0
     assert float(nnflow.load("out.nc").K) < 0.9
 
 
 # ---------------------------------------------------------------------------------------------------- arrays in files
+
+
+def test_an_index_in_an_array_is_found_too(tmp_path: Path) -> None:
+    x, t = np.random.default_rng(0).normal(size=(3, 50)), np.arange(50) * 0.1
+    for values, index, name, shape in (
+        (x[0], [], "x", (1, 50, 1)),
+        (x.T, [], "x0", (1, 50, 1)),
+        (np.stack([t, x[0]], axis=1), ["x0"], "x1", (1, 50, 1)),
+        (np.stack([np.broadcast_to(t, x.shape), x], axis=-1), ["x0"], "x1", (3, 50, 1)),
+        (x[0].astype(np.float32), [], "x", (1, 50, 1)),
+    ):
+        np.save(tmp_path / "a.npy", values)
+        series = read_series(tmp_path / "a.npy", alone=True)
+        assert (list(series.times), series.recording.names) == (index, (name,))
+        assert series.recording.cube.shape == shape
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(5, 40)))
+    assert len(str(read_series(tmp_path / "a.npy"))) < 100
 
 
 def test_no_array_file_is_unpickled_or_breaks(tmp_path: Path) -> None:
