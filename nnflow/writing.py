@@ -13,6 +13,7 @@ import stat
 import tempfile
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from nnflow.names import Refusal
@@ -94,7 +95,8 @@ def _remove_stale(folder: Path) -> None:
     for scratch in folder.glob(f"{_stem()}*"):
         process = scratch.name.removeprefix(_stem()).partition("-")[0]
         if process.isascii() and process.isdigit() and not _alive(int(process)):
-            scratch.unlink(missing_ok=True)
+            with suppress(OSError):  # another user's, in a folder that all may write
+                scratch.unlink()
 
 
 def _alive(process: int) -> bool:
@@ -102,6 +104,6 @@ def _alive(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except (PermissionError, OverflowError):
-        pass
+    except (PermissionError, OverflowError):  # another user's; no process has such a number
+        return True
     return True

@@ -204,5 +204,7 @@ def test_what_a_living_process_or_another_machine_is_writing_is_left_alone(tmp_p
     others = [f"{writing._stem()}{os.getppid()}-0", ".nnflow-00000000-999999999-0", f"{writing._stem()}x-0", ".hidden"]
     for name in others:
         (tmp_path / name).write_bytes(b"")
+    others.append(f"{writing._stem()}999999999-0")  # no process has this number, but it is a folder
+    (tmp_path / others[-1]).mkdir()
     write(tmp_path / "a", b"y")
     assert names(tmp_path) == sorted([*others, "a"])
