@@ -51,6 +51,8 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
         raise Refusal(f"{os.fspath(path)} is damaged: its checksum is not that of its content")
     try:
         return _dataset(content)
+    except MemoryError:
+        raise
     except Exception as error:
         raise Refusal(f"{os.fspath(path)} is no netCDF file: {error}") from error
 
