@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from nnflow.iterated import iterate
     from nnflow.map import Map
     from nnflow.plotting import plot
-    from nnflow.runner import load, run, save
+    from nnflow.results import load, save
+    from nnflow.runner import run
     from nnflow.systems.descent import gradient_map
     from nnflow.systems.network import training_map
     from nnflow.tensor import TensorMap
+    from nnflow.writing import check_writable, write
 
 __version__ = version("nnflow")
 
@@ -41,17 +43,19 @@ _LAZY = {
     "Recording": "nnflow.ensemble",
     "ResolutionWarning": "nnflow.ensemble",
     "TensorMap": "nnflow.tensor",
+    "check_writable": "nnflow.writing",
     "from_mapping": "nnflow.exchange",
     "gradient_map": "nnflow.systems.descent",
     "iterate": "nnflow.iterated",
-    "load": "nnflow.runner",
+    "load": "nnflow.results",
     "numba_mapping": "nnflow.exchange",
     "numpy_mapping": "nnflow.exchange",
     "plot": "nnflow.plotting",
     "run": "nnflow.runner",
-    "save": "nnflow.runner",
+    "save": "nnflow.results",
     "torch_mapping": "nnflow.exchange",
     "training_map": "nnflow.systems.network",
+    "write": "nnflow.writing",
 }
 
 __all__ = [
@@ -67,6 +71,7 @@ __all__ = [
     "ResolutionWarning",
     "TensorMap",
     "analyses",
+    "check_writable",
     "from_mapping",
     "gradient_map",
     "iterate",
@@ -80,6 +85,7 @@ __all__ = [
     "studies",
     "torch_mapping",
     "training_map",
+    "write",
 ]
 
 

@@ -7,14 +7,12 @@ line here. Only the plugin that was asked for is imported. Misuse is one line on
 from __future__ import annotations
 
 import contextlib
-import csv
 import inspect
 import io
 import math
 import os
 import re
 import sys
-import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -27,13 +25,14 @@ import numpy as np
 import nnflow
 from nnflow.analysis import RESERVED
 from nnflow.names import unknown
+from nnflow.recorded import SERIES, read_series
 from nnflow.registry import UnknownPlugin
 from nnflow.summary import summary, title
+from nnflow.writing import check_writable, write
 
 if TYPE_CHECKING:
     import xarray as xr
-
-SERIES = (".csv", ".npy")
+    from matplotlib.figure import Figure
 
 USAGE = """\
 usage: nnflow COMMAND ...
@@ -186,21 +185,33 @@ def _parse(kind: Any, argv: list[str], prog: str, description: str | None = None
     import tyro
 
     heard = io.StringIO()
+    typed = _flags(argv)
+    twice = sorted(name for name in set(typed) - {"set", "scan"} if typed.count(name) > 1)
+    if twice:
+        raise Misuse(f"--{twice[0].replace('_', '-')} is given twice: one of them would be ignored")
     try:
         with contextlib.redirect_stderr(heard):
-            return tyro.cli(kind, args=argv, prog=prog, description=description, **options)
+            parsed = tyro.cli(kind, args=argv, prog=prog, description=description, **options)
     except SystemExit as end:
         if not end.code:
             raise
         raise Misuse(f"{_unboxed(heard.getvalue())} (options: {prog} --help)") from None
     except tyro.UnsupportedTypeAnnotationError as error:
         raise nnflow.PluginError(f"{prog} has a setting that cannot be an option: {error}") from error
+    for part in filter(is_dataclass, (parsed, *vars(parsed).values())):
+        for name in typed:
+            if getattr(part, name, None) == ():
+                raise Misuse(f"--{name.replace('_', '-')}: give a value after it")
+    return parsed
 
 
 def _unboxed(text: str) -> str:
     """What tyro says in its box, without the box: the message, and the option it suggests."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
-    lines = [line.strip("│| ") for line in plain.splitlines() if not line.startswith(("╭", "╰", "+"))]
+    box = ("╭", "╰", "+")
+    lines = [line.strip("│| ") for line in plain.splitlines() if not line.startswith(box)]
+    if not plain.startswith(box):  # where the locale has no lines for a box, the title is a line, and one is below it
+        lines = lines[2:]
     rules = [i for i, line in enumerate(lines) if line and not line.strip("─-")] or [len(lines)]
     near = [f"Did you mean {lines[i + 1]}?" for i, line in enumerate(lines[:-1]) if line == "Perhaps you meant:"]
     return " ".join([*lines[: rules[0]], *near]) or plain
@@ -249,10 +260,11 @@ def _parse_run(name: str, kind: type, argv: list[str]) -> tuple[Options, dict[st
     return parsed.run, chosen
 
 
-def _flags(argv: list[str]) -> set[str]:
-    """The names of the options that were typed."""
-    typed = {re.split("[=.]", word[2:])[0].replace("-", "_") for word in argv if word.startswith("--")}
-    return typed | {name.removeprefix("no_") for name in typed}
+def _flags(argv: list[str]) -> list[str]:
+    """The names of the options that were typed, each as often as it was; --no-name is --name."""
+    long = ["--output" if re.match("-o(=|$)", word) else word for word in argv]
+    typed = [re.split("[=.]", word[2:])[0].replace("-", "_") for word in long if word.startswith("--")]
+    return [name.removeprefix("no_") for name in typed]
 
 
 # -- run -----------------------------------------------------------------------------------------------------------
@@ -270,18 +282,25 @@ def _run(argv: list[str]) -> int:
     kind = _analysis(argv[0])
     options, settings = _parse_run(argv[0], kind, argv[1:])
     if options.output is not None:
-        _check_writable(options.output, [".nc"])
+        check_writable(options.output, [".nc"])
     if options.plot is not None:
         _check_picture(options.plot, kind, argv[0])
-    ensemble = _ensemble(options)
+    ensemble, said = _ensemble(options, kind, settings)
     dataset = nnflow.run(argv[0], ensemble, **settings)
+    if said:
+        print(said)
     if options.output is not None:
         nnflow.save(dataset, options.output)
         print(f"wrote {options.output}: {title(dataset, ensemble)}")
-    if options.plot is not None:
-        _save_picture(dataset, options.plot)
     if options.output is None and options.plot is None:
         print(summary(dataset, ensemble))
+    if options.plot is not None:
+        try:
+            _save_picture(dataset, options.plot)
+        except Exception:
+            if options.output is None:
+                print(summary(dataset, ensemble))  # so that the work is not lost
+            raise
     return 0
 
 
@@ -297,13 +316,14 @@ def _analysis(name: str) -> type[nnflow.Analysis]:
     return kind
 
 
-def _ensemble(options: Options) -> nnflow.Ensemble | nnflow.Recording:
+def _ensemble(options: Options, kind: type, settings: dict[str, Any]) -> tuple[nnflow.Ensemble | nnflow.Recording, str]:
+    """What the analysis is applied to, and what has to be said about it."""
     values = {name: _number(name, text) for name, text in _pairs("--set", options.set).items()}
     axes = {name: _values(name, text) for name, text in _pairs("--scan", options.scan).items()}
-    if Path(options.map).suffix in SERIES:
+    if Path(options.map).suffix.lower() in SERIES:
         if values or axes or options.inits is not None:
             raise Misuse(f"{options.map} is a recorded series: --set, --scan and --inits are for maps")
-        return _recording(Path(options.map))
+        return _recording(Path(options.map), kind, settings)
     twice = sorted(set(values) & set(axes))
     if twice:
         raise Misuse(f"{', '.join(twice)}: in --set and in --scan; give one of them")
@@ -312,7 +332,7 @@ def _ensemble(options: Options) -> nnflow.Ensemble | nnflow.Recording:
         if name not in map.parameters and name not in map.coordinates:
             shown = [*map.parameters, *map.coordinates[:12]]
             raise Misuse(unknown(f"parameter or coordinate of {map.name}", name, shown, map.structure_hint(name)))
-    return nnflow.Ensemble.grid(map, inits=options.inits, seed=options.seed, **axes)
+    return nnflow.Ensemble.grid(map, inits=options.inits, seed=options.seed, **axes), ""
 
 
 def _map(name: str, values: Mapping[str, Any]) -> nnflow.Map:
@@ -370,60 +390,41 @@ def _values(name: str, text: str) -> Any:
     return np.linspace(*ends, number)
 
 
-def _recording(path: Path) -> nnflow.Recording:
-    """The series of a file: rows are times; columns are channels, named by a header row if there is one."""
-    if not path.is_file():
-        raise Misuse(f"{path}: no such file")
-    names: list[str] = []
-    try:
-        values = np.load(path, allow_pickle=False) if path.suffix == ".npy" else None
-        if values is None:
-            names = _header(path)
-            values = np.loadtxt(path, delimiter=",", skiprows=1 if names else 0, ndmin=2, encoding="utf-8-sig")
-    except (ValueError, EOFError, csv.Error) as error:
-        raise Misuse(f"{path} cannot be read as a table of numbers: {error}") from error
-    if not np.issubdtype(values.dtype, np.number) or not 1 <= values.ndim <= 3 or not values.size:
-        raise Misuse(f"{path} has shape {values.shape} of {values.dtype}: give numbers (time,) or (time, channel)")
-    count = 1 if values.ndim == 1 else values.shape[-1]
-    return nnflow.Recording(values, names or (["x"] if count == 1 else [f"x{i}" for i in range(count)]))
-
-
-def _header(path: Path) -> list[str]:
-    """The names in the first row, if it is not a row of numbers."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        cells = [cell.strip() for cell in next(csv.reader(file), [])]
-    if not cells:
-        raise Misuse(f"{path} is empty")
-    try:
-        [float(cell) for cell in cells]
-    except ValueError:
-        return [cells[0].lstrip("# "), *cells[1:]]
-    return []
+def _recording(path: Path, kind: type, settings: dict[str, Any]) -> tuple[nnflow.Recording, str]:
+    """The series of a file, and a line that says what of it is analysed; the choice goes into the settings."""
+    name = next((f.name for f in fields(kind) if f.name in ("observable", "observe")), None)
+    asked = settings.get(name or "")
+    wanted = (asked,) if isinstance(asked, str) else tuple(asked or ())
+    series = read_series(path, wanted, alone=name is not None)
+    if not wanted and name is not None and series.others:
+        settings[name] = series.recording.names[0] if name == "observable" else series.recording.names
+    return series.recording, f"{path}: {series}"
 
 
 # -- files ---------------------------------------------------------------------------------------------------------
 
 
-def _check_writable(path: Path, suffixes: Sequence[str]) -> None:
-    """Find out before a long run, not after it, that its result cannot be written."""
-    if path.suffix.lower() not in suffixes:
-        raise Misuse(f"{path}: the name must end in {', '.join(suffixes)}")
-    if path.is_dir():
-        raise Misuse(f"{path} is a folder: give the name of a file")
-    if not path.parent.is_dir():
-        raise Misuse(f"cannot write {path}: there is no folder {path.parent}")
-    try:
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        raise Misuse(f"cannot write {path}: {error.strerror}") from error
-
-
 def _check_picture(path: Path, kind: type, name: str) -> None:
+    """Find out before a long run, not after it, that its picture cannot be drawn: try the format on a word."""
     from matplotlib.backend_bases import FigureCanvasBase
+    from matplotlib.figure import Figure
 
     if not hasattr(kind, "draw"):
         raise Misuse(f"{name} does not draw: write its result with -o FILE.nc and plot what you need")
-    _check_writable(path, [f".{ending}" for ending in sorted(FigureCanvasBase.get_supported_filetypes())])
+    check_writable(path, [f".{ending}" for ending in sorted(FigureCanvasBase.get_supported_filetypes())])
+    word = Figure(figsize=(1.0, 1.0))
+    word.text(0.5, 0.5, "x")
+    try:
+        _drawn(word, path)
+    except Exception as error:
+        raise Misuse(f"{path}: matplotlib cannot write this format here: {error}") from error
+
+
+def _drawn(figure: Figure, path: Path) -> bytes:
+    """A figure in the format that the name of a file asks for."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format=path.suffix[1:].lower(), dpi=200)
+    return picture.getvalue()
 
 
 def _save_picture(dataset: xr.Dataset, path: Path) -> None:
@@ -433,16 +434,14 @@ def _save_picture(dataset: xr.Dataset, path: Path) -> None:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    handle, scratch = tempfile.mkstemp(suffix=path.suffix, prefix=f".{path.stem}.", dir=path.parent)
-    os.close(handle)
+    figure = nnflow.plot(dataset)
     try:
-        figure = nnflow.plot(dataset)
-        figure.savefig(scratch, dpi=200)
-        plt.close(figure)
-        os.chmod(scratch, 0o644)
-        os.replace(scratch, path)
+        picture = _drawn(figure, path)
+    except Exception as error:  # values that span more than a float holds, a label that cannot be set
+        raise Misuse(f"{path}: matplotlib cannot draw this result: {error}") from error
     finally:
-        Path(scratch).unlink(missing_ok=True)
+        plt.close(figure)
+    write(path, picture)
     print(f"wrote {path}")
 
 
@@ -453,9 +452,9 @@ def _plot(argv: list[str]) -> int:
         _annotated(Plot, output=_picture_option()), argv, "nnflow plot", Plot.__doc__, config=_positional()
     )
     picture = options.output or options.file.with_suffix(".png")
-    if not options.file.is_file():
-        raise Misuse(f"{options.file}: no such file")
     dataset = nnflow.load(options.file)
+    if picture.exists() and picture.samefile(options.file):
+        raise Misuse(f"{picture} holds the result itself: name the picture, -o FILE.png")
     _check_picture(picture, type(analysis_of(dataset)), dataset.attrs["analysis"])
     _save_picture(dataset, picture)
     return 0

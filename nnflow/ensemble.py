@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from nnflow.map import Array, End, IntArray, Into, Map, TangentRecords, begin, generator, project_out, settle
 from nnflow.names import unknown
+from nnflow.values import real
 
 CALL = 0.15  # seconds: how long one call of a verb is meant to take, so that Ctrl-C and progress bars work
 
@@ -302,7 +303,8 @@ class Recording:
     """Measured series that go through the same analyses: an ensemble that offers only `orbit`.
 
     `values` is ``(time,)``, ``(time, channel)`` or ``(series, time, channel)``; `names` name the channels. `advance`
-    drops samples from the start. What needs a map (tangents, perturbations) raises TypeError.
+    drops samples from the start. Masked samples are missing, NaN. What needs a map (tangents, perturbations) raises
+    TypeError.
 
     >>> Recording([1.0, 2.0, 3.0, 4.0]).orbit(4, every=2)[0].ravel()
     array([1., 3.])
@@ -314,7 +316,7 @@ class Recording:
     tick: Tick | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        values = np.asarray(self.values, dtype=np.float64)
+        values = real(self.values, "the values of a recording")
         cube = values[None, :, None] if values.ndim == 1 else values[None] if values.ndim == 2 else values
         names = (self.names,) if isinstance(self.names, str) else tuple(self.names)
         if cube.ndim != 3 or cube.shape[2] != len(names) or 0 in cube.shape:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from importlib import import_module
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
 from nnflow.analysis import Analysis
+from nnflow.names import Refusal, unknown
 from nnflow.runner import analyses
 
 if TYPE_CHECKING:
@@ -19,37 +20,102 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
 
 
-def plot(dataset: xr.Dataset, axes: Axes | None = None) -> Figure:
+def plot(dataset: xr.Dataset, axes: Axes | None = None, *, analysis: Analysis | type[Analysis] | None = None) -> Figure:
     """Draw a dataset that `run` made, the way its analysis draws; on given matplotlib axes, or in a new figure.
 
-    Returns the matplotlib Figure. Raises ValueError if the dataset names no analysis or the analysis cannot draw.
+    A registered analysis is found by the name in the attributes; one of your own is given as `analysis`, the class or
+    an instance: nothing is imported or called by a name that stands in a dataset, which may come from anywhere.
+
+    Returns the matplotlib Figure. Raises LookupError for an analysis that is not installed, ValueError if the dataset
+    names none, or settings that it does not have, or if the analysis cannot draw it.
     """
     import matplotlib.pyplot as plt
 
-    method = analysis_of(dataset)
+    method = analysis_of(dataset) if analysis is None else _given(dataset, analysis)
+    name = _text(dataset, "analysis") or type(method).__name__
     if not hasattr(method, "draw"):
-        raise ValueError(f"{dataset.attrs['analysis']} does not draw: plot its variables {list(dataset.data_vars)}")
+        raise Refusal(f"{name} does not draw: plot its variables {list(dataset.data_vars)}")
+    made = None
     if axes is None:
-        axes = plt.figure(figsize=(6.4, 4.0), layout="constrained").add_subplot()
-        axes.set_title(f"{dataset.attrs['map']}: {dataset.attrs['analysis']}", fontsize="medium")
-    method.draw(dataset, axes)
+        made = plt.figure(figsize=(6.4, 4.0), layout="constrained")
+        axes = made.add_subplot()
+        axes.set_title(f"{_text(dataset, 'map')}: {name}", fontsize="medium")
+    try:
+        method.draw(dataset, axes)
+        _spell_out(axes.figure)
+    except Exception as error:
+        if made is not None:
+            plt.close(made)
+        raise Refusal(f"{name} cannot draw this dataset: {type(error).__name__}: {error}") from error
     figure: Any = axes.figure
     return figure  # type: ignore[no-any-return]
 
 
 def analysis_of(dataset: xr.Dataset) -> Analysis:
-    """The analysis, with its settings, that made a dataset. Raises ValueError if its attributes do not say."""
-    if "analysis" not in dataset.attrs or "settings" not in dataset.attrs:
-        raise ValueError("the dataset has no attributes 'analysis' and 'settings': give one that nnflow.run made")
-    name = dataset.attrs["analysis"]
+    """The registered analysis, with its settings, that made a dataset.
+
+    Raises LookupError for one that is not installed, ValueError if the attributes do not say.
+    """
+    name = _text(dataset, "analysis")
+    if name is None:
+        raise Refusal("the dataset has no attributes 'analysis' and 'settings': give one that nnflow.run made")
     if ":" in name:
-        module, _, path = name.partition(":")
-        kind = getattr(import_module(module), path)
-    else:
-        kind = analyses[name]
-    method: Analysis = kind(**{key: _frozen(value) for key, value in json.loads(dataset.attrs["settings"]).items()})
-    return method
+        raise Refusal(
+            f"the dataset was made by {name}, which is not registered, and nothing is imported by a name in a dataset: "
+            "give the class, nnflow.plot(dataset, analysis=...)"
+        )
+    return _with_settings(analyses[name], dataset)
+
+
+def _given(dataset: xr.Dataset, analysis: Analysis | type[Analysis]) -> Analysis:
+    """An analysis that the caller names himself, with the dataset's settings if he gives the class."""
+    if isinstance(analysis, Analysis):
+        return analysis
+    if not (isinstance(analysis, type) and issubclass(analysis, Analysis)):
+        raise Refusal(f"analysis = {analysis!r}: give a class derived from nnflow.Analysis, or an instance")
+    return _with_settings(analysis, dataset)
+
+
+def _with_settings(kind: type[Analysis], dataset: xr.Dataset) -> Analysis:
+    """An analysis with the settings that stand in a dataset. Raises ValueError if they are not its own."""
+    text = _text(dataset, "settings")
+    try:
+        settings = json.loads(text or "")
+        if not isinstance(settings, dict):
+            raise Refusal("no names with values")
+        strangers = sorted(set(settings) - {f.name for f in fields(kind)})
+        if strangers:
+            raise Refusal(unknown("setting", strangers[0], [f.name for f in fields(kind)]))
+        return kind(**{name: _frozen(value) for name, value in settings.items()})
+    except (ValueError, TypeError, RecursionError) as error:
+        raise Refusal(
+            f"the dataset's settings {text!s:.80} are not those of {getattr(kind, '__name__', kind)}: {error}"
+        ) from error
+
+
+def _text(dataset: xr.Dataset, name: str) -> str | None:
+    """An attribute that is a text, or None."""
+    if not isinstance(dataset, xr.Dataset):
+        raise TypeError(f"a {type(dataset).__name__}: give a dataset that nnflow.run made")
+    value = dataset.attrs.get(name)
+    return value if isinstance(value, str) else None
 
 
 def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+
+
+def _spell_out(figure: Any) -> None:
+    """Show letter by letter what matplotlib would take for a formula and fail at: names with dollar signs."""
+    from matplotlib.cbook import is_math_text
+    from matplotlib.mathtext import MathTextParser
+    from matplotlib.text import Text
+
+    parser = MathTextParser("path")
+    for text in figure.findobj(Text):
+        try:
+            for line in text.get_text().split("\n"):
+                if is_math_text(line):
+                    parser.parse(line)
+        except ValueError:
+            text.set_parse_math(False)

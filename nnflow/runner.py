@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
@@ -17,7 +16,6 @@ from contextlib import nullcontext
 from dataclasses import asdict, fields, is_dataclass, replace
 from functools import cache
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -240,21 +238,3 @@ def _attributes(name: str, method: Analysis, ensemble: Ensemble | Recording) -> 
         "resolution": map.resolution,
         "source": map.source,
     }
-
-
-def save(dataset: xr.Dataset, path: str | Path) -> None:
-    """Write a dataset to a netCDF file, whole or not at all. Raises OSError if the file cannot be written."""
-    path = Path(path)
-    handle, scratch = tempfile.mkstemp(suffix=".nc", prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    try:
-        dataset.to_netcdf(scratch, engine="h5netcdf")
-        os.chmod(scratch, 0o644)
-        os.replace(scratch, path)
-    finally:
-        Path(scratch).unlink(missing_ok=True)
-
-
-def load(path: str | Path) -> xr.Dataset:
-    """Read a dataset that `save` wrote, whole, into memory. Raises OSError if there is no such netCDF file."""
-    return xr.load_dataset(path, engine="h5netcdf")

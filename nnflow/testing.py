@@ -20,7 +20,8 @@ import xarray as xr
 from nnflow.analysis import RESERVED, Analysis
 from nnflow.ensemble import Ensemble
 from nnflow.map import Array, Map, project_out
-from nnflow.runner import load, run, save
+from nnflow.results import load, save
+from nnflow.runner import run
 
 STATES = 100  # states of an orbit at which a step and a tangent are compared
 EXACT = 1e-13  # relative: the compiled and the plain step of the same rule

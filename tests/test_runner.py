@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import nnflow
-from nnflow.runner import Cancelled, load, save
+from nnflow.results import load, save
+from nnflow.runner import Cancelled
 
 
 @dataclass(frozen=True)

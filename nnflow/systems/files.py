@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import csv
 import gzip
-from collections.abc import Sequence
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.names import unknown
+from nnflow.names import Refusal, unknown
 from nnflow.systems.data import Split, split_rows
 
 Bytes = npt.NDArray[np.uint8]
 PIXELS = ("unit", "raw")
 IDX_TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+MISSING = ("", "NA", "NaN", "nan", "null")
+NAMES = ("inputs", "targets", "test_inputs", "test_targets")
 RECORD = 1 + 3 * 32 * 32  # bytes of a CIFAR-10 image: label, then red, green, blue
 
 
@@ -30,7 +33,7 @@ def _content(path: Path) -> bytes:
         return data
     try:
         return gzip.decompress(data)
-    except (EOFError, OSError) as error:
+    except (EOFError, OSError, zlib.error) as error:
         raise ValueError(f"{path} is a truncated or broken gzip file: {error}") from error
 
 
@@ -132,11 +135,15 @@ def table(
     `target`: name or index of the column of labels or values. A first line without a number is the header. `classes`:
     whether the targets are labels, numbered 0, 1, … in the sorted order of what the column holds, or values ``(n, 1)``
     to be regressed (default: labels, if they are words or whole numbers). Raises ValueError for a column that does not
-    exist, rows of different lengths, and features that are missing or no finite numbers, with the line.
+    exist, two of one name, a first one that only counts the rows (it would be learnt), rows of different lengths, and
+    cells that are missing or features that are no finite numbers, with the line.
     """
     path = Path(path)
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        lines = [(i, [cell.strip() for cell in row]) for i, row in enumerate(csv.reader(file), start=1) if row]
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = [(i, [cell.strip() for cell in row]) for i, row in enumerate(csv.reader(file), start=1) if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise Refusal(f"{path} cannot be read as a table: {error}") from error
     if not lines:
         raise ValueError(f"{path} is empty")
     header = None if any(_is_number(cell) for cell in lines[0][1]) else lines[0][1]
@@ -146,18 +153,33 @@ def table(
         if len(row) != width:
             raise ValueError(f"{path}, line {line}: {len(row)} columns, but {width} in the first line")
     column = _column(target, header, width, path)
+    if column != 0:
+        _check_no_index([row[0] for _, row in rows], "" if header is None else header[0], path)
     features = [[_number(cell, line, i, path) for i, cell in enumerate(row) if i != column] for line, row in rows]
     inputs = np.array(features, dtype=np.float64).reshape(len(rows), width - 1)
+    missing = [line for line, row in rows if row[column] in MISSING]
+    if missing:
+        raise Refusal(f"{path}, line {missing[0]}: the target is missing: leave the line out")
     return split_rows(inputs, _targets([row[column] for _, row in rows], classes, path), test, seed)
 
 
-def _column(target: str | int, header: Sequence[str] | None, width: int, path: Path) -> int:
+def _check_no_index(cells: list[str], name: str, path: Path) -> None:
+    """Refuse a first column that counts the rows from 0 or 1 on: it tells a sorted table's classes."""
+    if len(cells) > 2 and any(cells == [str(i + first) for i in range(len(cells))] for first in (0, 1)):
+        raise Refusal(
+            f"{path}: the first column {name!r} counts the rows: it is no feature, write the table without it"
+        )
+
+
+def _column(target: str | int, header: list[str] | None, width: int, path: Path) -> int:
     if isinstance(target, str):
         if header is None:
             raise ValueError(f"target = {target!r}: {path} has no header, so give the index of the column")
         if target not in header:
             raise ValueError(unknown(f"column of {path}", target, header))
-        return list(header).index(target)
+        if header.count(target) > 1:
+            raise Refusal(f"{path} has two columns {target!r}: give the index of one")
+        return header.index(target)
     if not -width <= target < width:
         raise ValueError(f"target = {target}: {path} has {width} columns")
     return target % width
@@ -168,7 +190,7 @@ def _is_number(cell: str) -> bool:
         float(cell)
     except ValueError:
         return False
-    return True
+    return "_" not in cell  # Python's own way to write 1_000
 
 
 def _number(cell: str, line: int, column: int, path: Path) -> float:
@@ -191,6 +213,21 @@ def _targets(cells: list[str], classes: bool | None, path: Path) -> npt.NDArray[
     return values[:, None]
 
 
+def _archive(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of an npz file. Raises Refusal if it is damaged, or no npz file."""
+    try:
+        with zipfile.ZipFile(path) as whole:
+            broken = whole.testzip()
+        if broken is not None:
+            raise ValueError(f"{broken} is damaged")
+        with np.load(path, allow_pickle=False) as held:
+            return {name: held[name] for name in held.files}
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # a damaged archive ends in many kinds of them
+        raise Refusal(f"{path} is no whole npz file of numbers: {error}") from error
+
+
 def arrays(path: str | Path, test: float = 0.2, seed: int = 0) -> Split:
     """An npz file with `inputs` and `targets` (or `x` and `y`), and perhaps `test_inputs` and `test_targets`.
 
@@ -198,15 +235,17 @@ def arrays(path: str | Path, test: float = 0.2, seed: int = 0) -> Split:
     same length, or not finite.
     """
     path = Path(path)
-    with np.load(path, allow_pickle=False) as held:
-        found = {{"x": "inputs", "y": "targets"}.get(name, name): held[name] for name in held.files}
-    for name in ("inputs", "targets"):
-        if name not in found:
-            raise ValueError(f"{path} holds {', '.join(held.files) or 'nothing'}: name the arrays inputs and targets")
+    held = _archive(path)
+    found = {{"x": "inputs", "y": "targets"}.get(name, name): values for name, values in held.items()}
+    if not {"inputs", "targets"} <= set(found) <= set(NAMES) or len(found) < len(held) or len(found) == 3:
+        raise Refusal(
+            f"{path} holds {', '.join(held) or 'nothing'}: name the arrays inputs and targets (or x and y), and "
+            "test_inputs and test_targets if there are both"
+        )
     for name, values in found.items():
         if values.dtype.kind not in "fiub" or not np.isfinite(values).all():
             raise ValueError(f"{path}: {name} of {values.dtype} holds what is no finite number")
-    if "test_inputs" not in found or "test_targets" not in found:
+    if "test_inputs" not in found:
         return split_rows(found["inputs"], found["targets"], test, seed)
     parts = [split_rows(found[f"{kind}inputs"], found[f"{kind}targets"], 0.0, seed) for kind in ("", "test_")]
     return Split(parts[0].inputs, parts[0].targets, parts[1].inputs, parts[1].targets)

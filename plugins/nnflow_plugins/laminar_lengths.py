@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from nnflow.analysis import Analysis, Result, at_least, first
 from nnflow.ensemble import Ensemble, Recording
+from nnflow.values import real
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -54,7 +55,7 @@ def laminar_phases(series: npt.ArrayLike, period: int = 1, tolerance: float | No
     There is no phase if a sample is not finite. Raises ValueError for a series that is not longer than `period`, or
     settings that are not positive.
     """
-    x = np.asarray(series, dtype=np.float64)
+    x = real(series, "the series")
     _check(period, tolerance, shortest)
     if x.ndim != 1 or len(x) <= period:
         raise ValueError(f"series of shape {x.shape}: give (time,), and more samples than period = {period}")

@@ -21,6 +21,7 @@ from scipy.special import betainc
 from nnflow.analysis import Analysis, Result, at_least, first
 from nnflow.ensemble import Ensemble, Recording
 from nnflow.map import generator
+from nnflow.values import real
 from nnflow_plugins.network_lyapunov import best_window, fits, logarithm, windows
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def expansion_rates(series: npt.ArrayLike, **settings: Any) -> Rates:
     >>> np.allclose(found.rate, np.log(2))
     True
     """
-    x = np.asarray(series, dtype=np.float64)
+    x = real(series, "the series")
     if x.ndim != 1:
         raise ValueError(f"series of shape {x.shape}: give (time,)")
     return LocalExpansion(**{**settings, "steps": len(x), "transient": 0}).rates(x)

@@ -15,6 +15,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
+from nnflow.values import real
+
 Array = NDArray[np.float64]
 Integers = NDArray[np.int64]
 MAGNITUDE = 0x7FFF_FFFF_FFFF_FFFF  # all bits of a float64 but its sign
@@ -47,7 +49,7 @@ def detect_period(values: ArrayLike, tolerance: float = 1e-6, maximum: int | Non
     >>> detect_period([[1, 2, 1, 2, 1, 2, 1, 2]])
     array([2])
     """
-    rows = np.ascontiguousarray(values, dtype=np.float64)
+    rows = np.ascontiguousarray(real(values, "the values"))
     if rows.ndim != 2 or not rows.shape[1]:
         raise ValueError(f"values must have the shape (member, sample), at least one sample, not {rows.shape}")
     if not 0.0 < tolerance < np.inf:

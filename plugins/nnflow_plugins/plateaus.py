@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from nnflow.analysis import Analysis, Result, at_least, first
 from nnflow.ensemble import Ensemble, Recording
+from nnflow.values import real
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -67,7 +68,7 @@ def segment(series: npt.ArrayLike, block: int = 20, jump: float | None = None, s
     >>> found.start.tolist(), found.end.tolist(), found.level.tolist()
     ([0, 110], [110, 200], [1.0, 3.0])
     """
-    x = np.asarray(series, dtype=np.float64)
+    x = real(series, "the series")
     _check(block, jump, shortest)
     if x.ndim != 1 or len(x) < block:
         raise ValueError(f"series of shape {x.shape}: give (time,), and {block} samples (one block) or more")

@@ -25,6 +25,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from nnflow.analysis import Analysis, Result, at_least, first, one_of
 from nnflow.ensemble import Ensemble, Recording
+from nnflow.names import Refusal
+from nnflow.values import real
 from nnflow_plugins.lines import Counts, count_recurrences, lines_of_cells, lines_of_points, matrix_of_points
 
 if TYPE_CHECKING:
@@ -171,6 +173,8 @@ def measures_of_lines(lines: Lines, min_diagonal: int = 2, min_vertical: int = 2
 
 def lines_of_matrix(matrix: ArrayLike, theiler: int | None = None) -> Lines:
     """Return the histograms of line lengths of a recurrence matrix; arguments and errors as `measures_of_matrix`."""
+    if np.ma.is_masked(matrix):
+        raise Refusal("a masked entry of the matrix is neither recurrent nor not: fill them first")
     cells = np.ascontiguousarray(np.asarray(matrix) != 0)
     if cells.ndim != 2:
         raise ValueError(f"the matrix must have the shape (row, column), not {cells.shape}")
@@ -195,7 +199,7 @@ def embed(series: ArrayLike, dimension: int, delay: int) -> Array:
            [2., 4.]])
     """
     at_least(1, dimension=dimension, delay=delay)
-    values = np.asarray(series, dtype=np.float64)
+    values = real(series, "the series")
     if values.ndim not in (1, 2) or 0 in values.shape[1:]:
         raise ValueError(f"the series must have the shape (time,) or (time, channel), not {values.shape}")
     table = values.reshape(len(values), -1)

@@ -11,6 +11,7 @@ from scipy.fft import irfft, next_fast_len, rfft
 
 from nnflow.analysis import Analysis, Result, at_least
 from nnflow.ensemble import Ensemble, Recording
+from nnflow.values import real
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -29,7 +30,7 @@ def trajectory_correlation(trajectory: npt.ArrayLike, lags: int) -> Array:
     >>> trajectory_correlation([[1.0], [-1.0], [1.0], [-1.0]], 2).tolist()
     [1.0, -0.75, 0.5]
     """
-    w = np.asarray(trajectory, dtype=np.float64)
+    w = real(trajectory, "the trajectory")
     w = w[:, None] if w.ndim == 1 else w
     if w.ndim != 2 or not 0 <= lags < len(w):
         raise ValueError(f"trajectory of shape {w.shape}, lags = {lags}: give (time, component), and lags below time")

@@ -30,6 +30,7 @@ from scipy import fft
 
 from nnflow.analysis import Analysis, Result, at_least, first
 from nnflow.ensemble import Ensemble, Recording
+from nnflow.values import real
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -146,7 +147,7 @@ def drift_batch(series: ArrayLike) -> Array:
 
 
 def _checked(series: ArrayLike, ndim: int) -> Array:
-    values = np.ascontiguousarray(series, dtype=np.float64)
+    values = np.ascontiguousarray(real(series, "the series"))
     if values.ndim != ndim:
         wanted = "(sample,)" if ndim == 1 else "(member, sample)"
         raise ValueError(f"the series must have the shape {wanted}, not {values.shape}")

@@ -7,7 +7,6 @@ figure sets them side by side, and on one axis: the parameter over its value at 
 from __future__ import annotations
 
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +112,8 @@ class Demo:
         began = time.perf_counter()
         out = Path(self.out)
         out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out).close()  # before the work, not after it
+        for name in ("demo.png", *(f"{case.name}.nc" for case in CASES)):
+            nnflow.check_writable(out / name)  # before the work, not after it
         results = {}
         with tqdm(total=5 * len(CASES), desc="demo", unit=" scans", disable=not sys.stderr.isatty()) as bar:
             for case in CASES:
@@ -198,13 +198,18 @@ def _first(data: xr.Dataset, parameter: str, where: xr.DataArray) -> float:
     return float(found.min()) if found.size else float("nan")
 
 
+def _cell(value: float) -> str:
+    """A parameter value, or a dash if there is none."""
+    return "-" if np.isnan(value) else f"{value:.4f}"
+
+
 def table(results: dict[str, xr.Dataset]) -> str:
     """Where each map first doubles its period and turns chaotic, beside the known values."""
     lines = [f"{'map':<10}{'parameter':<11}{'first doubling':>15}   {'known':<22}{'chaotic from':>13}   known"]
     for case in CASES:
         data = results[case.name]
         doubling, chaos = first_doubling(data, case.parameter), first_chaos(data, case.parameter)
-        found = f"{doubling:>15.4f}   {case.doubling_source:<22}{chaos:>13.4f}   {case.chaos_source}"
+        found = f"{_cell(doubling):>15}   {case.doubling_source:<22}{_cell(chaos):>13}   {case.chaos_source}"
         lines.append(f"{case.name:<10}{case.parameter:<11}{found}")
     spacing = ", ".join(f"{float(np.diff(results[c.name][c.parameter].values[:2])[0]):.3g} ({c.name})" for c in CASES)
     lines.append(

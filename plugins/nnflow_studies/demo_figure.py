@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+
+import nnflow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,14 +29,10 @@ def save(results: dict[str, xr.Dataset], cases: Sequence[Case], path: Path) -> N
     """Draw the figure and write it, whole or not at all."""
     import matplotlib.pyplot as plt
 
-    figure = draw(results, cases)
-    scratch = path.with_name(f".{path.stem}.{os.getpid()}.png")
-    try:
-        figure.savefig(scratch, dpi=150)
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
-        plt.close(figure)
+    figure, picture = draw(results, cases), BytesIO()
+    figure.savefig(picture, format="png", dpi=150)
+    plt.close(figure)
+    nnflow.write(path, picture.getvalue())
 
 
 def draw(results: dict[str, xr.Dataset], cases: Sequence[Case]) -> Figure:
@@ -164,7 +162,8 @@ def quartiles(data: xr.DataArray, parameter: str) -> npt.NDArray[np.float64]:
 
 
 def _doubling_line(axes: Axes, data: xr.Dataset, case: Case) -> None:
-    axes.axvline(data.attrs["first_doubling"], color="0.35", linewidth=0.8, linestyle=":")
+    if not np.isnan(data.attrs["first_doubling"]):
+        axes.axvline(data.attrs["first_doubling"], color="0.35", linewidth=0.8, linestyle=":")
 
 
 def _drift_band(axes: Axes, data: xr.Dataset, parameter: str) -> None:
@@ -185,6 +184,9 @@ def _common_axis(axes: Axes, results: dict[str, xr.Dataset], cases: Sequence[Cas
     colours: Any = dict(zip((case.name for case in cases), ("#0072B2", "#009E73", "#D55E00"), strict=True))
     for case in cases:
         data = results[case.name]
+        if np.isnan(data.attrs["first_doubling"]):
+            axes.plot([], [], color=colours[case.name], label=f"{TITLES[case.name]}: no period doubling found")
+            continue
         x = data[case.parameter].values / data.attrs["first_doubling"]
         low, middle, high = quartiles(data.exponent, case.parameter)
         axes.fill_between(x, low, high, color=colours[case.name], alpha=0.2, linewidth=0)

@@ -119,7 +119,12 @@ def between(
     low, high = low - slack, high + slack
     shown = text or f"{low:.{digits}g} … {high:.{digits}g}"
     criterion = f"between {low:.{digits}g} and {high:.{digits}g}"
-    return Row(quantity, shown, f"{ours:.{digits}g}", bool(low <= ours <= high), criterion, source)
+    return Row(quantity, shown, number(ours, f".{digits}g"), bool(low <= ours <= high), criterion, source)
+
+
+def number(value: float, form: str) -> str:
+    """A number for a table; a dash where there is none."""
+    return "-" if np.isnan(value) else format(value, form)
 
 
 def quantiles(values: Any, *levels: float) -> Array:

@@ -24,6 +24,7 @@ from nnflow_studies.danovski2024.experiment import (
     figure,
     iris,
     near,
+    number,
     run,
 )
 
@@ -251,7 +252,7 @@ def _map(data: Data) -> list[Row]:
         near("second exponent", 0.136, 0.004, float(mean[1]), "re"),
         near("band at κ = 10, smallest loss", 1.1025, 5e-4, float(band.min()), "re", digits=5),
         near("band at κ = 10, largest loss", 2.3821, 1e-3, float(band.max()), "re", digits=5),
-        Row("3-cycle that coexists with it", cycle_text, ", ".join(f"{value:.3f}" for value in first),
+        Row("3-cycle that coexists with it", cycle_text, ", ".join(number(value, ".3f") for value in first),
             bool(np.abs(np.array(first) - [2.900, 2.982, 3.011]).max() < 2e-3), "within 0.002", "re"),
         near("loss of the 3-cycle of equal classes, κ = 12", 3.83258, 1e-5, float(equal.mean()), "exact", digits=6),
     ]  # fmt: skip

@@ -23,6 +23,7 @@ from nnflow_studies.danovski2024.experiment import (
     figure,
     iris,
     near,
+    number,
     quantiles,
     run,
 )
@@ -149,7 +150,7 @@ def _movement(data: Data, scale: Scale) -> list[Row]:
     known = net > 0
     slope = np.polyfit(np.log(path[known]), np.log(net[known]), 1)[0]
     largest = quantiles(ratios.max("weight").values, 0.05, 0.95)
-    text = f"{largest[0]:.2f} … {largest[1]:.2f}"
+    text = " … ".join(number(value, ".2f") for value in largest)
     return [
         between("relative displacement, median", 0.17, 0.69, float(moved.relative.median()), "re"),
         between("share of states with 0.15 < displacement < 0.75", 0.95, 1, inside, "re", text="all"),

@@ -48,7 +48,7 @@ def write(
         machine=f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
     )
     path = out / TEMPLATE
-    _replace(path, page.encode())
+    nnflow.write(path, page.encode())
     return path
 
 
@@ -60,7 +60,7 @@ def _picture(out: Path, experiment: Experiment, picture: Picture) -> dict[str, s
     picture.figure.savefig(drawn, format="png", dpi=150)
     width = round(96 * picture.figure.get_figwidth())  # CSS pixels: 96 an inch
     plt.close(picture.figure)
-    _replace(out / f"{experiment.key}-{picture.name}.png", drawn.getvalue())
+    nnflow.write(out / f"{experiment.key}-{picture.name}.png", drawn.getvalue())
     data = base64.b64encode(drawn.getvalue()).decode()
     source = f"data:image/png;base64,{data}"
     return {"title": picture.title, "caption": picture.caption, "source": source, "width": str(width)}
@@ -95,13 +95,3 @@ def _versions(results: Mapping[Experiment, Data]) -> str:
     ]
     found = {package: version for versions in known for package, version in versions.items()}
     return ", ".join(f"{package} {version}" for package, version in {"nnflow": nnflow.__version__, **found}.items())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file under another name first."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        scratch.write_bytes(content)
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)

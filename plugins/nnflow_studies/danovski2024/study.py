@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,16 +51,18 @@ class Danovski2024:
         began = time.perf_counter()
         out = Path(self.out)
         out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out).close()  # before the work, not after it
         chosen = [e for e in EXPERIMENTS if not self.only or e.key in self.only]
+        for path in (out / report.TEMPLATE, *(self.path(e, name) for e in chosen for name in e.parts)):
+            nnflow.check_writable(path)  # before the work, not after it
+        results: dict[Experiment, dict[str, xr.Dataset]] = {e: {} for e in chosen}
         with tqdm(total=sum(len(e.parts) for e in chosen), unit=" parts", disable=not sys.stderr.isatty()) as bar:
             for experiment in chosen:
                 for name in experiment.parts:
                     bar.set_description(f"{experiment.key} {name.replace('_', ' ')}")
-                    self.part(experiment, name)
+                    results[experiment][name] = self.part(experiment, name)
                     bar.update()
-        shown = [e for e in EXPERIMENTS if e in chosen or all(self.kept(e, name) is not None for name in e.parts)]
-        results = {e: {name: self.part(e, name) for name in e.parts} for e in shown}
+        results |= self.finished([e for e in EXPERIMENTS if e not in chosen])
+        results = {e: results[e] for e in EXPERIMENTS if e in results}
         rows = {e: list(e.compare(data, self.scale)) for e, data in results.items()}
         report.write(out, results, rows, self.scale)
         print(table(rows, self.quick))
@@ -75,22 +76,44 @@ class Danovski2024:
 
     def part(self, experiment: Experiment, name: str) -> xr.Dataset:
         """One part's dataset: from the folder, or made and written there."""
-        kept = self.kept(experiment, name)
+        kept = self.kept(experiment, name, "it is made anew")
         if kept is not None:
             return kept
         began = time.perf_counter()
         made = experiment.parts[name](self.scale)
-        made.attrs |= {"study": self.mark, "seconds": round(time.perf_counter() - began, 2)}
+        made.attrs |= {
+            "study": self.mark,
+            "part": f"{experiment.key}-{name}",
+            "seconds": round(time.perf_counter() - began, 2),
+        }
         nnflow.save(made, self.path(experiment, name))
         return made
 
-    def kept(self, experiment: Experiment, name: str) -> xr.Dataset | None:
-        """A part's dataset if it is in the folder, whole and made with these settings."""
+    def finished(self, experiments: list[Experiment]) -> dict[Experiment, dict[str, xr.Dataset]]:
+        """The datasets of those experiments that have all their parts in the folder."""
+        found: dict[Experiment, dict[str, xr.Dataset]] = {}
+        for experiment in experiments:
+            parts = {name: self.kept(experiment, name, "the page leaves it out") for name in experiment.parts}
+            whole = {name: part for name, part in parts.items() if part is not None}
+            if len(whole) == len(parts):
+                found[experiment] = whole
+        return found
+
+    def kept(self, experiment: Experiment, name: str, otherwise: str) -> xr.Dataset | None:
+        """A part's dataset if it is in the folder, whole and made with these settings; what is not whole is said."""
         path = self.path(experiment, name)
         if not path.exists():
             return None
-        found = nnflow.load(path)
-        return found if found.attrs.get("study") == self.mark else None
+        own = {"study": self.mark, "part": f"{experiment.key}-{name}"}
+        try:
+            found = nnflow.load(path)
+            if own.items() <= found.attrs.items():
+                return found
+            reason = f"{path} is another part, or was made with other settings or by another version"
+        except (nnflow.Refusal, OSError) as error:
+            reason = str(error)
+        tqdm.write(f"nnflow: {reason}: {otherwise}", file=sys.stderr)
+        return None
 
     def path(self, experiment: Experiment, name: str) -> Path:
         """Where a part's dataset is."""

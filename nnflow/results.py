@@ -1,0 +1,85 @@
+"""Results as files: netCDF, with a checksum behind it, written whole and read whole.
+
+The file is made in memory, so that no full disk can break the library that writes it, and its last line is the SHA-256
+of all bytes before: what is damaged is refused before anything tries to understand it. Other programs read the file as
+any netCDF file; HDF5 does not look behind its own end. Nothing that a file says is imported, called or unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from io import BytesIO
+from pathlib import Path
+
+import xarray as xr
+
+from nnflow.names import Refusal
+from nnflow.writing import check_file, check_writable, write
+
+MARK = b"\nnnflow-sha256 "
+
+
+def save(dataset: xr.Dataset, path: str | os.PathLike[str]) -> None:
+    """Write a dataset to a netCDF file, whole or not at all.
+
+    Links are followed, the umask is respected. Raises Refusal for a dataset that would not be the same after `load`,
+    and for a name that cannot be a file's; OSError if the file cannot be written.
+    """
+    if not isinstance(dataset, xr.Dataset):
+        raise Refusal(f"a {type(dataset).__name__}: give an xarray.Dataset, such as nnflow.run returns")
+    check_writable(path)
+    content = _content(dataset)
+    write(path, content, _seal(content))
+
+
+def load(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Read a dataset that `save` wrote, whole, into memory.
+
+    Raises Refusal for a file that is damaged or was written by something else, OSError if there is none.
+    """
+    if not check_file(path):
+        raise FileNotFoundError(f"{os.fspath(path)}: no such file")
+    whole = Path(path).read_bytes()
+    content, seal = whole[: -len(_seal(b""))], whole[-len(_seal(b"")) :]
+    if not seal.startswith(MARK):
+        raise Refusal(
+            f"{os.fspath(path)} was not written by nnflow.save, or is cut off: it does not end with a checksum "
+            "(what xarray.load_dataset opens and you trust, nnflow.save can write anew)"
+        )
+    if seal != _seal(content):
+        raise Refusal(f"{os.fspath(path)} is damaged: its checksum is not that of its content")
+    try:
+        return _dataset(content)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise Refusal(f"{os.fspath(path)} is no netCDF file: {error}") from error
+
+
+def _seal(content: bytes | memoryview) -> bytes:
+    """The last line of a file with this content."""
+    return MARK + hashlib.sha256(content).hexdigest().encode() + b"\n"
+
+
+def _content(dataset: xr.Dataset) -> memoryview:
+    """The netCDF file of a dataset. Raises Refusal if it would not bring back the same."""
+    try:
+        content = dataset.to_netcdf(engine="h5netcdf")
+        back = _dataset(content)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise Refusal(f"the dataset cannot be written as netCDF: {error}") from error
+    if not back.identical(dataset):
+        names = [str(n) for n in dataset.variables if n not in back or not back[n].identical(dataset[n])]
+        raise Refusal(
+            f"{', '.join(names) or 'the attributes'} would not be the same after reading: "
+            "give numbers, texts, and attributes that are numbers or texts"
+        )
+    return content
+
+
+def _dataset(content: bytes | memoryview) -> xr.Dataset:
+    """The dataset in a netCDF file. A variable with units = "days" stays the number that it is."""
+    return xr.load_dataset(BytesIO(content), engine="h5netcdf", decode_times=False, decode_timedelta=False)
