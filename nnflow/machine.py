@@ -42,12 +42,15 @@ class CacheWarning(UserWarning):
 
 
 class Library(JITCodeLibrary):
-    """A module of machine code that nothing outside it can replace a part of."""
+    """A module of machine code that nothing outside it can replace a part of.
+
+    What is linked in gets a name of its own as well: LLVM's engine looks functions up by name, private or not.
+    """
 
     def _optimize_final_module(self) -> None:
         for function in self._final_module.functions:
             if not function.is_declaration and function.linkage.name == "linkonce_odr":
-                function.linkage = "internal"
+                function.linkage, function.name = "internal", f"{function.name}.private"
         super()._optimize_final_module()  # type: ignore[no-untyped-call]
 
 

@@ -98,6 +98,18 @@ def test_a_half_filled_cache_gives_the_bits_of_an_empty_one(tmp_path: Path) -> N
     assert len({whole[verb] for verb in FOLLOWING}) == 1
 
 
+def test_the_definition_runs_after_the_loops(tmp_path: Path) -> None:
+    """LLVM's engine finds functions by name, private ones too: after a loop, a helper called by itself was none."""
+    code = """
+import nnflow, numpy as np
+map = nnflow.maps["cubic_descent"]()
+scan = nnflow.Ensemble.grid(map, inits=2).with_frame(2)
+scan.tangent_orbit(3)
+print(map.tangent(scan.state, scan.parameters, 0, scan.frame).shape)
+"""
+    assert python(code, tmp_path) == python(code, tmp_path) == "(2, 2, 2)\n"
+
+
 FAST = """
 from numba import njit
 @njit(fastmath=True)
