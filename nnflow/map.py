@@ -392,6 +392,41 @@ def tangent_records(members: int, blocks: int, k: int, dim: int, keep: Sequence[
     return TangentRecords(np.empty((members, blocks, k)), frames, factors)
 
 
+class Gathered:
+    """Records of `tangent_orbit`, one a block of `every` steps, put together from records of single steps.
+
+    A frame that is left alone for many steps is lost: its vectors turn to the direction that grows fastest until
+    rounding hides what tells them apart, and their lengths overflow or vanish. Re-orthonormalised at each step it is
+    not, and a block's log-stretches are the sum of its steps', its factor their product. The steps are added one after
+    another, so that the sums do not depend on where the time was cut.
+    """
+
+    def __init__(self, members: int, steps: int, every: int, k: int, dim: int, keep: Sequence[str]) -> None:
+        self.records = tangent_records(members, steps // every, k, dim, keep)
+        self.every, self.done = every, 0
+        self.records.log_stretches[:] = 0.0
+        if self.records.factors is not None:
+            self.records.factors[:] = np.eye(k)
+
+    def add(self, steps: TangentRecords) -> None:
+        """The next steps."""
+        total, frames, factors = self.records
+        step = self.done + np.arange(steps.log_stretches.shape[1])
+        self.done += len(step)
+        first, block = step % self.every == 0, step // self.every
+        if self.every == 1:  # nothing to add up
+            total[:, block] = steps.log_stretches
+        else:
+            cells = np.arange(total.size).reshape(total.shape)[:, block]
+            np.add.at(total.reshape(-1), cells.ravel(), steps.log_stretches.ravel())
+        if frames is not None and steps.frames is not None:
+            frames[:, block[first]] = steps.frames[:, first]
+        if factors is not None and steps.factors is not None:
+            for i, b in enumerate(block):
+                with np.errstate(all="ignore"):  # a long product may overflow
+                    factors[:, b] = steps.factors[:, i] @ factors[:, b]
+
+
 def orthonormalise(frame: Array, escaped: npt.NDArray[np.bool_]) -> tuple[Array, Array]:
     """QR of each member's rows, with a positive diagonal: the new rows ``(member, k, dim)`` and R ``(member, k, k)``.
 
