@@ -6,6 +6,9 @@ rounded relative to their size, so that differences below ROUNDING of the larges
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
@@ -16,13 +19,27 @@ Array = npt.NDArray[np.float64]
 ROUNDING = 1e-12
 """Differences below this share of the largest value are rounding: some thousands of units in the last place."""
 
+FADED = 1e-2
+"""This share of ROUNDING is about the last digit of a number."""
 
-def rounding_of(ensemble: Ensemble | Recording) -> float:
-    """The share of the largest value that is rounding, for a map's own numbers: more than ROUNDING in single precision.
 
-    What was recorded counts as float64.
-    """
+def share_of(ensemble: Ensemble | Recording) -> float:
+    """The share of the largest value that is rounding: ROUNDING, more for a map in single precision."""
     return ROUNDING if isinstance(ensemble, Recording) else max(ROUNDING, 16 * ensemble.map.resolution)
+
+
+def floor_of(ensemble: Ensemble | Recording, name: str, values: Array) -> Array:
+    """``(member,)``: differences of an observable up to this size are rounding, for its ``values (member, sample)``.
+
+    That is a share of the largest value, or of the turn of an angle. And as to what decays to 0: its numbers get ever
+    finer, with noise among them at last, but it has died out where it is about the last digit of what it was at first,
+    FADED times that share. What was recorded counts as double precision.
+    """
+    share = share_of(ensemble)
+    if (turn := turn_of(ensemble, name)) is not None:
+        return np.full(len(values), share * turn)
+    start = replace(ensemble, tick=None).orbit(1, 1, name)[0][:, :, 0]
+    return share * np.maximum(largest_of(values), FADED * largest_of(start))
 
 
 def turn_of(ensemble: Ensemble | Recording, name: str) -> float | None:
@@ -30,22 +47,28 @@ def turn_of(ensemble: Ensemble | Recording, name: str) -> float | None:
     return None if isinstance(ensemble, Recording) else ensemble.map.periods.get(name)
 
 
+def largest_of(series: Array) -> Array:
+    """max |x| along the last axis, of the finite values; 0 if there is none."""
+    return np.asarray(np.max(np.abs(series), axis=-1, where=np.isfinite(series), initial=0.0))
+
+
 def exponent_of(series: Array) -> int:
-    """e with 2^(e−1) ≤ max |x| < 2^e, of the finite values; 0 if there is none but 0.
+    """e with 2^(e−1) ≤ max |x| < 2^e, of all finite values; 0 if there is none but 0.
 
     Divided by 2^e (`np.ldexp(x, −e)`, exact), squares neither overflow nor vanish.
     """
-    largest = np.max(np.abs(series), where=np.isfinite(series), initial=0.0)
-    return int(np.frexp(largest)[1])
-
-
-def in_unit(series: Array) -> Array:
-    """The series divided by the power of two next above its largest finite value."""
-    return np.asarray(np.ldexp(series, -exponent_of(series)))
+    return int(np.frexp(largest_of(series.ravel()))[1])
 
 
 def on_circle(angles: Array, turn: float) -> Array:
-    """Cosine and sine of angles of this period, side by side along a new last axis: no jump where they wrap round."""
+    """The points of a circle of this circumference ``(…, 2)`` for angles ``(…)``: no jump where they wrap round."""
     with np.errstate(invalid="ignore"):
         phase = angles * (2 * np.pi / turn)
-        return np.stack([np.cos(phase), np.sin(phase)], axis=-1)
+        return np.stack([np.cos(phase), np.sin(phase)], axis=-1) * (turn / (2 * np.pi))
+
+
+def straightened(ensemble: Ensemble | Recording, names: Sequence[str], values: Array) -> Array:
+    """``values (member, sample, channel)`` with each channel that is an angle replaced by the two of `on_circle`."""
+    turns = [turn_of(ensemble, name) for name in names]
+    parts = (values[..., i, None] if turn is None else on_circle(values[..., i], turn) for i, turn in enumerate(turns))
+    return np.concatenate(list(parts), axis=-1) if any(turns) else values

@@ -6,7 +6,7 @@ next, in the order given. Scanned up and down, followed diagrams show hysteresis
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from nnflow.analysis import Analysis, Result, at_least, first
 from nnflow.ensemble import Ensemble, Recording
-from nnflow_plugins.observed import rounding_of, turn_of
+from nnflow_plugins.observed import floor_of, turn_of
 from nnflow_plugins.periods import detect_period
 
 if TYPE_CHECKING:
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Array = npt.NDArray[np.float64]
-
-FADED = 1e-2
-"""A value that has decayed to this share of the rounding of its first value has died out: to about its last digit."""
 
 
 @dataclass(frozen=True)
@@ -67,19 +64,14 @@ class OrbitDiagram(Analysis):
         name = first(ensemble, self.observable)
         values, escaped = self._followed(ensemble, name) if self.follow else self._each(ensemble, name)
         samples = np.arange(0, self.steps, self.every)
+        floor, turn = floor_of(ensemble, name, values), turn_of(ensemble, name)
+        period = detect_period(values, self.tolerance, turn=turn, floor=floor)
         return {
             "sample": ("sample", samples, {"long_name": "step of the sample after the transient"}),
             "value": (("member", "sample"), values, {"long_name": name}),
-            "period": ("member", self._period(ensemble, name, values), {"long_name": "period, 0 = none found"}),
+            "period": ("member", period, {"long_name": "period, 0 = none found"}),
             "escaped": ("member", escaped),
         }
-
-    def _period(self, ensemble: Ensemble | Recording, name: str, values: Array) -> npt.NDArray[np.int64]:
-        """The period of each member; what is below the rounding of its first value has died out."""
-        start = np.abs(replace(ensemble, tick=None).orbit(1, 1, name)[0][:, 0, 0])
-        share = rounding_of(ensemble)
-        floor = FADED * share * np.where(np.isfinite(start), start, 0.0)
-        return detect_period(values, self.tolerance, turn=turn_of(ensemble, name), floor=floor, rounding=share)
 
     def _each(self, ensemble: Ensemble | Recording, name: str) -> tuple[Array, npt.NDArray[np.int64]]:
         records, after = ensemble.advance(self.transient).orbit(self.steps, self.every, name)

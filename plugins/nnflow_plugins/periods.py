@@ -33,11 +33,10 @@ def detect_period(
     maximum: int | None = None,
     turn: float | None = None,
     floor: ArrayLike = 0.0,
-    rounding: float = ROUNDING,
 ) -> Integers:
     """Return the smallest period of every recording, `(member,)` int64: 1 for a fixed point, 0 for none found.
 
-    period = min p: max − min of {x(i), x(i+p), x(i+2p), …} ≤ max(tolerance · range, rounding · max |x|, floor), all i
+    period = min p: max − min of {x(i), x(i+p), x(i+2p), …} ≤ max(tolerance · range, 1e-12 · max |x|, floor), all i
 
     The tolerance is relative to the range max − min of the recording: chaos of a small amplitude on a high level is
     chaos, a 2-cycle just past its bifurcation is a 2-cycle, and the unit does not matter. What varies by rounding only
@@ -51,9 +50,7 @@ def detect_period(
         maximum: the largest period looked for; a third of the samples when None, and never more.
         turn: the period of the values themselves, if they are angles: differences are taken the shorter way round, and
             the range is what is left of the turn beside the largest gap.
-        floor: `(member,)` or one for all: differences up to this size are none. Where x decays to 0, its rounding gets
-            smaller all the time; the rounding of what it was at first is a floor.
-        rounding: the share of the largest value that is rounding.
+        floor: `(member,)` or one for all: differences up to this size are none, either.
 
     Raises ValueError for another shape, no samples, a tolerance that is not between 0 and 1 or a maximum below 1.
 
@@ -76,7 +73,7 @@ def detect_period(
     size = np.abs(rows).max(axis=1) if turn is None else np.full(len(rows), turn)
     scale = np.where(size > 0, size, 1.0)  # no difference overflows in this unit
     rows = rows / scale[:, None]
-    widths = np.maximum(tolerance * _ranges(rows, None if turn is None else 1.0), rounding)
+    widths = np.maximum(tolerance * _ranges(rows, None if turn is None else 1.0), ROUNDING)
     widths = np.maximum(widths, np.broadcast_to(np.asarray(floor, dtype=np.float64), found.shape)[known] / scale)
     least = longest if maximum is None else min(maximum, longest)
     found[known] = _periods(rows, widths, 0.0 if turn is None else 1.0, least)
@@ -111,7 +108,7 @@ def _smallest_period(row: Array, width: float, turn: float, maximum: int) -> int
     for period in range(1, maximum + 1):
         known = False
         for mark in marks:
-            known = known or _broken(row, mark % period, period, width, turn)[0] >= 0
+            known = known or _broken(row, int(mark) % period, period, width, turn)[0] >= 0
         if known:
             continue
         low, high = _first_broken(row, period, width, turn)

@@ -28,7 +28,7 @@ from nnflow.ensemble import Ensemble, Recording
 from nnflow.names import Refusal
 from nnflow.values import real
 from nnflow_plugins.lines import Counts, count_recurrences, lines_of_cells, lines_of_points, matrix_of_points
-from nnflow_plugins.observed import ROUNDING, exponent_of, rounding_of, turn_of
+from nnflow_plugins.observed import ROUNDING, exponent_of, floor_of, largest_of, turn_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -50,7 +50,7 @@ CONVENTION = (
     "denominator; lines that meet the border or that window count with the length inside; natural logarithm"
 )
 
-FLOOR = "not below {:.1g} of the largest value: nearer points differ by rounding, and recur whatever was asked for"
+FLOOR = "not below the rounding of the series: points that differ by rounding recur, whatever was asked for"
 
 MEASURES = {
     "recurrence_rate": "recurrence rate",
@@ -265,7 +265,7 @@ def _points(
     theiler: int,
     norm: str,
     turn: float | None,
-    rounding: float = ROUNDING,
+    floor: float = 0.0,
 ) -> Points:
     """Return the embedded series as the kernels want it; what is not finite becomes NaN, which is near to nothing."""
     at_least(0, theiler=theiler)
@@ -283,8 +283,9 @@ def _points(
     exponent = exponent_of(values if turn is None else np.array(turn))
     values = np.ldexp(values, -exponent)
     turns = np.full(len(values), np.inf if turn is None else math.ldexp(turn, -exponent))
-    largest = np.max(np.abs(values), where=np.isfinite(values), initial=0.0) if turn is None else turns[0]
-    return Points(values, turns, exponent, min(rounding * float(largest), _longest(values)))
+    largest = largest_of(values.ravel()) if turn is None else turns[0]
+    rounding = max(ROUNDING * float(largest), float(np.ldexp(floor, -exponent)))
+    return Points(values, turns, exponent, min(rounding, _longest(values)))
 
 
 def _longest(values: Array) -> float:
@@ -423,27 +424,26 @@ class Recurrence(Analysis):
                 "steps, fewer members at a time (chunk), or leave the matrix out"
             )
         records, after = ensemble.advance(self.transient).orbit(self.steps, self.every, name)
-        members = [self._member(series, after, name) for series in records]
+        floors, turn = floor_of(ensemble, name, records[:, :, 0]), turn_of(ensemble, name)
+        members = [self._member(series, after, turn, floor) for series, floor in zip(records, floors, strict=True)]
         attrs = {"convention": CONVENTION, "observable": name}
         result: dict[str, Any] = {
             measure: ("member", np.array([values[measure] for values, _, _ in members]), {"long_name": words, **attrs})
             for measure, words in MEASURES.items()
         }
         thresholds = np.array([threshold for _, threshold, _ in members])
-        note = FLOOR.format(rounding_of(ensemble))
-        result["threshold"] = ("member", thresholds, {"long_name": f"threshold, distance of {name}", "note": note})
+        result["threshold"] = ("member", thresholds, {"long_name": f"threshold, distance of {name}", "note": FLOOR})
         if self.matrix:
             result |= self._matrices([matrix for _, _, matrix in members], attrs)
         return {**result, "escaped": ("member", after.escaped)}
 
     def _member(
-        self, series: Array, ensemble: Ensemble | Recording, name: str
+        self, series: Array, ensemble: Ensemble | Recording, turn: float | None, floor: float
     ) -> tuple[dict[str, float], float, NDArray[np.bool_] | None]:
         """Measures, threshold and matrix of one series."""
         if ensemble.tick is not None:
             ensemble.tick(0)  # a long series takes seconds: lets Ctrl-C through in between
-        measured = turn_of(ensemble, name), rounding_of(ensemble)
-        points = _points(series, self.embedding, self.delay, self.theiler, self.norm, *measured)
+        points = _points(series, self.embedding, self.delay, self.theiler, self.norm, turn, floor)
         threshold = _threshold(points, self.threshold, self._aim, self.theiler, self.norm)
         measures = _measures(points, threshold, self.theiler, self.min_diagonal, self.min_vertical, self.norm)
         matrix = _matrix(points, threshold, self.norm) if self.matrix else None
