@@ -60,6 +60,16 @@ def exponent_of(series: Array) -> int:
     return int(np.frexp(largest_of(series.ravel()))[1])
 
 
+def gap(x: Array, y: Array, turn: float | None) -> Array:
+    """|x − y|, of angles the shorter way round."""
+    apart = np.abs(x - y)
+    if turn is None:
+        return np.asarray(apart)
+    with np.errstate(invalid="ignore"):
+        apart = apart % turn
+    return np.asarray(np.minimum(apart, turn - apart))
+
+
 def on_circle(angles: Array, turn: float) -> Array:
     """The points of a circle of this circumference ``(…, 2)`` for angles ``(…)``: no jump where they wrap round."""
     with np.errstate(invalid="ignore"):
