@@ -90,7 +90,8 @@ class Map:
     (low, high) where the map is usually studied; `limits`, parameter → (low, high) beyond which a value is refused;
     `structure`, what was fixed when the map was made (not scannable); `memory`, how many trailing components are
     optimiser memory; `epoch`, the steps in which a rule sees all of its data (1: in each step), and `repeats`, whether
-    it is the same again after them, so that for epoch 1 it does without t; `source`, where the map comes from.
+    it is the same again after them, so that for epoch 1 it does without t (None: not said, taken for yes where nothing
+    finds out); `source`, where the map comes from.
 
     Raises ValueError if names clash, shapes do not fit or a parameter is out of its limits.
     """
@@ -107,7 +108,7 @@ class Map:
     structure: Mapping[str, Any] = field(default_factory=dict)
     memory: int = 0
     epoch: int = 1
-    repeats: bool = True
+    repeats: bool | None = None
     name: str = "map"
     source: str = ""
 
@@ -178,7 +179,7 @@ class Map:
     @property
     def autonomous(self) -> bool:
         """Whether the rule does without the step index t."""
-        return self.repeats and self.epoch == 1
+        return self.repeats is not False and self.epoch == 1
 
     @property
     def resolution(self) -> float:
