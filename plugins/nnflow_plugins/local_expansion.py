@@ -23,7 +23,7 @@ from nnflow.ensemble import Ensemble, Recording
 from nnflow.map import generator
 from nnflow.values import real
 from nnflow_plugins.network_lyapunov import best_window, fits, logarithm, windows
-from nnflow_plugins.observed import ROUNDING, floor_of, gap, largest_of, turn_of
+from nnflow_plugins.observed import ROUNDING, exponent_of, floor_of, gap, largest_of, turn_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -186,21 +186,26 @@ class LocalExpansion(Analysis):
         moments = np.arange(self._past, self.steps - self._future)
         times = np.sort(generator(self.seed, "seed times").choice(moments, self.seeds, replace=False))
         x = x if np.isfinite(x).all() else np.full(len(x), np.nan)  # NaN has no neighbours
-        x = x if turn is None else x % turn
+        value, exponent = x[times], exponent_of(x)
+        x = np.ldexp(x, -exponent)  # no sum overflows
+        radius, floor = (float(np.ldexp(length, -exponent)) for length in (self.radius, floor))
+        if turn is not None:
+            turn = float(np.ldexp(turn, -exponent))
+            x %= turn
         count, share = np.zeros(self.seeds, dtype=np.int64), np.full(self.seeds, np.nan)
         distance = np.full((self.seeds, self.longest), np.nan)
         ahead = np.lib.stride_tricks.sliding_window_view(x, self.longest + 1)
         back = np.arange(self.embedding) * self.delay
-        for i, found in enumerate(neighbours(x, times, moments, self.radius, self.theiler, back, turn)):
+        for i, found in enumerate(neighbours(x, times, moments, radius, self.theiler, back, turn)):
             if found.size:
                 t = times[i]
                 count[i] = found.size
                 distance[i] = gap(ahead[found], ahead[t], turn).mean(axis=0)[1:]
                 apart = gap(x[found + self.delay], x[t + self.delay], turn)
-                share[i] = (apart > self.tolerance * self.radius).mean()
+                share[i] = (apart > self.tolerance * radius).mean()
         distance[distance <= max(ROUNDING * float(largest_of(x) if turn is None else turn), floor)] = 0.0
         rate, r_squared, kept = self._fitted(distance)
-        return Rates(times, x[times], rate, r_squared, count, share, kept)
+        return Rates(times, value, rate, r_squared, count, share, kept)
 
     def _fitted(self, distance: Array) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
         """Rate, R² and whether it is kept, from d_n ``(seed_point, n)``."""

@@ -20,6 +20,7 @@ from nnflow.analysis import Analysis, Result, at_least, first
 from nnflow.ensemble import Ensemble, Recording
 from nnflow.values import real
 from nnflow_plugins.observed import ROUNDING, floor_of, largest_of, turn_of
+from nnflow_plugins.observed import ROUNDING, exponent_of, floor_of, largest_of, turn_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -76,15 +77,17 @@ def segment(
         raise ValueError(f"series of shape {x.shape}: give (time,), and {block} samples (one block) or more")
     if not np.isfinite(x).all():
         return _described(x, np.zeros(1, dtype=np.int64), np.zeros(0, dtype=bool))
+    exponent, least = exponent_of(x), smallest_jump(x, block, floor) if jump is None else jump
+    x, step = np.ldexp(x, -exponent), float(np.ldexp(least, -exponent))  # sums are within bounds
     means = block_means(x, block)
-    step = smallest_jump(x, block, floor) if jump is None else jump
     scaled, noise = (means - means.mean()) / step, block_noise(means) / step
     penalty = max(shortest / 2, 3 * noise**2 * np.log(len(means)))  # `shortest` blocks that are one jump away pay
     edges = merged(scaled, partition(scaled, penalty))
     edges, flat = _united(edges, _flat(scaled, edges, noise, shortest))
     edges, flat = _without_transits(scaled, edges, flat)
     borders = np.append(edges[:-1] * block, len(x))
-    return _described(x, _sharpened(x, borders, flat, block), flat)
+    found = _described(x, _sharpened(x, borders, flat, block), flat)
+    return found._replace(level=np.ldexp(found.level, exponent), spread=np.ldexp(found.spread, exponent))
 
 
 def block_means(series: Array, block: int) -> Array:
@@ -107,9 +110,11 @@ def smallest_jump(series: Array, block: int, floor: float = 0.0) -> float:
 
     Rounding is 1e-12 of the largest value, or the floor if that is more.
     """
-    noise = NOISES * block_noise(block_means(series, block))
-    smallest = max(SHARE * float(np.ptp(series)), noise, ROUNDING * float(largest_of(series)), floor)
-    return smallest if smallest > 0 else 1.0  # of zeros
+    exponent = exponent_of(series)
+    x = np.ldexp(series, -exponent)
+    noise = NOISES * block_noise(block_means(x, block))
+    smallest = max(SHARE * float(np.ptp(x)), noise, ROUNDING * float(largest_of(x)))
+    return max(float(np.ldexp(smallest, exponent)), floor) or 1.0  # of zeros
 
 
 def partition(values: Array, penalty: float) -> IntArray:
