@@ -6,7 +6,7 @@ positive and dies out: chaos that is transient. One number would hide that.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,13 +60,15 @@ class FiniteTimeLyapunov(Analysis):
             records, now = now.tangent_orbit(self.window)
             means.append(np.asarray(records.log_stretches).mean(axis=1))
         exponent = np.stack(means, axis=1)
+        growth = exponent.sum(axis=1).max(axis=1) * self.window
+        resting = at_rest(ensemble, now, growth, lambda at: replace(at, frame=now.frame).tangent_orbit(1)[1])
         unit: dict[str, Any] = {"long_name": "finite-time Lyapunov exponent", "units": "nats per iteration"}
         unit |= {"window": self.window, **start_counts(self.transient)}
         return {
             "time": ("time", starts, {"long_name": "first step of the stretch", "units": "iterations"}),
             "index": ("index", np.arange(1, self.k + 1)),
             "exponent": (("member", "time", "index"), exponent, unit),
-            "at_rest": at_rest(ensemble, now, exponent.sum(axis=1).max(axis=1) * self.window),
+            "at_rest": resting,
             "escaped": ("member", now.escaped),
         }
 
