@@ -19,7 +19,6 @@ import numpy.typing as npt
 from nnflow.analysis import Analysis, Result, at_least, first
 from nnflow.ensemble import Ensemble, Recording
 from nnflow.values import real
-from nnflow_plugins.observed import ROUNDING, floor_of, largest_of, turn_of
 from nnflow_plugins.observed import ROUNDING, exponent_of, floor_of, largest_of, turn_of
 
 if TYPE_CHECKING:
