@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.map import Array, End, IntArray, Into, Map, TangentRecords, begin, generator, project_out, settle
+from nnflow.map import Array, End, Gathered, IntArray, Into, Map, TangentRecords, begin, generator, project_out, settle
 from nnflow.names import unknown
 from nnflow.values import real
 
+STRETCHES = 2**18  # log-stretches of single steps that are held at a time
 CALL = 0.15  # seconds: how long one call of a verb is meant to take, so that Ctrl-C and progress bars work
 
 
@@ -248,21 +249,21 @@ class Ensemble:
         return records, now
 
     def tangent_orbit(self, steps: int, every: int = 1, keep: Sequence[str] = ()) -> tuple[TangentRecords, Ensemble]:
-        """Carry the frame (see `with_frame`) along; it is re-orthonormalised each `every` steps.
+        """Carry the frame (see `with_frame`) along, re-orthonormalised at each step; records are of `every` steps each.
 
         Returns `TangentRecords` (`keep` may ask for "frames" and "factors") and the ensemble after `steps` steps, whose
         frame continues. Raises ValueError without a frame, or if `steps` is not a positive multiple of `every`.
         """
         if self.frame is None:
             raise ValueError("the ensemble carries no frame: call .with_frame(k) first")
-        now, seen = self, []
-        for block in self._blocks("tangent_orbit", steps, every):
-            records, end = now.map.tangent_orbit(now.state, now.parameters, now.t, now.frame, block, every, keep)
-            seen.append(records)
+        _whole(steps, every)
+        now, k = self, self.frame.shape[1]
+        gathered = Gathered(len(self), steps, every, k, self.map.dim, keep)
+        for size in self._blocks("tangent_orbit", steps, 1, most=max(1, STRETCHES // (len(self) * k))):
+            records, end = now.map.tangent_orbit(now.state, now.parameters, now.t, now.frame, size, 1, keep)
+            gathered.add(records)
             now = now._moved(end)
-        stretches, *kept = zip(*seen, strict=True)
-        frames, factors = (None if k[0] is None else np.concatenate(k, axis=1) for k in kept)
-        return TangentRecords(np.concatenate(stretches, axis=1), frames, factors), now
+        return gathered.records, now
 
     def separation_orbit(self, neighbours: Any, steps: int, every: int = 1, norm: str = "l1") -> tuple[Array, Ensemble]:
         """Distances ``(member, perturbation, steps // every)`` of neighbours ``(member, perturbation, dim)``.
@@ -287,12 +288,15 @@ class Ensemble:
             self.tick((end.t - self.t) * len(self))
         return replace(self, state=end.states, frame=end.frame, t=end.t, escaped=escaped)
 
-    def _blocks(self, verb: str, steps: int, every: int, least: int = 1) -> Iterator[int]:
-        """Cut the time into calls of a fraction of a second: sizes are multiples of `every` that add up to `steps`."""
+    def _blocks(self, verb: str, steps: int, every: int, least: int = 1, most: int | None = None) -> Iterator[int]:
+        """Cut the time into calls of a fraction of a second: sizes are multiples of `every` that add up to `steps`.
+
+        No call is of more than `most` times `every` steps.
+        """
         left = _whole(steps, every, least)
         while left > 0:
             began = time.perf_counter()
-            size = min(left, max(1, int(CALL * self.pace.get(verb, 0.0) / (len(self) * every))))
+            size = min(left, most or left, max(1, int(CALL * self.pace.get(verb, 0.0) / (len(self) * every))))
             yield size * every
             left -= size
             self.pace[verb] = len(self) * size * every / max(time.perf_counter() - began, 1e-6)

@@ -16,6 +16,7 @@ from numba import jit
 from nnflow.compiled import CompiledMap, _load, _python
 from nnflow.map import Array, Map
 from nnflow.names import unknown
+from nnflow.straight import reads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,7 +80,8 @@ def numba_mapping(map: Map, clock: bool = False) -> NumbaMapping:
     depends on t becomes autonomous. A step index has no derivative: the last row and column of J are those of the
     identity, and the spectrum has one more exponent, 0. Without it the rule is always called with t = 0.
 
-    Raises TypeError for a map that is not compiled; ValueError for one that is not autonomous, without `clock`.
+    Raises TypeError for a map that is not compiled; ValueError for one that is not autonomous, without `clock`: whose
+    fields say so, or whose rule or tangent looks at t without a word of its fields (`repeats`).
 
     >>> import nnflow
     >>> mapping, jacobian = numba_mapping(nnflow.maps["henon"]())
@@ -88,7 +90,7 @@ def numba_mapping(map: Map, clock: bool = False) -> NumbaMapping:
     """
     if not isinstance(map, CompiledMap):
         raise TypeError(f"{map!r:.80} is not a CompiledMap, which numba could call: use nnflow.numpy_mapping")
-    if not (clock or map.autonomous):
+    if not (clock or (map.autonomous and not _reads_t(map))):
         raise ValueError(
             f"{map.name} depends on the step index t: call numba_mapping(map, clock=True), "
             "which puts t into the state as its last component"
@@ -104,6 +106,11 @@ def numba_mapping(map: Map, clock: bool = False) -> NumbaMapping:
     }
     module = _load(map._frame_glue(names) + FUNCTIONS, names)
     return NumbaMapping(module.mapping, module.jacobian)
+
+
+def _reads_t(map: CompiledMap) -> bool:
+    """Whether a function of the map looks at t, unless the map says that it does without (`Map.repeats`)."""
+    return map.repeats is None and any(reads(function, 2) for function in map.functions if function is not None)
 
 
 def numpy_mapping(map: Map) -> Callable[..., Array]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from nnflow.map import Array, End, Into, Map, TangentRecords
+from nnflow.map import Array, End, Gathered, Into, Map, TangentRecords
 
 
 def iterate(map: Map, n: int) -> Map:
@@ -98,9 +98,12 @@ class Iterated(Map):
     def tangent_orbit(
         self, x: Any, p: Any, t: int, frame: Any, steps: int, every: int, keep: Sequence[str] = ()
     ) -> tuple[TangentRecords, End]:
-        """Carry ``frame (member, k, dim)`` along the orbit, re-orthonormalised each `every` iterates."""
-        records, end = self.inner.tangent_orbit(x, p, t * self.n, frame, steps * self.n, every * self.n, keep)
-        return records, self._counted(end)
+        """Carry ``frame (member, k, dim)`` along the orbit; re-orthonormalised at each step of the inner map."""
+        members, k, dim = frame.shape
+        gathered = Gathered(members, steps * self.n, every * self.n, k, dim, keep)
+        records, end = self.inner.tangent_orbit(x, p, t * self.n, frame, steps * self.n, 1, keep)
+        gathered.add(records)
+        return gathered.records, self._counted(end)
 
     def separation_orbit(
         self, x: Any, y: Any, p: Any, t: int, steps: int, every: int, norm: str = "l1"

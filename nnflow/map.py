@@ -90,7 +90,8 @@ class Map:
     (low, high) where the map is usually studied; `limits`, parameter → (low, high) beyond which a value is refused;
     `structure`, what was fixed when the map was made (not scannable); `memory`, how many trailing components are
     optimiser memory; `epoch`, the steps in which a rule sees all of its data (1: in each step), and `repeats`, whether
-    it is the same again after them, so that for epoch 1 it does without t; `source`, where the map comes from.
+    it is the same again after them, so that for epoch 1 it does without t (None: not said, taken for yes where nothing
+    finds out); `source`, where the map comes from.
 
     Raises ValueError if names clash, shapes do not fit or a parameter is out of its limits.
     """
@@ -107,7 +108,7 @@ class Map:
     structure: Mapping[str, Any] = field(default_factory=dict)
     memory: int = 0
     epoch: int = 1
-    repeats: bool = True
+    repeats: bool | None = None
     name: str = "map"
     source: str = ""
 
@@ -178,7 +179,7 @@ class Map:
     @property
     def autonomous(self) -> bool:
         """Whether the rule does without the step index t."""
-        return self.repeats and self.epoch == 1
+        return self.repeats is not False and self.epoch == 1
 
     @property
     def resolution(self) -> float:
@@ -390,6 +391,41 @@ def tangent_records(members: int, blocks: int, k: int, dim: int, keep: Sequence[
     frames = np.empty((members, blocks, k, dim)) if "frames" in keep else None
     factors = np.empty((members, blocks, k, k)) if "factors" in keep else None
     return TangentRecords(np.empty((members, blocks, k)), frames, factors)
+
+
+class Gathered:
+    """Records of `tangent_orbit`, one a block of `every` steps, put together from records of single steps.
+
+    A frame that is left alone for many steps is lost: its vectors turn to the direction that grows fastest until
+    rounding hides what tells them apart, and their lengths overflow or vanish. Re-orthonormalised at each step it is
+    not, and a block's log-stretches are the sum of its steps', its factor their product. The steps are added one after
+    another, so that the sums do not depend on where the time was cut.
+    """
+
+    def __init__(self, members: int, steps: int, every: int, k: int, dim: int, keep: Sequence[str]) -> None:
+        self.records = tangent_records(members, steps // every, k, dim, keep)
+        self.every, self.done = every, 0
+        self.records.log_stretches[:] = 0.0
+        if self.records.factors is not None:
+            self.records.factors[:] = np.eye(k)
+
+    def add(self, steps: TangentRecords) -> None:
+        """The next steps."""
+        total, frames, factors = self.records
+        step = self.done + np.arange(steps.log_stretches.shape[1])
+        self.done += len(step)
+        first, block = step % self.every == 0, step // self.every
+        if self.every == 1:  # nothing to add up
+            total[:, block] = steps.log_stretches
+        else:
+            cells = np.arange(total.size).reshape(total.shape)[:, block]
+            np.add.at(total.reshape(-1), cells.ravel(), steps.log_stretches.ravel())
+        if frames is not None and steps.frames is not None:
+            frames[:, block[first]] = steps.frames[:, first]
+        if factors is not None and steps.factors is not None:
+            for i, b in enumerate(block):
+                with np.errstate(all="ignore"):  # a long product may overflow
+                    factors[:, b] = steps.factors[:, i] @ factors[:, b]
 
 
 def orthonormalise(frame: Array, escaped: npt.NDArray[np.bool_]) -> tuple[Array, Array]:

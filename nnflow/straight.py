@@ -1,4 +1,4 @@
-"""What can be told of a rule from its text: whether it runs straight through, whether what is not finite lasts.
+"""What can be told of a rule's text: whether it runs straight through, what is not finite lasts, the time is read.
 
 Straight through: no loop, and no index that is not written down as a number.
 
@@ -126,3 +126,34 @@ def _reaching(code: Any, value: Any, known: dict[str, Any], ends: dict[int, froz
         parts = [known[operand.name] for operand in operands]
         return NOTHING.union(*(part for part in parts if isinstance(part, frozenset)))
     return NOTHING
+
+
+def reads(function: Any, position: int, inside: frozenset[Any] = frozenset()) -> bool:
+    """Whether a function looks at its argument of this position, itself or in a function that it hands it on to.
+
+    What cannot be told counts as looking. `inside`: the functions whose calls are being followed.
+    """
+    function = getattr(function, "py_func", function)
+    if (function, position) in inside:
+        return False
+    try:
+        code = _read(function) if isinstance(function, FunctionType) else None
+    except NumbaError:
+        code = None
+    if code is None or code.arg_names[position] in function.__code__.co_cellvars:
+        return True
+    held, inside = set[str](), inside | {(function, position)}  # variables that hold the argument
+    for label in sorted(code.blocks):
+        for step in code.blocks[label].body:
+            value = getattr(step, "value", None)
+            if isinstance(value, ir.Arg) and value.index == position:
+                held.add(step.target.name)
+            elif isinstance(step, ir.Assign) and isinstance(value, ir.Var):
+                held |= {step.target.name} if value.name in held else set()
+            elif isinstance(value, ir.Expr) and value.op == "call" and not (value.kws or value.vararg):
+                given = [i for i, argument in enumerate(value.args) if argument.name in held]
+                if given and any(reads(_constant(code, value.func), i, inside) for i in given):
+                    return True
+            elif not isinstance(step, ir.Del) and any(variable.name in held for variable in step.list_vars()):
+                return True
+    return False

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from nnflow.analysis import Analysis, Result, at_least, first
 from nnflow.ensemble import Ensemble, Recording
 from nnflow.map import generator
+from nnflow_plugins.observed import exponent_of, floor_of, straightened
 from nnflow_plugins.trajectory_autocorrelation import trajectory_correlation
 
 if TYPE_CHECKING:
@@ -23,12 +24,15 @@ Array = npt.NDArray[np.float64]
 def shuffled_band(series: Array, lags: int, shuffles: int, level: float, seed: int) -> tuple[Array, Array]:
     """The band that holds a share `level` of the autocorrelations of shuffled copies: ``(lags + 1,)``, low and high.
 
-    What lies outside is unlikely for a series without memory that has the same values. (J. Theiler et al., Physica D
-    58, 77 (1992), doi:10.1016/0167-2789(92)90102-S.)
+    `series`: ``(time,)`` or ``(time, component)``, whose components stay together. What lies outside is unlikely for a
+    series without memory that has the same values. (J. Theiler et al., Physica D 58, 77 (1992),
+    doi:10.1016/0167-2789(92)90102-S.)
     """
-    away = series - series.mean()
-    copies = generator(seed, "shuffle").permuted(np.tile(away, (shuffles, 1)), axis=1)
-    lagged = [(copies[:, : len(away) - lag] * copies[:, lag:]).sum(axis=1) for lag in range(lags + 1)]
+    values = np.ldexp(series.reshape(len(series), -1), -exponent_of(series))  # squares are within bounds
+    away = values - values.mean(axis=0)
+    order = generator(seed, "shuffle").permuted(np.tile(np.arange(len(away)), (shuffles, 1)), axis=1)
+    copies = away[order]
+    lagged = [(copies[:, : len(away) - lag] * copies[:, lag:]).sum(axis=(1, 2)) for lag in range(lags + 1)]
     null = np.stack(lagged, axis=1) / (away * away).sum()
     low, high = np.quantile(null, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return np.asarray(low), np.asarray(high)
@@ -39,7 +43,8 @@ class Autocorrelation(Analysis):
     """C(τ) = Σ_t (x_t − x̄)(x_{t+τ} − x̄) / Σ_t (x_t − x̄)² of an observable, and the band of shuffled copies.
 
     Variables: `autocorrelation (…, lag)`; `null_low`, `null_high (…, lag)`, between which a share `level` of the
-    shuffled series lie. NaN for a series that does not move, or escapes.
+    shuffled series lie. NaN for a series that does not move (but for rounding), or escapes. A coordinate that is an
+    angle is followed as the point on the circle.
     """
 
     observable: str | None = None
@@ -70,8 +75,11 @@ class Autocorrelation(Analysis):
     def __call__(self, ensemble: Ensemble | Recording) -> Result:
         """Compute the variables."""
         now: Any = ensemble.advance(self.transient)
-        records, after = now.orbit(self.steps, self.every, first(ensemble, self.observable))
-        found = [self._of(series) for series in records[:, :, 0]]
+        name = first(ensemble, self.observable)
+        records, after = now.orbit(self.steps, self.every, name)
+        floors = floor_of(ensemble, name, records[:, :, 0])
+        records = straightened(ensemble, (name,), records)
+        found = [self._of(series, floor) for series, floor in zip(records, floors, strict=True)]
         parts = dict(zip(("autocorrelation", "null_low", "null_high"), zip(*found, strict=True), strict=True))
         return {
             "lag": ("lag", np.arange(self.lags + 1) * self.every, {"units": "iterations"}),
@@ -79,8 +87,8 @@ class Autocorrelation(Analysis):
             "escaped": ("member", after.escaped),
         }
 
-    def _of(self, series: Array) -> tuple[Array, Array, Array]:
-        own = trajectory_correlation(series, self.lags)
+    def _of(self, series: Array, floor: float) -> tuple[Array, Array, Array]:
+        own = trajectory_correlation(series, self.lags, floor)
         if np.isnan(own).any():
             return own, own, own
         return own, *shuffled_band(series, self.lags, self.shuffles, self.level, self.seed)

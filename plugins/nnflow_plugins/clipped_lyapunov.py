@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from nnflow.analysis import Analysis, Result, at_least
 from nnflow.ensemble import Ensemble
+from nnflow_plugins.remarks import at_rest
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -42,6 +43,7 @@ class ClippedLyapunov(Analysis):
     or beyond (curvatures above 2/η set to 2/η); and the eigenvalues of J at the ends, `largest` and `smallest (…,
     time)`: with plain gradient descent 1 − ηh_min and 1 − ηh_max, so that the sharpness over its threshold 2/η is
     (1 − smallest)/2. Where −smallest exceeds largest the strongest stretch is a flip, elsewhere negative curvature.
+    `at_rest`: whether the orbit ended on a fixed point (one of chaos is put there by rounding, which warns).
     NaN for an escaped member. Each step takes a dense eigendecomposition, dim³. Needs a symmetric tangent map (plain
     gradient descent, any one-dimensional map), else raises TypeError.
     """
@@ -80,6 +82,7 @@ class ClippedLyapunov(Analysis):
             "exponent": (("member", "clipped"), exponent, unit),
             "largest": (("member", "time"), edges[:, :, 0], {"long_name": "largest eigenvalue of the tangent map"}),
             "smallest": (("member", "time"), edges[:, :, 1], {"long_name": "smallest eigenvalue of the tangent map"}),
+            "at_rest": at_rest(ensemble, now, total[:, 0], lambda at: self._eigen(at)[2]),
             "escaped": ("member", now.escaped),
         }
 

@@ -23,6 +23,8 @@ BLOCK = 256  # steps of an orbit that are held at a time (not by memory: sums mu
 class Displacement(Analysis):
     """For each weight its net displacement |w_T − w_0| and its path length Σ_t |w_{t+1} − w_t|.
 
+    Of a coordinate that is an angle, steps are taken the shorter way round, and the net displacement is their sum.
+
     Variables: `net (…, weight)`, `path (…, weight)`, `initial (…, weight)` = |w_0|, the coordinate naming the weights;
     `relative (…)` = Σ |w_T − w_0| / Σ |w_0| over the weights. The ratio path/net is 1 for a weight that never turns.
     An escaped member gives NaN. (K. Danovski, M. C. Soriano, L. Lacasa, Front. Complex Syst. 2, 1367957 (2024),
@@ -45,14 +47,19 @@ class Displacement(Analysis):
         now = ensemble.advance(self.transient)
         columns = np.flatnonzero(now.map.chosen(self.where))
         names = tuple(now.map.coordinates[i] for i in columns)
+        turns = np.array([now.map.periods.get(name, 0.0) for name in names])
+        angle = turns > 0
         start = now.states[:, columns]
-        path, last, left = np.zeros_like(start), start, self.steps
+        (way, path), last, left = np.zeros((2, *start.shape)), start, self.steps
         while left > 0:
             size = min(left, BLOCK)
             records, now = now.orbit(size, observe=names)
             ways = np.concatenate([records, now.states[:, None, columns]], axis=1)
-            path, last, left = path + np.abs(np.diff(ways, axis=1)).sum(axis=1), ways[:, -1], left - size
-        net = np.abs(last - start)
+            moves = np.diff(ways, axis=1)
+            moves[..., angle] -= turns[angle] * np.round(moves[..., angle] / turns[angle])
+            way, path = way + moves.sum(axis=1), path + np.abs(moves).sum(axis=1)
+            last, left = ways[:, -1], left - size
+        net = np.abs(np.where(angle, way, last - start))
         with np.errstate(divide="ignore", invalid="ignore"):
             relative = net.sum(axis=1) / np.abs(start).sum(axis=1)
         return {

@@ -6,13 +6,14 @@ positive and dies out: chaos that is transient. One number would hide that.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nnflow.analysis import Analysis, Result, at_least
 from nnflow.ensemble import Ensemble
+from nnflow_plugins.remarks import at_rest, start_counts
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -25,7 +26,8 @@ class FiniteTimeLyapunov(Analysis):
 
     The frame starts Haar-random, drawn per initial state, and goes on from stretch to stretch. Without a transient the
     first stretch starts from random directions, as a perturbation does, and their turning counts: about ln(dim)/2n too
-    little. Variables: `exponent (…, time, index)`, nats per iteration, `time` being the first step of the stretch.
+    little. Variables: `exponent (…, time, index)`, nats per iteration, `time` being the first step of the stretch;
+    `at_rest`, whether the orbit ended on a fixed point (one of chaos is put there by rounding, which warns).
     NaN from the stretch on in which a member escapes. (P. Grassberger, R. Badii, A. Politi, J. Stat. Phys. 51, 135
     (1988), doi:10.1007/BF01015324; E. Ott, Chaos in Dynamical Systems, 2nd ed., 2002, section 9.4.)
     """
@@ -57,11 +59,16 @@ class FiniteTimeLyapunov(Analysis):
         for _ in starts:
             records, now = now.tangent_orbit(self.window)
             means.append(np.asarray(records.log_stretches).mean(axis=1))
+        exponent = np.stack(means, axis=1)
+        growth = exponent.sum(axis=1).max(axis=1) * self.window
+        resting = at_rest(ensemble, now, growth, lambda at: replace(at, frame=now.frame).tangent_orbit(1)[1])
         unit: dict[str, Any] = {"long_name": "finite-time Lyapunov exponent", "units": "nats per iteration"}
+        unit |= {"window": self.window, **start_counts(self.transient)}
         return {
             "time": ("time", starts, {"long_name": "first step of the stretch", "units": "iterations"}),
             "index": ("index", np.arange(1, self.k + 1)),
-            "exponent": (("member", "time", "index"), np.stack(means, axis=1), {**unit, "window": self.window}),
+            "exponent": (("member", "time", "index"), exponent, unit),
+            "at_rest": resting,
             "escaped": ("member", now.escaped),
         }
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from nnflow.analysis import Analysis, Result, at_least, first
 from nnflow.ensemble import Ensemble, Recording
 from nnflow.values import real
+from nnflow_plugins.observed import ROUNDING, exponent_of, floor_of, gap, largest_of, on_circle, turn_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -26,9 +27,7 @@ Array = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 SHARE = 0.05
-"""The default tolerance, in standard deviations of the series …"""
-ROUNDING = 1e-12
-"""… but at least this share of the largest value, so that a constant series is laminar."""
+"""The default tolerance, in standard deviations of the series."""
 
 
 class Phases(NamedTuple):
@@ -42,26 +41,38 @@ class Phases(NamedTuple):
     """Whether it is seen from its beginning to its end, and not cut by an end of the series."""
 
 
-def default_tolerance(series: Array) -> float:
-    """0.05 standard deviations of the series, and never below the rounding of its values."""
-    rounding = max(ROUNDING * float(np.abs(series).max(initial=0.0)), float(np.finfo(float).tiny))
-    return max(SHARE * float(series.std()), rounding)
+def default_tolerance(series: Array, turn: float | None = None) -> float:
+    """0.05 standard deviations of the series; of an angle, those of the point on the circle."""
+    exponent = exponent_of(series)
+    points = np.ldexp(series[:, None] if turn is None else on_circle(series, turn), -exponent)
+    return float(np.ldexp(SHARE * np.sqrt(points.var(axis=0).sum()), exponent))
 
 
-def laminar_phases(series: npt.ArrayLike, period: int = 1, tolerance: float | None = None, shortest: int = 2) -> Phases:
+def laminar_phases(
+    series: npt.ArrayLike,
+    period: int = 1,
+    tolerance: float | None = None,
+    shortest: int = 2,
+    turn: float | None = None,
+    floor: float = 0.0,
+) -> Phases:
     """The longest runs of laminar samples, those of at least `shortest`, of a series ``(time,)``.
 
-    `tolerance`: default `default_tolerance`. The last `period` samples of the series have no partner and are left out.
-    There is no phase if a sample is not finite. Raises ValueError for a series that is not longer than `period`, or
-    settings that are not positive.
+    `tolerance`: default `default_tolerance`. Samples that differ by rounding, 1e-12 of the largest value or the `floor`
+    if that is more, are laminar whatever the tolerance. `turn`: the period of the values, if they are angles. The last
+    `period` samples of the series have no partner and are left out. There is no phase if a sample is not finite. Raises
+    ValueError for a series that is not longer than `period`, or settings that are not positive.
     """
     x = real(series, "the series")
     _check(period, tolerance, shortest)
     if x.ndim != 1 or len(x) <= period:
         raise ValueError(f"series of shape {x.shape}: give (time,), and more samples than period = {period}")
+    known = np.isfinite(x).all()
     with np.errstate(over="ignore", invalid="ignore"):
-        limit = default_tolerance(x) if tolerance is None else tolerance
-        laminar = (np.abs(x[period:] - x[:-period]) < limit) & np.isfinite(x).all()
+        apart = gap(x[period:], x[:-period], turn)
+        limit = default_tolerance(x, turn) if tolerance is None and known else tolerance or 0.0
+    rounding = max(ROUNDING * float(largest_of(x) if turn is None else turn), floor)
+    laminar = ((apart < limit) | (apart <= rounding)) & known
     turns = np.diff(np.concatenate([[0], laminar.astype(np.int8), [0]]))
     start, end = np.flatnonzero(turns == 1), np.flatnonzero(turns == -1)
     kept = end - start >= shortest
@@ -99,6 +110,8 @@ def _check(period: int, tolerance: float | None, shortest: int) -> None:
 class LaminarLengths(Analysis):
     """Lengths of the laminar phases of an observable: where |x(t + period) − x(t)| < tolerance without a break.
 
+    The difference of angles is the shorter way round, and what differs by rounding is laminar whatever the tolerance.
+
     Variables: `phases`, how many are complete; `mean_length` and `longest` of these, in steps; `histogram (…, length)`,
     how many lengths are in each logarithmic bin of `width (length)` integers, whose geometric middle is `length`;
     `laminar_share`, the share of the samples in laminar phases, those cut by the ends of the series among them. The
@@ -111,7 +124,7 @@ class LaminarLengths(Analysis):
     period: int = 1
     """Samples after which a laminar series is back."""
     tolerance: float | None = None
-    """How close it comes back (default: 0.05 standard deviations of the series)."""
+    """How close it comes back (default: 0.05 standard deviations of the series); never below rounding."""
     shortest: int = 2
     """Shortest phase that counts."""
     bins: int = 24
@@ -130,9 +143,11 @@ class LaminarLengths(Analysis):
     def __call__(self, ensemble: Ensemble | Recording) -> Result:
         """Compute the variables."""
         now: Any = ensemble.advance(self.transient)
-        records, after = now.orbit(self.steps, 1, first(ensemble, self.observable))
+        name = first(ensemble, self.observable)
+        records, after = now.orbit(self.steps, 1, name)
         edges = length_bins(self.shortest, self.steps, self.bins)
-        found = [self._of(series, edges) for series in records[:, :, 0]]
+        floors, turn = floor_of(ensemble, name, records[:, :, 0]), turn_of(ensemble, name)
+        found = [self._of(x, edges, turn, floor) for x, floor in zip(records[:, :, 0], floors, strict=True)]
         names = ("laminar_share", "phases", "mean_length", "longest")
         unit = {"units": "iterations"}
         return {
@@ -143,8 +158,10 @@ class LaminarLengths(Analysis):
             "escaped": ("member", after.escaped),
         }
 
-    def _of(self, series: Array, edges: IntArray) -> tuple[float, int, float, int, IntArray]:
-        found = laminar_phases(series, self.period, self.tolerance, self.shortest)
+    def _of(
+        self, series: Array, edges: IntArray, turn: float | None, floor: float
+    ) -> tuple[float, int, float, int, IntArray]:
+        found = laminar_phases(series, self.period, self.tolerance, self.shortest, turn, floor)
         lengths = found.length[found.complete]
         share = found.length.sum() / (len(series) - self.period) if np.isfinite(series).all() else np.nan
         mean = lengths.mean() if lengths.size else np.nan

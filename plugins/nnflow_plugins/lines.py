@@ -15,17 +15,22 @@ Counts = NDArray[np.int64]
 
 
 @njit(nogil=True, cache=True)
-def lines_of_points(points: Array, power: int, threshold: float, theiler: int) -> tuple[Counts, Counts, Counts, Counts]:
-    """Histograms of diagonal, vertical and white lines and of recurrence times, of points ``(channel, time)``."""
+def lines_of_points(
+    points: Array, turns: Array, power: int, threshold: float, theiler: int
+) -> tuple[Counts, Counts, Counts, Counts]:
+    """Histograms of diagonal, vertical and white lines and of recurrence times, of points ``(channel, time)``.
+
+    A channel that is an angle lies in [0, turn]; of others the turn is infinite.
+    """
     size = points.shape[1]
     diagonal, vertical, white, time = _histograms(size), _histograms(size), _histograms(size), _histograms(size)
     near, total, changes = np.empty(size, np.uint8), np.empty(size), np.empty(size + 1, np.int32)
     here = np.empty_like(points)
     for k in range(theiler, size):
-        _compare_shifted(points, k, power, threshold, total, near)
+        _compare_shifted(points, turns, k, power, threshold, total, near)
         _tally_diagonal(near[: size - k], changes, 2 if k else 1, diagonal)
     for j in range(size):
-        _compare_with(points, j, power, threshold, here, total, near)
+        _compare_with(points, turns, j, power, threshold, here, total, near)
         _tally_column(near, j, theiler, changes, vertical, white, time)
     return diagonal, vertical, white, time
 
@@ -51,22 +56,22 @@ def lines_of_cells(matrix: NDArray[np.uint8], theiler: int) -> tuple[Counts, Cou
 
 
 @njit(nogil=True, cache=True)
-def matrix_of_points(points: Array, power: int, threshold: float) -> NDArray[np.uint8]:
+def matrix_of_points(points: Array, turns: Array, power: int, threshold: float) -> NDArray[np.uint8]:
     """The matrix itself: 1 where two points are within the threshold."""
     size = points.shape[1]
     matrix, total, here = np.empty((size, size), np.uint8), np.empty(size), np.empty_like(points)
     for i in range(size):
-        _compare_with(points, i, power, threshold, here, total, matrix[i])
+        _compare_with(points, turns, i, power, threshold, here, total, matrix[i])
     return matrix
 
 
 @njit(nogil=True, cache=True)
-def count_recurrences(points: Array, power: int, threshold: float, theiler: int) -> int:
+def count_recurrences(points: Array, turns: Array, power: int, threshold: float, theiler: int) -> int:
     """How many cells outside the Theiler window recur."""
     size, count = points.shape[1], 0
     near, total = np.empty(size, np.uint8), np.empty(size)
     for k in range(theiler, size):
-        _compare_shifted(points, k, power, threshold, total, near)
+        _compare_shifted(points, turns, k, power, threshold, total, near)
         count += (2 if k else 1) * _sum(near[: size - k])
     return count
 
@@ -78,26 +83,33 @@ def _histograms(size: int) -> Counts:
 
 @njit(nogil=True, cache=True)
 def _compare_shifted(
-    points: Array, shift: int, power: int, threshold: float, total: Array, near: NDArray[np.uint8]
+    points: Array, turns: Array, shift: int, power: int, threshold: float, total: Array, near: NDArray[np.uint8]
 ) -> None:
     """Write into near whether points i and i + shift are within the threshold: one diagonal."""
     size = points.shape[1] - shift
     _begin(size, power, total, near)
     for d in range(points.shape[0]):
-        _add(points[d, :size], points[d, shift:], power, threshold, total, near)
+        _add(points[d, :size], points[d, shift:], turns[d], power, threshold, total, near)
     if power:
         _within(total[:size], threshold**power, near)
 
 
 @njit(nogil=True, cache=True)
 def _compare_with(
-    points: Array, j: int, power: int, threshold: float, here: Array, total: Array, near: NDArray[np.uint8]
+    points: Array,
+    turns: Array,
+    j: int,
+    power: int,
+    threshold: float,
+    here: Array,
+    total: Array,
+    near: NDArray[np.uint8],
 ) -> None:
     """Write into near whether each point is within the threshold of point j: one column."""
     _begin(points.shape[1], power, total, near)
     for d in range(points.shape[0]):
         here[d] = points[d, j]
-        _add(points[d], here[d], power, threshold, total, near)
+        _add(points[d], here[d], turns[d], power, threshold, total, near)
     if power:
         _within(total, threshold**power, near)
 
@@ -111,17 +123,21 @@ def _begin(size: int, power: int, total: Array, near: NDArray[np.uint8]) -> None
 
 
 @njit(nogil=True, cache=True)
-def _add(x: Array, y: Array, power: int, threshold: float, total: Array, near: NDArray[np.uint8]) -> None:
-    """Add one coordinate to the comparison."""
+def _add(x: Array, y: Array, turn: float, power: int, threshold: float, total: Array, near: NDArray[np.uint8]) -> None:
+    """Add one coordinate to the comparison; the difference of angles is the shorter way round."""
     if power == 0:
+        far = turn - threshold
         for i in range(x.size):
-            near[i] &= abs(x[i] - y[i]) <= threshold
+            gap = abs(x[i] - y[i])
+            near[i] &= (gap <= threshold) | (gap >= far)
     elif power == 1:
         for i in range(x.size):
-            total[i] += abs(x[i] - y[i])
+            gap = abs(x[i] - y[i])
+            total[i] += min(gap, turn - gap)
     else:
         for i in range(x.size):
-            total[i] += (x[i] - y[i]) ** 2
+            gap = abs(x[i] - y[i])
+            total[i] += min(gap, turn - gap) ** 2
 
 
 @njit(nogil=True, cache=True)

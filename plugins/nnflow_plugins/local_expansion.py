@@ -23,6 +23,7 @@ from nnflow.ensemble import Ensemble, Recording
 from nnflow.map import generator
 from nnflow.values import real
 from nnflow_plugins.network_lyapunov import best_window, fits, logarithm, windows
+from nnflow_plugins.observed import ROUNDING, exponent_of, floor_of, gap, largest_of, turn_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -67,20 +68,24 @@ def expansion_rates(series: npt.ArrayLike, **settings: Any) -> Rates:
     return LocalExpansion(**{**settings, "steps": len(x), "transient": 0}).rates(x)
 
 
-def neighbours(x: Array, times: Times, moments: Times, radius: float, theiler: int, back: Times) -> Iterator[Times]:
+def neighbours(
+    x: Array, times: Times, moments: Times, radius: float, theiler: int, back: Times, turn: float | None = None
+) -> Iterator[Times]:
     """For each t of `times`, those t' of `moments` with |t − t'| ≥ theiler and max_b |x(t − b) − x(t' − b)| < radius.
 
-    b runs over `back`: candidates are looked up in the sorted values of x at the moments.
+    b runs over `back`: candidates are looked up in the sorted values of x at the moments. Of angles, in [0, turn), the
+    difference is the shorter way round, and candidates are looked up a turn away, too.
     """
     order = moments[np.argsort(x[moments], kind="stable")]
     reach = radius * (1 + 1e-6)  # not to lose by rounding what the comparison below would keep
-    low = np.searchsorted(x[order], x[times] - reach, side="left")
-    high = np.searchsorted(x[order], x[times] + reach, side="right")
-    for t, start, end in zip(times, low, high, strict=True):
-        found = order[start:end]
+    shifts = np.array([0.0] if turn is None else [-turn, 0.0, turn])
+    low = np.searchsorted(x[order], x[times, None] + shifts - reach, side="left")
+    high = np.searchsorted(x[order], x[times, None] + shifts + reach, side="right")
+    for t, starts, ends in zip(times, low, high, strict=True):
+        found = np.unique(np.concatenate([order[start:end] for start, end in zip(starts, ends, strict=True)]))
         found = found[np.abs(found - t) >= theiler]
         for b in back:
-            found = found[np.abs(x[found - b] - x[t - b]) < radius]
+            found = found[gap(x[found - b], x[t - b], turn) < radius]
         yield found
 
 
@@ -95,8 +100,8 @@ class LocalExpansion(Analysis):
     add, exceeds tolerance × radius.
     Variables ``(…, seed_point)``: `value` x(t); `rate`; `r_squared`; `neighbours`, how many; `false_share`; `kept`,
     whether the line through ln d_n, n = 1 … screen, has a slope of two-sided p ≤ significance. `median_rate (…)` is
-    over the kept seeds; the coordinate of seed_point is t. The rate is NaN without neighbours or where a d_n is 0; of
-    an escaped member nothing is found.
+    over the kept seeds; the coordinate of seed_point is t. The rate is NaN without neighbours or where a d_n is 0, or
+    rounding; of an escaped member nothing is found. Differences of angles are taken the shorter way round.
     A large rate is not chaos by itself. In a one-dimensional projection (embedding 1, the study's choice) most
     neighbours may be false: in a slow series, even quasi-periodic, they give rates about 0.45; in a fast one rates
     that are too small. Only with an embedding at which `false_share` is small (in a slow series: with a delay in which
@@ -159,9 +164,11 @@ class LocalExpansion(Analysis):
     def __call__(self, ensemble: Ensemble | Recording) -> Result:
         """Compute the variables."""
         now: Any = ensemble.advance(self.transient)
-        records, after = now.orbit(self.steps, 1, first(ensemble, self.observable))
+        name = first(ensemble, self.observable)
+        records, after = now.orbit(self.steps, 1, name)
         series = np.where(after.escaped[:, None] < 0, records[:, :, 0], np.nan)
-        found = [self.rates(x) for x in series]
+        floors, turn = floor_of(ensemble, name, series), turn_of(ensemble, name)
+        found = [self.rates(x, turn, floor) for x, floor in zip(series, floors, strict=True)]
         parts = {name: np.stack([getattr(rates, name) for rates in found]) for name in Rates._fields}
         medians = [np.median(rates.rate[rates.kept]) if rates.kept.any() else np.nan for rates in found]
         unit = {"units": "nats per iteration"}
@@ -174,24 +181,31 @@ class LocalExpansion(Analysis):
             "escaped": ("member", after.escaped),
         }
 
-    def rates(self, x: Array) -> Rates:
-        """What is found on one series ``(steps,)``."""
+    def rates(self, x: Array, turn: float | None = None, floor: float = 0.0) -> Rates:
+        """What is found on one series ``(steps,)``, of angles of this period perhaps; what is below the floor is 0."""
         moments = np.arange(self._past, self.steps - self._future)
         times = np.sort(generator(self.seed, "seed times").choice(moments, self.seeds, replace=False))
         x = x if np.isfinite(x).all() else np.full(len(x), np.nan)  # NaN has no neighbours
+        value, exponent = x[times], exponent_of(x)
+        x = np.ldexp(x, -exponent)  # no sum overflows
+        radius, floor = (float(np.ldexp(length, -exponent)) for length in (self.radius, floor))
+        if turn is not None:
+            turn = float(np.ldexp(turn, -exponent))
+            x %= turn
         count, share = np.zeros(self.seeds, dtype=np.int64), np.full(self.seeds, np.nan)
         distance = np.full((self.seeds, self.longest), np.nan)
         ahead = np.lib.stride_tricks.sliding_window_view(x, self.longest + 1)
         back = np.arange(self.embedding) * self.delay
-        for i, found in enumerate(neighbours(x, times, moments, self.radius, self.theiler, back)):
+        for i, found in enumerate(neighbours(x, times, moments, radius, self.theiler, back, turn)):
             if found.size:
                 t = times[i]
                 count[i] = found.size
-                distance[i] = np.abs(ahead[found] - ahead[t]).mean(axis=0)[1:]
-                gap = np.abs(x[found + self.delay] - x[t + self.delay])
-                share[i] = (gap > self.tolerance * self.radius).mean()
+                distance[i] = gap(ahead[found], ahead[t], turn).mean(axis=0)[1:]
+                apart = gap(x[found + self.delay], x[t + self.delay], turn)
+                share[i] = (apart > self.tolerance * radius).mean()
+        distance[distance <= max(ROUNDING * float(largest_of(x) if turn is None else turn), floor)] = 0.0
         rate, r_squared, kept = self._fitted(distance)
-        return Rates(times, x[times], rate, r_squared, count, share, kept)
+        return Rates(times, value, rate, r_squared, count, share, kept)
 
     def _fitted(self, distance: Array) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
         """Rate, R² and whether it is kept, from d_n ``(seed_point, n)``."""

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from nnflow.analysis import Analysis, Result, at_least
 from nnflow.ensemble import Ensemble
-from nnflow.map import orthonormalise
+from nnflow.map import Gathered, orthonormalise
+from nnflow_plugins.remarks import at_rest, start_counts
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[np.float64]
 SEGMENT = 2**18  # log-stretches kept at a time, so that a long run needs no memory for them
+UNIT = 256  # blocks that are summed up together: not by memory, since sums must not depend on the chunk
 RENEW = 8  # steps after which gauge directions are set anew: rounding lets them drift towards what grows
 
 
@@ -59,6 +61,16 @@ def _renewed(ensemble: Ensemble) -> Ensemble:
     return replace(ensemble, frame=ensemble.map.native(orthonormalise(frame, ensemble.escaped >= 0)[0]))
 
 
+def _summed(total: Array, stretches: Array) -> Array:
+    """``total (member, k)`` plus the sum of ``stretches (member, block, k)``: pairwise in a UNIT, one after another."""
+    series = np.ascontiguousarray(stretches.transpose(0, 2, 1))
+    whole = series.shape[2] // UNIT * UNIT
+    units = series[:, :, :whole].reshape(*total.shape, -1, UNIT).sum(axis=3)
+    rest = series[:, :, whole:].sum(axis=2)
+    parts = np.concatenate([total[..., None], units, rest[..., None]], axis=2)
+    return np.asarray(np.add.accumulate(parts, axis=2)[..., -1])
+
+
 @dataclass(frozen=True)
 class LyapunovSpectrum(Analysis):
     """The k largest Lyapunov exponents λ_i = ⟨ln R_ii⟩ per iteration, from QR along the orbit.
@@ -66,7 +78,8 @@ class LyapunovSpectrum(Analysis):
     Variables: `exponent (…, index)`, nats per iteration, sorted descending; `history (…, time, index)` on request, the
     running means in the order of the frame; `kaplan_yorke` when k = dim; `exponent_per_epoch` of a map whose step sees
     a part of its data, whose steps and transient are rounded up to whole epochs (so that the mean is over all data).
-    An escaped member gives NaN; a superstable orbit −inf.
+    An escaped member gives NaN; a superstable orbit −inf. `at_rest` says whether the orbit ended on a fixed point: one
+    of chaos is there by rounding, and its exponent is that of the point (a warning says so, too).
     (G. Benettin, L. Galgani, A. Giorgilli, J.-M. Strelcyn, Meccanica 15, 9 (1980), doi:10.1007/BF02128236.)
     """
 
@@ -77,7 +90,7 @@ class LyapunovSpectrum(Analysis):
     transient: int = 1000
     """Steps dropped first, by the state and by the frame."""
     every: int = 1
-    """Steps between two re-orthonormalisations."""
+    """Steps between two entries of the history; the frame is re-orthonormalised at each step, whatever this is."""
     history: bool = False
     """Keep the running means, one per `every` steps."""
     gauge: bool = True
@@ -95,19 +108,24 @@ class LyapunovSpectrum(Analysis):
         """Compute the variables; raises ValueError unless 1 ≤ k ≤ dim (less the gauge directions left out)."""
         now, k = self._with_frame(ensemble)
         steps = _rounded(self.steps, lcm(self.every, ensemble.map.epoch))
-        now = self._warm(now, _rounded(self.transient, ensemble.map.epoch))
-        total, means = np.zeros((len(ensemble), k)), []
+        if transient := _rounded(self.transient, ensemble.map.epoch):
+            now = self._carry(now, 1, transient)[1]
+        total, running, means = np.zeros((len(ensemble), k)), np.zeros((len(ensemble), 1, k)), []
         left, done = steps // self.every, 0
         while left > 0:
-            blocks = min(left, max(256, SEGMENT // (len(ensemble) * k)))
+            blocks = min(left, max(1, SEGMENT // (len(ensemble) * k * UNIT)) * UNIT)
             stretches, now = self._carry(now, blocks, self.every)
             stretches = stretches[:, :, -k:]
             if self.history:
                 count = np.arange(done + 1, done + blocks + 1)[:, None] * self.every
-                means.append((total[:, None] + np.cumsum(stretches, axis=1)) / count)
-            total = total + np.ascontiguousarray(stretches.transpose(0, 2, 1)).sum(axis=2)  # pairwise sums
+                sums = np.add.accumulate(np.concatenate([running, stretches], axis=1), axis=1)
+                means.append(sums[:, 1:] / count)
+                running = sums[:, -1:]
+            total = _summed(total, stretches)
             left, done = left - blocks, done + blocks
-        return self._result(np.sort(total / steps, axis=1)[:, ::-1], means, now, steps)
+        resting = at_rest(ensemble, now, total.max(axis=1), lambda at: replace(at, frame=now.frame).tangent_orbit(1)[1])
+        result = self._result(np.sort(total / steps, axis=1)[:, ::-1], means, now, steps)
+        return {**result, "at_rest": resting}
 
     def work(self, ensemble: Any) -> int:
         """How many member-steps it will take."""
@@ -127,17 +145,12 @@ class LyapunovSpectrum(Analysis):
         if self.gauge:
             records, ensemble = ensemble.tangent_orbit(blocks * every, every)
             return records.log_stretches, ensemble
-        seen, most = [], max(1, RENEW // every)
-        for first in range(0, blocks, most):
-            records, ensemble = _renewed(ensemble).tangent_orbit(min(most, blocks - first) * every, every)
-            seen.append(records.log_stretches)
-        return np.concatenate(seen, axis=1), ensemble
-
-    def _warm(self, ensemble: Ensemble, transient: int) -> Ensemble:
-        """The transient, of the state and of the frame."""
-        blocks, rest = divmod(transient, self.every)
-        now = self._carry(ensemble, blocks, self.every)[1] if blocks else ensemble
-        return self._carry(now, 1, rest)[1] if rest else now
+        steps, k = blocks * every, ensemble.frame.shape[1]
+        gathered = Gathered(len(ensemble), steps, every, k, ensemble.map.dim, ())
+        for done in range(0, steps, RENEW):
+            records, ensemble = _renewed(ensemble).tangent_orbit(min(RENEW, steps - done))
+            gathered.add(records)
+        return gathered.records.log_stretches, ensemble
 
     def _result(self, exponents: Array, means: list[Array], after: Ensemble, steps: int) -> Result:
         units, epoch = {"units": "nats per iteration"}, after.map.epoch
@@ -147,7 +160,13 @@ class LyapunovSpectrum(Analysis):
             "exponent": (
                 ("member", "index"),
                 exponents,
-                {"long_name": "Lyapunov exponent", **units, "steps": steps, "gauge_directions_left_out": left_out},
+                {
+                    "long_name": "Lyapunov exponent",
+                    **units,
+                    "steps": steps,
+                    "gauge_directions_left_out": left_out,
+                    **start_counts(self.transient),
+                },
             ),
             "escaped": ("member", after.escaped),
         }

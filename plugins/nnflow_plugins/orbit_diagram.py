@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from nnflow.analysis import Analysis, Result, at_least, first
 from nnflow.ensemble import Ensemble, Recording
+from nnflow_plugins.observed import floor_of, turn_of
 from nnflow_plugins.periods import detect_period
 
 if TYPE_CHECKING:
@@ -28,8 +29,9 @@ class OrbitDiagram(Analysis):
     """Samples of an observable after a transient, and the period of the orbit they show.
 
     Variables: `value (…, sample)`, NaN after an escape; `period (…)` int64, the smallest number of samples after which
-    the observable repeats to within the tolerance (0 = none found, 1 = a fixed point); times the spacing `every`, it is
-    the period in iterations. A period seen on one observable can be shorter than that of the state.
+    the observable repeats to within the tolerance, or rounding (0 = none found, 1 = a fixed point), angles the shorter
+    way round; times the spacing `every`, it is the period in iterations. A period seen on one observable can be shorter
+    than that of the state.
     """
 
     observable: str | None = None
@@ -43,15 +45,15 @@ class OrbitDiagram(Analysis):
     follow: str | None = None
     """Axis along which the attractor is carried, in the order given (default: every member from its own state)."""
     tolerance: float = 1e-6
-    """Largest difference between repeats, relative to the scale of the samples."""
+    """Largest difference between repeats, as a share of the range of the samples (rounding apart)."""
 
     def __post_init__(self) -> None:
         at_least(0, transient=self.transient)
         at_least(1, steps=self.steps, every=self.every)
         if self.steps % self.every:
             raise ValueError(f"steps = {self.steps}, every = {self.every}: steps must be a multiple of every")
-        if not 0 < self.tolerance < np.inf:
-            raise ValueError(f"tolerance = {self.tolerance}: give a small positive number")
+        if not 0 < self.tolerance < 1:
+            raise ValueError(f"tolerance = {self.tolerance}: give a share of the range, above 0 and below 1")
 
     def couples(self, ensemble: Ensemble | Recording) -> tuple[str, ...]:
         """The followed axis: each of its grid points starts where the last one ended."""
@@ -62,10 +64,12 @@ class OrbitDiagram(Analysis):
         name = first(ensemble, self.observable)
         values, escaped = self._followed(ensemble, name) if self.follow else self._each(ensemble, name)
         samples = np.arange(0, self.steps, self.every)
+        floor, turn = floor_of(ensemble, name, values), turn_of(ensemble, name)
+        period = detect_period(values, self.tolerance, turn=turn, floor=floor)
         return {
             "sample": ("sample", samples, {"long_name": "step of the sample after the transient"}),
             "value": (("member", "sample"), values, {"long_name": name}),
-            "period": ("member", detect_period(values, self.tolerance), {"long_name": "period, 0 = none found"}),
+            "period": ("member", period, {"long_name": "period, 0 = none found"}),
             "escaped": ("member", escaped),
         }
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from nnflow.analysis import Analysis, Result, at_least, first
 from nnflow.ensemble import Ensemble, Recording
 from nnflow.values import real
+from nnflow_plugins.observed import ROUNDING, exponent_of, floor_of, largest_of, turn_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -30,9 +31,7 @@ IntArray = npt.NDArray[np.int64]
 SHARE = 0.02
 """The default jump, as a share of the range of the series …"""
 NOISES = 3.0
-"""… but at least so many standard deviations of a block mean about its level …"""
-ROUNDING = 1e-12
-"""… and this share of the largest value, so that rounding is no jump."""
+"""… but at least so many standard deviations of a block mean about its level, and no rounding."""
 TREND = 0.5
 """A plateau drifts by less than this share of a jump (or than two standard errors) from its start to its end."""
 
@@ -55,13 +54,16 @@ class Segments(NamedTuple):
     """Whether it is a plateau; otherwise the series moves: it drifts, or changes faster than plateaus last."""
 
 
-def segment(series: npt.ArrayLike, block: int = 20, jump: float | None = None, shortest: int = 5) -> Segments:
+def segment(
+    series: npt.ArrayLike, block: int = 20, jump: float | None = None, shortest: int = 5, floor: float = 0.0
+) -> Segments:
     """Cut a series ``(time,)`` into plateaus, and the stretches between them on which it moves.
 
-    `jump`: the smallest difference of two levels (default: `smallest_jump`). A plateau lasts `shortest` blocks of
-    `block` samples or longer, and the straight line through its block means rises or falls by less than half a jump
-    (or by less than two standard errors). Neighbouring plateaus meet at the sample that parts their two levels best;
-    where a stretch that moves begins or ends is known to one block only. There is no segment if a sample is not finite.
+    `jump`: the smallest difference of two levels (default: `smallest_jump`, with its `floor`). A plateau lasts
+    `shortest` blocks of `block` samples or longer, and the straight line through its block means rises or falls by less
+    than half a jump (or by less than two standard errors). Neighbouring plateaus meet at the sample that parts their
+    two levels best; where a stretch that moves begins or ends is known to one block only. There is no segment if a
+    sample is not finite.
     Raises ValueError for a series shorter than one block, or settings that are not positive.
 
     >>> found = segment([1.0] * 110 + [3.0] * 90, block=10)
@@ -72,19 +74,19 @@ def segment(series: npt.ArrayLike, block: int = 20, jump: float | None = None, s
     _check(block, jump, shortest)
     if x.ndim != 1 or len(x) < block:
         raise ValueError(f"series of shape {x.shape}: give (time,), and {block} samples (one block) or more")
-    with np.errstate(over="ignore", invalid="ignore"):
-        known = np.isfinite(np.abs(x).sum())
-    if not known:
+    if not np.isfinite(x).all():
         return _described(x, np.zeros(1, dtype=np.int64), np.zeros(0, dtype=bool))
+    exponent, least = exponent_of(x), smallest_jump(x, block, floor) if jump is None else jump
+    x, step = np.ldexp(x, -exponent), float(np.ldexp(least, -exponent))  # sums are within bounds
     means = block_means(x, block)
-    step = smallest_jump(x, block) if jump is None else jump
     scaled, noise = (means - means.mean()) / step, block_noise(means) / step
     penalty = max(shortest / 2, 3 * noise**2 * np.log(len(means)))  # `shortest` blocks that are one jump away pay
     edges = merged(scaled, partition(scaled, penalty))
     edges, flat = _united(edges, _flat(scaled, edges, noise, shortest))
     edges, flat = _without_transits(scaled, edges, flat)
     borders = np.append(edges[:-1] * block, len(x))
-    return _described(x, _sharpened(x, borders, flat, block), flat)
+    found = _described(x, _sharpened(x, borders, flat, block), flat)
+    return found._replace(level=np.ldexp(found.level, exponent), spread=np.ldexp(found.spread, exponent))
 
 
 def block_means(series: Array, block: int) -> Array:
@@ -102,11 +104,16 @@ def block_noise(means: Array) -> float:
     return float(np.quantile(bends, 0.9)) / (1.645 * 6**0.5) if bends.size else 0.0
 
 
-def smallest_jump(series: Array, block: int) -> float:
-    """The default of `jump`: 2 % of the range, but at least three times the noise of a block mean, and not rounding."""
-    noise = NOISES * block_noise(block_means(series, block))
-    rounding = max(ROUNDING * float(np.abs(series).max()), float(np.finfo(float).tiny))
-    return max(SHARE * float(np.ptp(series)), noise, rounding)
+def smallest_jump(series: Array, block: int, floor: float = 0.0) -> float:
+    """The default of `jump`: 2 % of the range, but at least three times the noise of a block mean, and not rounding.
+
+    Rounding is 1e-12 of the largest value, or the floor if that is more.
+    """
+    exponent = exponent_of(series)
+    x = np.ldexp(series, -exponent)
+    noise = NOISES * block_noise(block_means(x, block))
+    smallest = max(SHARE * float(np.ptp(x)), noise, ROUNDING * float(largest_of(x)))
+    return max(float(np.ldexp(smallest, exponent)), floor) or 1.0  # of zeros
 
 
 def partition(values: Array, penalty: float) -> IntArray:
@@ -207,8 +214,8 @@ class Plateaus(Analysis):
     after its last (−1: there are no more segments); `level`, its mean; `spread`, largest minus smallest value; `flat`,
     whether it is a plateau (otherwise the series moves). `segments`, how many there are; beyond `most`, the longest are
     kept. `jumps`, how often a plateau's level differs from the last one's by `jump` or more; `plateau_share`, the share
-    of the samples on plateaus; `threshold`, the jump that was asked for or chosen. A member that escapes has no
-    segments.
+    of the samples on plateaus; `threshold`, the jump that was asked for or chosen. A coordinate that is an angle is
+    unwrapped: a slip of a whole turn is a jump. A member that escapes has no segments.
     """
 
     observable: str | None = None
@@ -237,7 +244,9 @@ class Plateaus(Analysis):
         name = first(ensemble, self.observable)
         now: Any = ensemble.advance(self.transient)
         records, after = now.orbit(self.steps, 1, name)
-        rows = [self._of(series, now.t) for series in records[:, :, 0]]
+        floors, turn = floor_of(ensemble, name, records[:, :, 0]), turn_of(ensemble, name)
+        values = records[:, :, 0] if turn is None else np.unwrap(records[:, :, 0], axis=1, period=turn)
+        rows = [self._of(series, now.t, floor) for series, floor in zip(values, floors, strict=True)]
         index = {"long_name": "step", "units": "iterations"}
         dims = ("member", "segment")
         return {
@@ -250,10 +259,10 @@ class Plateaus(Analysis):
             "escaped": ("member", after.escaped),
         }
 
-    def _of(self, series: Array, t: int) -> dict[str, Any]:
-        found = segment(series, self.block, self.jump, self.shortest)
+    def _of(self, series: Array, t: int, floor: float) -> dict[str, Any]:
+        found = segment(series, self.block, self.jump, self.shortest, floor)
         lengths, count = found.end - found.start, len(found.start)
-        step = np.nan if not count else smallest_jump(series, self.block) if self.jump is None else self.jump
+        step = np.nan if not count else smallest_jump(series, self.block, floor) if self.jump is None else self.jump
         kept = np.sort(np.argsort(-lengths, kind="stable")[: self.most])
         return {
             "start": self._padded(found.start[kept] + t, -1),

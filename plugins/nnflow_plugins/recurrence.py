@@ -28,6 +28,7 @@ from nnflow.ensemble import Ensemble, Recording
 from nnflow.names import Refusal
 from nnflow.values import real
 from nnflow_plugins.lines import Counts, count_recurrences, lines_of_cells, lines_of_points, matrix_of_points
+from nnflow_plugins.observed import ROUNDING, exponent_of, floor_of, largest_of, turn_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -49,6 +50,8 @@ CONVENTION = (
     "denominator; lines that meet the border or that window count with the length inside; natural logarithm"
 )
 
+FLOOR = "not below the rounding of the series: points that differ by rounding recur, whatever was asked for"
+
 MEASURES = {
     "recurrence_rate": "recurrence rate",
     "determinism": "determinism",
@@ -65,6 +68,18 @@ MEASURES = {
     "mean_recurrence_time": "mean recurrence time",
 }
 """The measures, in the order of the results, and what they are called in words."""
+
+
+class Points(NamedTuple):
+    """An embedded series as the kernels want it."""
+
+    values: Array
+    """``(coordinate, N)``, a coordinate lying side by side, in units of 2^exponent: squares are within bounds."""
+    turns: Array
+    """``(coordinate,)``: the period of an angle, in the same unit, and then 0 ≤ values ≤ turn; inf of what is none."""
+    exponent: int
+    rounding: float
+    """The distance, in the same unit, below which two points differ by rounding."""
 
 
 class Lines(NamedTuple):
@@ -89,10 +104,12 @@ def recurrence_measures(
     embedding: int = 1,
     delay: int = 1,
     norm: str = "euclidean",
+    turn: float | None = None,
 ) -> dict[str, float]:
     """Return the measures of the recurrence plot of a series, from O(N) memory; see `measures_of_lines` for each.
 
-    R_ij = 1 where d(x_i, x_j) ≤ threshold, x the series embedded as in `embed`, N points long.
+    R_ij = 1 where d(x_i, x_j) ≤ threshold, x the series embedded as in `embed`, N points long. Points that differ by
+    rounding, by 1e-12 of the largest value, recur whatever the threshold: below that one would count rounding.
 
     Arguments:
         series: `(time,)` or `(time, channel)`.
@@ -103,6 +120,7 @@ def recurrence_measures(
         min_diagonal, min_vertical: the shortest lines that count, of diagonals; of verticals, black and white.
         embedding, delay: the number of delay coordinates and the samples between two of them.
         norm: "euclidean", "manhattan" or "maximum", over delay coordinates and channels.
+        turn: the period, if the series is an angle: differences are then taken the shorter way round.
 
     A series with a value that is not finite gives NaN throughout. Raises ValueError for a series that is too short, and
     for impossible settings, among them both or neither of threshold and rate.
@@ -113,7 +131,7 @@ def recurrence_measures(
     """
     at_least(1, min_diagonal=min_diagonal, min_vertical=min_vertical)
     _check_choice(threshold, rate)
-    points = _points(series, embedding, delay, theiler, norm)
+    points = _points(series, embedding, delay, theiler, norm, turn)
     epsilon = _threshold(points, threshold, rate, theiler, norm)
     return _measures(points, epsilon, theiler, min_diagonal, min_vertical, norm)
 
@@ -125,6 +143,7 @@ def recurrence_matrix(
     embedding: int = 1,
     delay: int = 1,
     norm: str = "euclidean",
+    turn: float | None = None,
 ) -> NDArray[np.bool_]:
     """Return the recurrence matrix R_ij = [d(x_i, x_j) ≤ threshold] of a series, bool `(N, N)`.
 
@@ -132,7 +151,7 @@ def recurrence_matrix(
     a NaN recurs with none, not with itself either; with a rate, such a series gives an empty matrix.
     """
     _check_choice(threshold, rate)
-    points = _points(series, embedding, delay, 1, norm)
+    points = _points(series, embedding, delay, 1, norm, turn)
     return _matrix(points, _threshold(points, threshold, rate, 1, norm), norm)
 
 
@@ -210,16 +229,24 @@ def embed(series: ArrayLike, dimension: int, delay: int) -> Array:
 
 
 def threshold_of_rate(
-    series: ArrayLike, rate: float, theiler: int = 1, embedding: int = 1, delay: int = 1, norm: str = "euclidean"
+    series: ArrayLike,
+    rate: float,
+    theiler: int = 1,
+    embedding: int = 1,
+    delay: int = 1,
+    norm: str = "euclidean",
+    turn: float | None = None,
 ) -> float:
     """Return the threshold whose recurrence rate is as near to `rate` as the series allows, to rounding.
 
     By bisection: each of its about 30 steps counts the pairs within a trial threshold, in O(N) memory, all pairs and no
     sample of them. Equal distances (a periodic series) recur together, so the rate is then met only as nearly as they
-    permit. NaN for a series with a value that is not finite. Arguments and errors as `recurrence_measures`.
+    permit; and no threshold is below the rounding of the series. NaN for a series with a value that is not finite.
+    Arguments and errors as `recurrence_measures`.
     """
     _check_choice(None, rate)
-    return _threshold(_points(series, embedding, delay, theiler, norm), None, rate, theiler, norm)
+    points = _points(series, embedding, delay, theiler, norm, turn)
+    return _in_units_of_the_series(points, _threshold(points, None, rate, theiler, norm))
 
 
 def _check_choice(threshold: float | None, rate: float | None) -> None:
@@ -231,51 +258,81 @@ def _check_choice(threshold: float | None, rate: float | None) -> None:
         raise ValueError(f"rate = {rate}: give a share of the cells, above 0 and at most 1")
 
 
-def _points(series: ArrayLike, embedding: int, delay: int, theiler: int, norm: str) -> Array:
-    """Return the embedded series as the kernels want it, `(coordinate, N)`: a coordinate lies side by side."""
+def _points(
+    series: ArrayLike,
+    embedding: int,
+    delay: int,
+    theiler: int,
+    norm: str,
+    turn: float | None,
+    floor: float = 0.0,
+) -> Points:
+    """Return the embedded series as the kernels want it; what is not finite becomes NaN, which is near to nothing."""
     at_least(0, theiler=theiler)
     at_least(1, embedding=embedding, delay=delay)
     one_of(list(NORMS), norm=norm)
-    points = np.ascontiguousarray(embed(series, embedding, delay).T)
-    if points.shape[1] < max(2, theiler + 1):
+    if turn is not None and not 0.0 < turn < np.inf:
+        raise ValueError(f"turn = {turn}: give the period of the angle, a positive number")
+    values = np.ascontiguousarray(embed(series, embedding, delay).T)
+    if values.shape[1] < max(2, theiler + 1):
         raise ValueError(
-            f"the series gives {points.shape[1]} points: with theiler = {theiler} give {max(2, theiler + 1)} or more"
+            f"the series gives {values.shape[1]} points: with theiler = {theiler} give {max(2, theiler + 1)} or more"
         )
-    return points
+    values = np.where(np.isfinite(values), values, np.nan)
+    values = values if turn is None else values % turn
+    exponent = exponent_of(values if turn is None else np.array(turn))
+    values = np.ldexp(values, -exponent)
+    turns = np.full(len(values), np.inf if turn is None else math.ldexp(turn, -exponent))
+    largest = largest_of(values.ravel()) if turn is None else turns[0]
+    rounding = max(ROUNDING * float(largest), float(np.ldexp(floor, -exponent)))
+    return Points(values, turns, exponent, min(rounding, _longest(values)))
 
 
-def _power(points: Array, norm: str) -> int:
+def _longest(values: Array) -> float:
+    """No distance is longer, in any norm, than the sum of the ranges; 0 of a series that does not move."""
+    return float(np.sum(np.ptp(values, axis=1)))
+
+
+def _in_units_of_the_series(points: Points, threshold: float) -> float:
+    with np.errstate(over="ignore", under="ignore"):
+        return float(np.ldexp(threshold, points.exponent))
+
+
+def _power(points: Points, norm: str) -> int:
     """In one dimension the norms agree, and the maximum is the cheapest."""
-    return NORMS[norm] if len(points) > 1 else 0
+    return NORMS[norm] if len(points.values) > 1 else 0
 
 
-def _threshold(points: Array, threshold: float | None, rate: float | None, theiler: int, norm: str) -> float:
+def _threshold(points: Points, threshold: float | None, rate: float | None, theiler: int, norm: str) -> float:
+    """The threshold asked for, or that of a rate, in units of the points; never below their rounding."""
     if threshold is not None:
-        return float(threshold)
-    if rate is None or not np.isfinite(points).all():
+        with np.errstate(over="ignore", under="ignore"):
+            return max(float(np.ldexp(threshold, -points.exponent)), points.rounding)
+    if rate is None or not np.isfinite(points.values).all():
         return math.nan
-    cells = _cells(points.shape[1], points.shape[1], theiler)
-    wanted, power = rate * cells, _power(points, norm)
-    low, high = 0.0, (1.0 + 1e-9) * float(np.sum(np.ptp(points, axis=1)))  # no distance is longer, in any norm
-    below, above = count_recurrences(points, power, low, theiler), cells
+    count = points.values.shape[1]
+    cells, power = _cells(count, count, theiler), _power(points, norm)
+    wanted = rate * cells
+    low, high = points.rounding, (1.0 + 1e-9) * _longest(points.values)
+    below, above = count_recurrences(points.values, points.turns, power, low, theiler), cells
     while below < wanted < above and above - below > 2 and low < (middle := 0.5 * (low + high)) < high:
-        count = count_recurrences(points, power, middle, theiler)
-        low, below, high, above = (middle, count, high, above) if count < wanted else (low, below, middle, count)
+        number = count_recurrences(points.values, points.turns, power, middle, theiler)
+        low, below, high, above = (middle, number, high, above) if number < wanted else (low, below, middle, number)
     return low if wanted - below < above - wanted else high
 
 
 def _measures(
-    points: Array, threshold: float, theiler: int, min_diagonal: int, min_vertical: int, norm: str
+    points: Points, threshold: float, theiler: int, min_diagonal: int, min_vertical: int, norm: str
 ) -> dict[str, float]:
-    if not np.isfinite(points).all():
+    if not np.isfinite(points.values).all():
         return dict.fromkeys(MEASURES, math.nan)
-    count = _cells(points.shape[1], points.shape[1], theiler)
-    lines = Lines(*lines_of_points(points, _power(points, norm), threshold, theiler), count)
+    count = _cells(points.values.shape[1], points.values.shape[1], theiler)
+    lines = Lines(*lines_of_points(points.values, points.turns, _power(points, norm), threshold, theiler), count)
     return measures_of_lines(lines, min_diagonal, min_vertical)
 
 
-def _matrix(points: Array, threshold: float, norm: str) -> NDArray[np.bool_]:
-    return matrix_of_points(points, _power(points, norm), threshold).view(np.bool_)
+def _matrix(points: Points, threshold: float, norm: str) -> NDArray[np.bool_]:
+    return matrix_of_points(points.values, points.turns, _power(points, norm), threshold).view(np.bool_)
 
 
 def _cells(rows: int, columns: int, theiler: int) -> int:
@@ -302,9 +359,9 @@ class Recurrence(Analysis):
     Variables: `recurrence_rate`, `determinism`, `mean_diagonal`, `max_diagonal`, `diagonal_entropy`, `laminarity`,
     `trapping_time`, `max_vertical`, `vertical_entropy`, `mean_white`, `max_white`, `white_entropy`,
     `mean_recurrence_time` (…), lengths and times in samples; `threshold (…)`; on request `matrix (…, i, j)`. An escaped
-    member is NaN, its matrix 0. An angle that wraps round is far from itself at the wrap: observe its sine and cosine.
-    See `recurrence_measures`. (N. Marwan, M. C. Romano, M. Thiel, J. Kurths, Phys. Rep. 438, 237 (2007),
-    doi:10.1016/j.physrep.2006.11.001.)
+    member is NaN, its matrix 0. Distances of a coordinate that is an angle are taken the shorter way round. The
+    threshold is never below the rounding of the series. See `recurrence_measures`. (N. Marwan, M. C. Romano, M. Thiel,
+    J. Kurths, Phys. Rep. 438, 237 (2007), doi:10.1016/j.physrep.2006.11.001.)
     """
 
     observable: str | None = None
@@ -367,28 +424,30 @@ class Recurrence(Analysis):
                 "steps, fewer members at a time (chunk), or leave the matrix out"
             )
         records, after = ensemble.advance(self.transient).orbit(self.steps, self.every, name)
-        members = [self._member(series, after) for series in records]
+        floors, turn = floor_of(ensemble, name, records[:, :, 0]), turn_of(ensemble, name)
+        members = [self._member(series, after, turn, floor) for series, floor in zip(records, floors, strict=True)]
         attrs = {"convention": CONVENTION, "observable": name}
         result: dict[str, Any] = {
             measure: ("member", np.array([values[measure] for values, _, _ in members]), {"long_name": words, **attrs})
             for measure, words in MEASURES.items()
         }
         thresholds = np.array([threshold for _, threshold, _ in members])
-        result["threshold"] = ("member", thresholds, {"long_name": f"threshold, distance of {name}"})
+        result["threshold"] = ("member", thresholds, {"long_name": f"threshold, distance of {name}", "note": FLOOR})
         if self.matrix:
             result |= self._matrices([matrix for _, _, matrix in members], attrs)
         return {**result, "escaped": ("member", after.escaped)}
 
     def _member(
-        self, series: Array, ensemble: Ensemble | Recording
+        self, series: Array, ensemble: Ensemble | Recording, turn: float | None, floor: float
     ) -> tuple[dict[str, float], float, NDArray[np.bool_] | None]:
         """Measures, threshold and matrix of one series."""
         if ensemble.tick is not None:
             ensemble.tick(0)  # a long series takes seconds: lets Ctrl-C through in between
-        points = _points(series, self.embedding, self.delay, self.theiler, self.norm)
+        points = _points(series, self.embedding, self.delay, self.theiler, self.norm, turn, floor)
         threshold = _threshold(points, self.threshold, self._aim, self.theiler, self.norm)
         measures = _measures(points, threshold, self.theiler, self.min_diagonal, self.min_vertical, self.norm)
-        return measures, threshold, _matrix(points, threshold, self.norm) if self.matrix else None
+        matrix = _matrix(points, threshold, self.norm) if self.matrix else None
+        return measures, _in_units_of_the_series(points, threshold), matrix
 
     def _matrices(self, matrices: list[Any], attrs: dict[str, str]) -> dict[str, Any]:
         times = np.arange(self._size) * self.every

@@ -77,8 +77,8 @@ class Series(Analysis):
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         seen = []
         for _ in range(self.steps // self.every):
-            w = now.states[:, :weights]
-            ways = [length(w - start.states[:, :weights], self.distance)[:, None]] if self.distance else []
+            w, apart = now.states[:, :weights], now.map.difference(now.states, start.states)[:, :weights]
+            ways = [length(apart, self.distance)[:, None]] if self.distance else []
             observed, after = now.orbit(self.every, self.every, names)
             seen.append(np.concatenate([observed[:, 0], *ways, w @ vectors.T], axis=1))
             now = after

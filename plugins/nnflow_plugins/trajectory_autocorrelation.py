@@ -12,6 +12,7 @@ from scipy.fft import irfft, next_fast_len, rfft
 from nnflow.analysis import Analysis, Result, at_least
 from nnflow.ensemble import Ensemble, Recording
 from nnflow.values import real
+from nnflow_plugins.observed import ROUNDING, exponent_of, largest_of, share_of, straightened
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -20,12 +21,13 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float64]
 
 
-def trajectory_correlation(trajectory: npt.ArrayLike, lags: int) -> Array:
+def trajectory_correlation(trajectory: npt.ArrayLike, lags: int, floor: float = 0.0) -> Array:
     """C(τ) = Σ_t ⟨W_t − W̄, W_{t+τ} − W̄⟩ / Σ_t |W_t − W̄|² for τ = 0 … lags, of a trajectory ``(time, component)``.
 
     (Or of a series ``(time,)``.) ⟨·, ·⟩ sums over components: of adjacency matrices, the trace of AᵀB. The sum over t
-    has time − τ terms and is not rescaled, so that |C| ≤ 1. Returns ``(lags + 1,)``; NaN for a trajectory that does not
-    move or is not finite. Raises ValueError unless 0 ≤ lags < time.
+    has time − τ terms and is not rescaled, so that |C| ≤ 1. Returns ``(lags + 1,)``; NaN for a trajectory that is not
+    finite or does not move: whose components stay, root mean square, within rounding of the largest one, or within
+    `floor`. Raises ValueError unless 0 ≤ lags < time.
 
     >>> trajectory_correlation([[1.0], [-1.0], [1.0], [-1.0]], 2).tolist()
     [1.0, -0.75, 0.5]
@@ -34,10 +36,13 @@ def trajectory_correlation(trajectory: npt.ArrayLike, lags: int) -> Array:
     w = w[:, None] if w.ndim == 1 else w
     if w.ndim != 2 or not 0 <= lags < len(w):
         raise ValueError(f"trajectory of shape {w.shape}, lags = {lags}: give (time, component), and lags below time")
+    exponent = exponent_of(w)
+    if not np.isfinite(w).all():
+        return np.full(lags + 1, np.nan)
+    w, floor = np.ldexp(w, -exponent), float(np.ldexp(floor, -exponent))  # squares are within bounds
     away = w - w.mean(axis=0)
     total = float((away * away).sum())
-    noise = len(w) * w.shape[1] * (np.finfo(float).eps * np.abs(w).max(initial=0.0)) ** 2
-    if not np.isfinite(total) or total <= noise:
+    if total <= w.size * max(ROUNDING * np.abs(w).max(initial=0.0), floor) ** 2:
         return np.full(lags + 1, np.nan)
     size = next_fast_len(len(w) + lags, real=True)
     power = np.abs(rfft(away, size, axis=0)) ** 2
@@ -49,9 +54,10 @@ class TrajectoryAutocorrelation(Analysis):
     """The autocorrelation C(τ) of a trajectory of states: of a network, how alike its weights are τ steps later.
 
     C(τ) = Σ_t ⟨W_t − W̄, W_{t+τ} − W̄⟩ / Σ_t |W_t − W̄|², over all weights (optimiser memory left out), or over the
-    coordinates asked for. Variables: `autocorrelation (…, lag)`; NaN for a trajectory that does not move, or escapes.
-    The trajectory is kept: steps/every × weights × 8 bytes a member. (L. Lacasa, J. P. Rodriguez, V. M. Eguiluz, Phys.
-    Rev. Research 4, L042008 (2022), doi:10.1103/PhysRevResearch.4.L042008.)
+    coordinates asked for; an angle is the point on the circle. Variables: `autocorrelation (…, lag)`; NaN for a
+    trajectory that does not move (but for rounding), or escapes. The trajectory is kept: steps/every × weights × 8
+    bytes a member. (L. Lacasa, J. P. Rodriguez, V. M. Eguiluz, Phys. Rev. Research 4, L042008 (2022),
+    doi:10.1103/PhysRevResearch.4.L042008.)
     """
 
     lags: int = 50
@@ -73,14 +79,18 @@ class TrajectoryAutocorrelation(Analysis):
 
     def __call__(self, ensemble: Ensemble | Recording) -> Result:
         """Compute the variables."""
-        weights = None if isinstance(ensemble, Recording) else ensemble.map.coordinates[: ensemble.map.weights]
+        whole = ensemble.names if isinstance(ensemble, Recording) else ensemble.map.coordinates[: ensemble.map.weights]
+        names = self.observe or tuple(whole)
         now: Any = ensemble.advance(self.transient)
-        records, after = now.orbit(self.steps, self.every, self.observe or weights)
+        records, after = now.orbit(self.steps, self.every, names)
+        records = straightened(ensemble, names, records)
+        floors = share_of(ensemble) * largest_of(records.reshape(len(records), -1))
+        found = [trajectory_correlation(x, self.lags, floor) for x, floor in zip(records, floors, strict=True)]
         return {
             "lag": ("lag", np.arange(self.lags + 1) * self.every, {"units": "iterations"}),
             "autocorrelation": (
                 ("member", "lag"),
-                np.array([trajectory_correlation(series, self.lags) for series in records]),
+                np.array(found),
                 {"long_name": "autocorrelation of the trajectory"},
             ),
             "escaped": ("member", after.escaped),

@@ -31,6 +31,7 @@ from scipy import fft
 from nnflow.analysis import Analysis, Result, at_least, first
 from nnflow.ensemble import Ensemble, Recording
 from nnflow.values import real
+from nnflow_plugins.observed import ROUNDING, floor_of, on_circle, turn_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -40,9 +41,6 @@ Array = NDArray[np.float64]
 
 SHORTEST = 100
 """Fewest samples that are tested: the displacement is then known at ten n."""
-
-ROUNDING = 1e-12
-"""A standard deviation below this fraction of the mean is rounding noise: the series is constant."""
 
 BLOCK = 32
 """Rows worked on at once by the batch: enough for the FFT, little memory."""
@@ -79,20 +77,24 @@ def zero_one(series: ArrayLike, frequencies: int | ArrayLike = 101) -> float:
     return float(np.median(growth_rates(series, frequencies)))
 
 
-def zero_one_batch(series: ArrayLike, frequencies: int | ArrayLike = 101) -> Array:
-    """Return `zero_one` of every row: `(member, sample)` → `(member,)`. Serial, and most of it without the GIL."""
+def zero_one_batch(series: ArrayLike, frequencies: int | ArrayLike = 101, floor: ArrayLike = 0.0) -> Array:
+    """Return `zero_one` of every row: `(member, sample)` → `(member,)`. Serial, and most of it without the GIL.
+
+    A row whose standard deviation is at most `floor`, `(member,)` or one for all, counts as constant, too.
+    """
     rows, chosen = _checked(series, ndim=2), _frequencies(frequencies)
+    floors = np.broadcast_to(np.asarray(floor, dtype=np.float64), len(rows))
     k = np.empty(len(rows))
     for start in range(0, len(rows), BLOCK):
         block = slice(start, start + BLOCK)
-        k[block] = np.median(_growth_rates(rows[block], chosen), axis=1)
+        k[block] = np.median(_growth_rates(rows[block], chosen, floors[block]), axis=1)
     return k
 
 
 def growth_rates(series: ArrayLike, frequencies: int | ArrayLike = 101) -> Array:
     """Return K_c for every frequency, `(frequency,)`: the correlation of D_c(n) with n. See `zero_one`."""
     values, chosen = _checked(series, ndim=1), _frequencies(frequencies)
-    rates: Array = _growth_rates(values[None], chosen)[0]
+    rates: Array = _growth_rates(values[None], chosen, np.zeros(1))[0]
     return rates
 
 
@@ -107,7 +109,7 @@ def displacements(series: ArrayLike, frequencies: int | ArrayLike = 101) -> Arra
     A constant series gives zeros and one with a value that is not finite NaN. Arguments and errors as `zero_one`.
     """
     values, chosen = _checked(series, ndim=1), _frequencies(frequencies)
-    (standard,), (spread,) = _standardised(values[None])
+    (standard,), (spread,) = _standardised(values[None], np.zeros(1))
     longest = values.size // 10
     if not spread > 0.0:
         return np.full((chosen.size, longest), spread)
@@ -117,7 +119,7 @@ def displacements(series: ArrayLike, frequencies: int | ArrayLike = 101) -> Arra
     return np.ascontiguousarray(total.T)
 
 
-def drift(series: ArrayLike) -> float:
+def drift(series: ArrayLike, floor: float = 0.0) -> float:
     """Return how far apart the quarters of a series lie: 0 … 4, above `DRIFT_THRESHOLD` = 1 the series has not settled.
 
     drift = max over pairs of quarters of W₁(quarter, quarter) / mean |φ − median φ|
@@ -130,9 +132,10 @@ def drift(series: ArrayLike) -> float:
     the logistic map at r = 4, fewer than 0.1 % from 200 samples on (of 5000). Weak ramps and decays, below the
     threshold, did not lead K astray.
 
-    Constant series (see `zero_one`) give 0, values that are not finite NaN. Raises ValueError as `zero_one`.
+    Constant series (see `zero_one`, and `floor` in `zero_one_batch`) give 0, values that are not finite NaN. Raises
+    ValueError as `zero_one`.
     """
-    (standard,), (spread,) = _standardised(_checked(series, ndim=1)[None])
+    (standard,), (spread,) = _standardised(_checked(series, ndim=1)[None], np.array([floor]))
     if not spread > 0.0:
         return float(spread)
     quarter = standard.size // 4
@@ -141,9 +144,11 @@ def drift(series: ArrayLike) -> float:
     return farthest / float(np.mean(np.abs(standard - np.median(standard))))
 
 
-def drift_batch(series: ArrayLike) -> Array:
-    """Return `drift` of every row: `(member, sample)` → `(member,)`."""
-    return np.array([drift(row) for row in _checked(series, ndim=2)], dtype=np.float64)
+def drift_batch(series: ArrayLike, floor: ArrayLike = 0.0) -> Array:
+    """Return `drift` of every row: `(member, sample)` → `(member,)`; `floor` as in `zero_one_batch`."""
+    rows = _checked(series, ndim=2)
+    floors = np.broadcast_to(np.asarray(floor, dtype=np.float64), len(rows))
+    return np.array([drift(row, least) for row, least in zip(rows, floors, strict=True)], dtype=np.float64)
 
 
 def _checked(series: ArrayLike, ndim: int) -> Array:
@@ -167,9 +172,9 @@ def _frequencies(frequencies: int | ArrayLike) -> Array:
     return chosen
 
 
-def _growth_rates(rows: Array, frequencies: Array) -> Array:
+def _growth_rates(rows: Array, frequencies: Array, floors: Array) -> Array:
     """Return K_c of every row, `(member, frequency)`: 0 where a row is constant, NaN where it is not finite."""
-    standard, spread = _standardised(rows)
+    standard, spread = _standardised(rows, floors)
     rates = np.repeat(spread[:, None], frequencies.size, axis=1)
     varies = spread > 0.0
     standard = standard[varies]
@@ -177,8 +182,11 @@ def _growth_rates(rows: Array, frequencies: Array) -> Array:
     return rates
 
 
-def _standardised(rows: Array) -> tuple[Array, Array]:
-    """Return the rows with mean 0 and standard deviation 1, and the deviations they had: 0 constant, NaN not finite."""
+def _standardised(rows: Array, floors: Array) -> tuple[Array, Array]:
+    """Return the rows with mean 0 and standard deviation 1, and the deviations they had: 0 constant, NaN not finite.
+
+    Constant is what deviates by rounding only, relative to the mean, or by no more than the floor `(member,)`.
+    """
     size = np.max(np.abs(rows), axis=1, keepdims=True)
     finite = np.isfinite(size)
     scale = np.where(finite & (size > 0.0), size, 1.0)
@@ -187,7 +195,7 @@ def _standardised(rows: Array) -> tuple[Array, Array]:
     unit -= mean
     unit -= unit.mean(axis=1, keepdims=True)
     spread = np.sqrt(np.mean(unit**2, axis=1, keepdims=True))
-    spread[spread <= ROUNDING * np.abs(mean)] = 0.0
+    spread[spread <= np.maximum(ROUNDING * np.abs(mean), floors[:, None] / scale)] = 0.0
     unit /= np.where(spread > 0.0, spread, 1.0)
     return unit, np.where(finite, spread * scale, np.nan)[:, 0]
 
@@ -278,8 +286,9 @@ class ZeroOneTest(Analysis):
 
     Variables: `K (…)`, and `drift (…)`: where it exceeds its attribute `threshold` the series has not settled and K
     means nothing. White noise gives K = 0.998 as well: the test cannot tell noise from chaos. A constant series gives
-    0, an escaped member NaN. See `zero_one`. (G. A. Gottwald, I. Melbourne, SIAM J. Appl. Dyn. Syst. 8, 129 (2009),
-    doi:10.1137/080718851.)
+    0, an escaped member NaN. A coordinate that is an angle is observed by its cosine and its sine, since the jump where
+    it wraps round looks like chaos; K is the larger of the two. See `zero_one`. (G. A. Gottwald, I. Melbourne, SIAM J.
+    Appl. Dyn. Syst. 8, 129 (2009), doi:10.1137/080718851.)
     """
 
     observable: str | None = None
@@ -305,10 +314,16 @@ class ZeroOneTest(Analysis):
         """Compute the variables. Raises ValueError for an unknown observable."""
         name = first(ensemble, self.observable)
         records, after = ensemble.advance(self.transient).orbit(self.steps, self.every, name)
-        series = np.ascontiguousarray(records[:, :, 0])
+        turn, floor = turn_of(ensemble, name), floor_of(ensemble, name, records[:, :, 0])
+        if turn is not None:
+            records = on_circle(records[:, :, 0], turn)
+        series = [np.ascontiguousarray(part) for part in np.moveaxis(records, 2, 0)]
+        k = [zero_one_batch(part, self.frequencies, floor) for part in series]
+        drifts = [drift_batch(part, floor) for part in series]
+        seen = name if turn is None else f"cosine and sine of {name}, the larger"
         return {
-            "K": ("member", zero_one_batch(series, self.frequencies), {"long_name": f"K of {name}"}),
-            "drift": ("member", drift_batch(series), {"long_name": "drift", "threshold": DRIFT_THRESHOLD}),
+            "K": ("member", np.max(k, axis=0), {"long_name": f"K of {seen}"}),
+            "drift": ("member", np.max(drifts, axis=0), {"long_name": "drift", "threshold": DRIFT_THRESHOLD}),
             "escaped": ("member", after.escaped),
         }
 

@@ -1,0 +1,84 @@
+"""What an observed series is measured in: its unit, its rounding, and the turn of an angle.
+
+No analysis of a series depends on the unit of the series, nor on where its zero is, but for one thing: numbers are
+rounded relative to their size, so that differences below ROUNDING of the largest value are no differences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from nnflow.ensemble import Ensemble, Recording
+
+Array = npt.NDArray[np.float64]
+
+ROUNDING = 1e-12
+"""Differences below this share of the largest value are rounding: some thousands of units in the last place."""
+
+FADED = 1e-2
+"""This share of ROUNDING is about the last digit of a number."""
+
+
+def share_of(ensemble: Ensemble | Recording) -> float:
+    """The share of the largest value that is rounding: ROUNDING, more for a map in single precision."""
+    return ROUNDING if isinstance(ensemble, Recording) else max(ROUNDING, 16 * ensemble.map.resolution)
+
+
+def floor_of(ensemble: Ensemble | Recording, name: str, values: Array) -> Array:
+    """``(member,)``: differences of an observable up to this size are rounding, for its ``values (member, sample)``.
+
+    That is a share of the largest value, or of the turn of an angle. And as to what decays to 0: its numbers get ever
+    finer, with noise among them at last, but it has died out where it is about the last digit of what it was at first,
+    FADED times that share. What was recorded counts as double precision.
+    """
+    share = share_of(ensemble)
+    if (turn := turn_of(ensemble, name)) is not None:
+        return np.full(len(values), share * turn)
+    start = replace(ensemble, tick=None).orbit(1, 1, name)[0][:, :, 0]
+    return share * np.maximum(largest_of(values), FADED * largest_of(start))
+
+
+def turn_of(ensemble: Ensemble | Recording, name: str) -> float | None:
+    """The period of an angle, for a coordinate that the map says is one (`Map.periods`); else None."""
+    return None if isinstance(ensemble, Recording) else ensemble.map.periods.get(name)
+
+
+def largest_of(series: Array) -> Array:
+    """max |x| along the last axis, of the finite values; 0 if there is none."""
+    return np.asarray(np.max(np.abs(series), axis=-1, where=np.isfinite(series), initial=0.0))
+
+
+def exponent_of(series: Array) -> int:
+    """e with 2^(e−1) ≤ max |x| < 2^e, of all finite values; 0 if there is none but 0.
+
+    Divided by 2^e (`np.ldexp(x, −e)`, exact), squares neither overflow nor vanish.
+    """
+    return int(np.frexp(largest_of(series.ravel()))[1])
+
+
+def gap(x: Array, y: Array, turn: float | None) -> Array:
+    """|x − y|, of angles the shorter way round."""
+    apart = np.abs(x - y)
+    if turn is None:
+        return np.asarray(apart)
+    with np.errstate(invalid="ignore"):
+        apart = apart % turn
+    return np.asarray(np.minimum(apart, turn - apart))
+
+
+def on_circle(angles: Array, turn: float) -> Array:
+    """The points of a circle of this circumference ``(…, 2)`` for angles ``(…)``: no jump where they wrap round."""
+    with np.errstate(invalid="ignore"):
+        phase = angles * (2 * np.pi / turn)
+        return np.stack([np.cos(phase), np.sin(phase)], axis=-1) * (turn / (2 * np.pi))
+
+
+def straightened(ensemble: Ensemble | Recording, names: Sequence[str], values: Array) -> Array:
+    """``values (member, sample, channel)`` with each channel that is an angle replaced by the two of `on_circle`."""
+    turns = [turn_of(ensemble, name) for name in names]
+    parts = (values[..., i, None] if turn is None else on_circle(values[..., i], turn) for i, turn in enumerate(turns))
+    return np.concatenate(list(parts), axis=-1) if any(turns) else values

@@ -1,0 +1,56 @@
+"""What a result says of itself where a number alone would mislead: remarks that several analyses of growth share."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnflow.ensemble import Ensemble, ResolutionWarning
+
+Array = npt.NDArray[np.float64]
+
+
+def at_rest(
+    before: Ensemble, after: Ensemble, growth: Array, step: Callable[[Ensemble], Ensemble]
+) -> tuple[str, npt.NDArray[np.bool_], dict[str, Any]]:
+    """The variable `at_rest (member)`: whether the orbit ended on a point that one more step does not move.
+
+    Not moved means by no more than rounding, of the present state or of that of `before`. `growth (member)`, in nats,
+    is how much the fastest perturbation grew on the way. Where that is more than the digits of a number, −ln
+    resolution, an orbit that got to rest was put there by rounding (at r = 4 the logistic map falls on 0 sooner or
+    later, the doubling map after 55 steps): the growth is then that of a fixed point and not of chaos. That warns
+    (ResolutionWarning), unless the orbit was at rest from the beginning. `step` is one step of an ensemble, by the verb
+    that the analysis uses, for which there is machine code already.
+    """
+    resting, resolution = _rests(after, before, step), after.map.resolution
+    put = resting & (growth > -np.log(resolution))
+    if put.any() and (put := put & ~_rests(before, before, step)).any():
+        warnings.warn(
+            f"{put.sum()} of {put.size} orbits have come to rest on an unstable point: rounding has put them there, "
+            "and their exponents are not those of chaos; take fewer steps, or parameters a little aside (r = 3.9999)",
+            ResolutionWarning,
+            stacklevel=2,
+        )
+    note = "an orbit at rest whose exponent is positive was put on an unstable fixed point, by rounding or its start"
+    return "member", resting, {"long_name": "whether the orbit ended at rest", "note": note}
+
+
+def _rests(now: Ensemble, before: Ensemble, step: Callable[[Ensemble], Ensemble]) -> npt.NDArray[np.bool_]:
+    scale = np.maximum(np.abs(now.states).max(axis=1), np.abs(before.states).max(axis=1))
+    ahead = step(replace(now, tick=None)).states  # without a tick, since it is no step of the run
+    return np.asarray(np.abs(now.map.difference(ahead, now.states)).max(axis=1) <= now.map.resolution * scale)
+
+
+def start_counts(transient: int) -> dict[str, str]:
+    """The attribute `note` of an exponent without a transient."""
+    if transient:
+        return {}
+    return {
+        "note": "transient = 0: the first steps count, in which the frame turns from random directions, the orbit "
+        "settles, and an optimiser's memory fills (the first step of Adam from empty memory can stretch by 1/epsilon)"
+    }
