@@ -46,6 +46,10 @@ def converted(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 def refuse(module: nn.Module, noise: int | None) -> None:
     """Refuse modules that are no fixed function of trainable parameters."""
+    if isinstance(module, torch.jit.ScriptModule | nn.DataParallel):
+        raise Refusal(
+            f"module is a {type(module).__name__}, whose parameters torch cannot replace: give the plain module"
+        )
     if not any(True for _ in module.parameters()):
         raise Refusal("the module has no parameters: there is nothing to train")
     for name, parameter in module.named_parameters():

@@ -44,51 +44,56 @@ def attest(map: TensorTraining, task: Training, module: nn.Module, loss_fn: Call
     """Compare a tensor map with torch on the user's own module and loss. Raises Refusal with what differs most."""
     _watch_reads(task, module)
     own = task.start(0)
-    near = nearby(task, own)
-    ours, changed = (_slope_of_map(map, task, point) for point in (own, near))
-    copied = copy.deepcopy(task.module).to(task.device)
-    nn.utils.vector_to_parameters(task.flat(near), copied.parameters())
+    near, far = nearby(task, own, NEARBY), nearby(task, own, 1.0)
+    ours, changed, other = (_slope_of_map(map, task, point) for point in (own, near, far))
     kind = next(module.parameters()).dtype
-    room = _room(task, ours, changed, torch.finfo(task.dtype).eps)
-    _compare(task, changed, slope_of_torch(copied, task.loss_fn, task), room)
+    room = room_of(task, ours, changed, other)
+    _compare(task, changed, slope_of_torch(at(task, task.module, near), task.loss_fn, task), room)
     if task.noise is None or kind == task.dtype:  # other number types draw other numbers
         wide = max(1.0, torch.finfo(kind).eps / torch.finfo(task.dtype).eps)
         _compare(task, ours, slope_of_torch(module, loss_fn, task), Slope(room.loss * wide, room.gradient * wide))
     differentiate(map, near, task.parameter_at)
 
 
-def nearby(task: Training, w: Array) -> Array:
-    """Weights ``(weights,)`` a thousandth away, each by its own size and by that of its parameter."""
+def nearby(task: Training, w: Array, way: float = NEARBY) -> Array:
+    """Other weights ``(weights,)``, some way off, each by its own size and by that of its parameter."""
     parts = np.split(w, np.cumsum(task.sizes)[:-1])
     sizes = np.concatenate([np.abs(part) + (np.sqrt(np.mean(part**2)) or 1.0) for part in parts])
-    return np.asarray(w + NEARBY * sizes * generator(0, "nearby").standard_normal(len(w)))
+    return np.asarray(w + way * sizes * generator(0, "nearby").standard_normal(len(w)))
 
 
-def rounding(task: Training, eps: float) -> float:
+def at(task: Training, module: nn.Module, w: Array) -> nn.Module:
+    """A copy of a module on the map's device, with other weights."""
+    moved = copy.deepcopy(module).to(task.device)
+    nn.utils.vector_to_parameters(task.flat(w), moved.parameters())
+    return moved
+
+
+def rounding(task: Training) -> float:
     """How far two orders of the same operations may be apart, relative to what is summed.
 
     A sum of n terms is off by about √n roundings, n being all weights and all numbers of the data at most; 50 is room
     for the depth, and for functions that are off by some.
     """
-    return float(50 * eps * np.sqrt(sum(task.sizes) + task.inputs.size + task.targets.size))
+    return float(50 * torch.finfo(task.dtype).eps * np.sqrt(sum(task.sizes) + task.inputs.size + task.targets.size))
 
 
-def _room(task: Training, one: Slope, other: Slope, eps: float) -> Slope:
-    """How far loss and each entry of the gradient may be off by rounding, from their values at two points nearby.
+def room_of(task: Training, own: Slope, near: Slope, far: Slope) -> Slope:
+    """How far loss and each entry of the gradient may be off by rounding, from their values at three points.
 
-    It is relative to the value itself, or to what weights that are rounded make of it: the change from one point to
-    the other, relative to the way between them.
+    It is relative to the value itself; to what weights that are rounded make of it (the change to a point nearby,
+    relative to the way there); and, where a trained network's loss is a small difference of large numbers, to the value
+    for other weights.
     """
-    off = rounding(task, eps)
-    loss = abs(one.loss) + abs(other.loss - one.loss) / NEARBY
-    gradient = _most(one.gradient) + _most(other.gradient - one.gradient) / NEARBY
-    return Slope(off * float(np.nan_to_num(loss)), np.asarray(off * np.nan_to_num(gradient)))
+    off = rounding(task)
+    loss = abs(own.loss) + abs(near.loss - own.loss) / NEARBY + abs(far.loss)
+    gradient = _most(own.gradient) + _most(near.gradient - own.gradient) / NEARBY + _most(far.gradient)
+    return Slope(float(off * np.nan_to_num(loss)), np.asarray(off * np.nan_to_num(gradient)))
 
 
-def within_rounding(task: Training, one: Slope, other: Slope) -> bool:
-    """Whether two slopes at one point are the same, to rounding of float64."""
-    room = _room(task, one, one, torch.finfo(torch.float64).eps)
-    return bool(abs(one.loss - other.loss) <= room.loss and _most(one.gradient - other.gradient) <= room.gradient)
+def differs(ours: Slope, theirs: Slope, room: Slope) -> bool:
+    """Whether two slopes at one point differ by more than the room."""
+    return bool(abs(ours.loss - theirs.loss) > room.loss or _most(ours.gradient - theirs.gradient) > room.gradient)
 
 
 def _compare(task: Training, ours: Slope, theirs: Slope, room: Slope) -> None:
@@ -259,7 +264,7 @@ def peer(map: TensorTraining, task: Training) -> Peer:
     points = np.stack([own, near])
     states = map.to_numpy(map.step(points, p.repeat(2, 0), 0))
     moved = map.to_numpy(map.tangent(points, p.repeat(2, 0), 0, np.stack([v, v])[:, None]))[:, 0]
-    off = rounding(task, map.resolution)
+    off = rounding(task)
     room = [off * (_most(pair[1]) + _most(pair[1] - pair[0]) / NEARBY) for pair in (states, moved)]
     return Peer(near[None], p, v, states[1], moved[1], room[0], room[1])
 
