@@ -37,8 +37,9 @@ def misfit(
     """Compare `derivative(x (1, dim), v (k, dim)) (k, n)` with differences of `function(x (m, dim)) (m, n)`.
 
     In `DIRECTIONS` random directions at ``x (dim,)``, of which only the first `free` components are moved. The widths
-    are eps^⅓ of the size of x, where the error of central differences is least, and an eighth of it; `eps` is the
-    distance of neighbouring numbers, `difference` the difference of two values. Returns None if they agree.
+    are eps^⅓ of the size of x (of 1 where x is 0), where the error of central differences is least, and an eighth of
+    it; `eps` is the distance of neighbouring numbers, `difference` the difference of two values. Returns None if they
+    agree.
     """
     directions = generator(0, "differences").standard_normal((DIRECTIONS, len(x)))
     directions[:, len(x) if free is None else free :] = 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import types
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,7 @@ def test_the_derivative_of_a_tensor_map_is_that_of_its_values() -> None:
         found = nnflow.run("lyapunov_spectrum", unchecked, steps=10)
         assert '"check": false' in found.attrs["structure"]
     good = nnflow.TensorMap(lambda x, p, t: 4 * x * (1 - x), dim=1)
-    assert float(nnflow.run("lyapunov_spectrum", good, steps=400).exponent) == pytest.approx(np.log(2), abs=0.05)
+    assert nnflow.run("lyapunov_spectrum", good, steps=400).exponent.item() == pytest.approx(np.log(2), abs=0.05)
 
 
 KINKS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -101,7 +102,7 @@ KINKS: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
 def test_kinks_and_jumps_are_no_fault(name: str, dtype: Any, size: float) -> None:
     map = nnflow.TensorMap(lambda x, p, t: size * KINKS[name](x / size), dim=3, dtype=dtype)
-    for state in ([0.0, 0.5, 1.0], [0.3, -0.2, 0.7], [0.0, 0.0, 0.0]):
+    for state in ([0.0, 0.5, 1.0], [0.3, -0.2, 0.7], [0.0, 0.0, 1e-3]):
         fresh = nnflow.TensorMap(map.rule, dim=3, dtype=dtype)
         nnflow.Ensemble.grid(fresh, states=[np.multiply(size, state)]).with_frame(2).tangent_orbit(2)
 
@@ -111,7 +112,7 @@ def test_a_gradient_map_that_torch_cannot_differentiate_forward_is_refused() -> 
     with pytest.raises(nnflow.Refusal, match=r"w changes by|curvature of w is .* differences"):
         nnflow.gradient_map(lambda w: (w * w.detach()).sum(), 1, eta=0.25)
     whole = nnflow.gradient_map(lambda w: 0.5 * (w * w).sum(), 1, eta=0.25)
-    assert float(nnflow.run("lyapunov_spectrum", whole, steps=10).exponent) == pytest.approx(np.log(0.75), abs=1e-12)
+    assert nnflow.run("lyapunov_spectrum", whole, steps=10).exponent.item() == pytest.approx(np.log(0.75), abs=1e-12)
 
 
 # ------------------------------------------------------------------------------------- what the map's copy cannot see
@@ -314,7 +315,7 @@ def test_number_types_too_coarse_are_refused(dtype: Any) -> None:
     if dtype is torch.bfloat16:
         module = small().to(dtype)
         map = nnflow.training_map(module, F.cross_entropy, torch.tensor(X).to(dtype), LABELS)
-        assert map.state_of(module).tolist() == [float(v) for p in module.parameters() for v in p.ravel()]
+        assert map.state_of(module).tolist() == [float(v) for p in module.parameters() for v in p.detach().ravel()]
 
 
 def test_a_loss_of_another_number_type_is_refused() -> None:
@@ -331,9 +332,7 @@ def test_only_a_mean_can_be_cut_with_batches_too(noise: Any) -> None:
 
     The same kind: with noise; test data; weights of classes, whose mean is another one in each piece.
     """
-    with pytest.raises(
-        nnflow.Refusal, match=r"microbatch = 2: the loss of all samples is .* only a loss that is a mean"
-    ):
+    with pytest.raises(nnflow.Refusal, match=r"microbatch = 2: the loss of all samples is .* that is a mean"):
         train(small(), nn.MSELoss(reduction="sum"), VALUES, batch=5, microbatch=2, noise=noise)
     weighted = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 5.0]))
     with pytest.raises(nnflow.Refusal, match="microbatch = 3"):
@@ -424,7 +423,7 @@ def test_detached_statistics_are_refused_and_no_grad_is_followed() -> None:
     np.testing.assert_allclose((steps[0] - steps[1]) / 2e-6, moved, atol=1e-7 * np.abs(moved).max())
 
 
-# ------------------------------------------------------------------------------------------- parameters among themselves
+# ------------------------------------------------------------------------------------------ parameters among themselves
 
 
 class Pair(nn.Module):
@@ -472,7 +471,7 @@ def test_a_count_of_calls_is_refused() -> None:
 @pytest.mark.parametrize("kind", [torch.jit.script, nn.DataParallel])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_modules_whose_parameters_cannot_be_replaced_are_refused(kind: Any) -> None:
-    with pytest.raises(nnflow.Refusal, match="torch cannot replace its parameters: give the plain module"):
+    with pytest.raises(nnflow.Refusal, match="parameters torch cannot replace"):
         train(kind(small()))
 
 
@@ -534,10 +533,7 @@ GOOD: dict[str, Callable[[], nn.Module]] = {
     "trained": saturated,
     "all zero": lambda: zero(small()),
     "dead ReLU": lambda: zero(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))),
-    **{
-        f"deep {kind.__name__}": (lambda kind=kind: deep(kind))
-        for kind in (nn.ReLU, nn.GELU, nn.Hardtanh, nn.Hardswish)
-    },
+    **{f"deep {kind.__name__}": partial(deep, kind) for kind in (nn.ReLU, nn.GELU, nn.Hardtanh, nn.Hardswish)},
 }
 
 

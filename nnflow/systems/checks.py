@@ -48,7 +48,7 @@ def refuse(module: nn.Module, noise: int | None) -> None:
     """Refuse modules that are no fixed function of trainable parameters."""
     if isinstance(module, torch.jit.ScriptModule | nn.DataParallel):
         raise Refusal(
-            f"module is a {type(module).__name__}, whose parameters torch cannot replace: give the plain module"
+            f"module is a {type(module).__name__}, whose parameters torch cannot replace: give the module in it"
         )
     if not any(True for _ in module.parameters()):
         raise Refusal("the module has no parameters: there is nothing to train")
@@ -183,8 +183,12 @@ def _check_mean(task: Training) -> None:
     batch = [] if rows is None else [(task.inputs[rows], task.targets[rows])]
     w = torch.cat([p.detach().ravel() for p in task.module.parameters()]).to(task.device)
     for inputs, targets in (task.inputs, task.targets), *([task.test] if task.test else []), *batch:
-        with torch.no_grad():
-            whole, parts = (float(mean_loss(task, inputs, targets, size)(w)) for size in (len(inputs), task.microbatch))
+        try:
+            with torch.no_grad():
+                sizes = len(inputs), task.microbatch
+                whole, parts = (float(mean_loss(task, inputs, targets, size)(w)) for size in sizes)
+        except FAILURES as error:
+            raise Refusal(f"microbatch = {task.microbatch}: the module fails on pieces: {first_line(error)}") from error
         if not np.isclose(parts, whole, rtol=1e-4 if task.dtype == torch.float32 else 1e-8):
             raise Refusal(
                 f"microbatch = {task.microbatch}: the loss of all samples is {whole:g}, the mean over microbatches is "

@@ -1,13 +1,15 @@
-"""Dropout inside torch's own attention and recurrent layers, in calls that torch can batch and differentiate.
+"""Dropout written out, also inside torch's own attention and recurrent layers.
 
 In there torch drops by a function of its own, `native_dropout`, which crashes the process under vmap of a forward
-derivative. Here the same numbers are drawn in the same order.
+derivative. And what torch draws depends on how a tensor lies in memory, and on its number type; here only on its shape,
+so that a step, its tangent and torch's own gradient see the same noise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -22,13 +24,26 @@ class WrittenOut(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = kwargs or {}
-        if func is functional.multi_head_attention_forward and not given.get("need_weights", True):
-            return func(*args, **{**given, "need_weights": True})[0], None  # with weights, it drops by itself
+        if func in (functional.dropout, torch.dropout):
+            return dropout(*args, **given)
+        if func is functional.multi_head_attention_forward:
+            with mock.patch.object(functional, "dropout", dropout):  # in here, this mode does not see its calls
+                out, weights = func(*args, **{**given, "need_weights": True})
+            return out, weights if given.get("need_weights", True) else None
         if func is functional.scaled_dot_product_attention:
             return attention(*args, **given)
         if getattr(func, "__name__", "") in RECURRENT and len(args) == 9 and args[5] > 0 and args[6]:
             return recurrent(func, *args)
         return func(*args, **given)
+
+
+def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, train: bool = True) -> Tensor:
+    """Each entry 0 with probability p, else divided by 1 − p; `train` is what `torch.dropout` calls `training`."""
+    if p == 0 or not (training and train):
+        return input
+    kept = torch.rand(input.shape, dtype=torch.float64, device=input.device) >= p
+    factor = kept.to(input.dtype) / (1 - p if p < 1 else 1)
+    return input.mul_(factor) if inplace else input * factor
 
 
 def attention(
@@ -51,7 +66,7 @@ def attention(
         scores = scores.masked_fill(~attn_mask, float("-inf"))
     elif attn_mask is not None:
         scores = scores + attn_mask
-    return functional.dropout(scores.softmax(-1), dropout_p) @ value
+    return dropout(scores.softmax(-1), dropout_p) @ value
 
 
 def recurrent(
@@ -61,7 +76,7 @@ def recurrent(
     weights: list[Tensor],
     biases: bool,
     layers: int,
-    dropout: float,
+    p: float,
     train: bool,
     bidirectional: bool,
     batch_first: bool,
@@ -76,5 +91,5 @@ def recurrent(
         out, *end = layer(out, own if pair else own[0], chosen, biases, 1, 0.0, train, bidirectional, False)
         ends.append(end)
         if i < layers - 1:
-            out = functional.dropout(out, dropout)
+            out = dropout(out, p)
     return (out.transpose(0, 1) if batch_first else out, *(torch.cat(parts) for parts in zip(*ends, strict=True)))

@@ -42,7 +42,6 @@ ACTIVATIONS = {
     nn.Softplus: "softplus",
     nn.Identity: "identity",
 }
-MODULES = {name: kind for kind, name in ACTIVATIONS.items()}
 
 
 class TensorTraining(TrainingMap, TensorMap):
@@ -261,16 +260,30 @@ def recognise(task: Training) -> Perceptron | str:
     return network if _is_what_it_says(task, network) else "it computes something else than its layers by themselves"
 
 
+class _Described(nn.Module):
+    """The network that a compiled one computes, by functions: modules might be patched, for all instances even."""
+
+    def __init__(self, network: Perceptron) -> None:
+        super().__init__()
+        shapes = [shape for i, o in pairwise(network.sizes) for shape in ((o, i), (o,))]
+        self.parts = nn.ParameterList([nn.Parameter(torch.empty(shape, dtype=torch.float64)) for shape in shapes])
+        self.functions = [getattr(nn.functional, name, lambda x: x) for name in network.activations]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The outputs."""
+        weights = list(self.parts)
+        for matrix, bias, function in zip(weights[::2], weights[1::2], self.functions, strict=True):
+            x = function(nn.functional.linear(x, matrix, bias))
+        return x
+
+
 def _is_what_it_says(task: Training, network: Perceptron) -> bool:
     """Whether the module and the loss have the value and the gradient of the network that they were taken for."""
-    parts: list[nn.Module] = []
-    for (inputs, outputs), name in zip(pairwise(network.sizes), network.activations, strict=True):
-        parts += [nn.Linear(inputs, outputs, dtype=torch.float64), MODULES[name]()]
     loss = nn.functional.cross_entropy if network.loss == "cross_entropy" else nn.functional.mse_loss
     own = task.start(0)
     points = [own, nearby(task, own), nearby(task, own, 1.0)]
     theirs = [slope_of_torch(at(task, task.module, w), task.loss_fn, task) for w in points]
-    ours = slope_of_torch(at(task, nn.Sequential(*parts), points[1]), loss, task)
+    ours = slope_of_torch(at(task, _Described(network), points[1]), loss, task)
     return not differs(ours, theirs[1], room_of(task, *theirs))
 
 

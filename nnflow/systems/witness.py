@@ -49,8 +49,8 @@ def attest(map: TensorTraining, task: Training, module: nn.Module, loss_fn: Call
     kind = next(module.parameters()).dtype
     room = room_of(task, ours, changed, other)
     _compare(task, changed, slope_of_torch(at(task, task.module, near), task.loss_fn, task), room)
-    if task.noise is None or kind == task.dtype:  # other number types draw other numbers
-        wide = max(1.0, torch.finfo(kind).eps / torch.finfo(task.dtype).eps)
+    wide = max(1.0, torch.finfo(kind).eps / torch.finfo(task.dtype).eps)
+    if task.noise is None or wide == 1.0:  # other noise than dropout is drawn by number type
         _compare(task, ours, slope_of_torch(module, loss_fn, task), Slope(room.loss * wide, room.gradient * wide))
     differentiate(map, near, task.parameter_at)
 
