@@ -55,6 +55,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 @pytest.mark.parametrize("name", LAYERS)
 def test_nothing_else_is_changed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a dropout that keeps everything, unscaled, the layers are torch's in evaluation mode."""
