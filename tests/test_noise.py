@@ -55,7 +55,6 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 @pytest.mark.parametrize("name", LAYERS)
 def test_nothing_else_is_changed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a dropout that keeps everything, unscaled, the layers are torch's in evaluation mode."""
@@ -64,22 +63,20 @@ def test_nothing_else_is_changed(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     with plain_attention(), torch.no_grad():
         whole = module.eval()(x)
         with WrittenOut():
-            torch.manual_seed(1)
             dropped = module.train()(x)
-            torch.manual_seed(1)
-            single = module.float()(x.float())
             monkeypatch.setattr(nnflow.systems.dropout, "dropout", lambda x, *rest, **more: x)
-            kept = module.double()(x)
-    np.testing.assert_allclose(kept, whole, rtol=0, atol=1e-6)  # its weights have been in single precision
-    assert (dropped - whole).abs().max() > 1e-2
-    np.testing.assert_allclose(single, dropped, rtol=0, atol=1e-5)  # the same noise in every number type
+            kept = module(x)
+    np.testing.assert_allclose(kept, whole, rtol=0, atol=1e-14)
+    assert (dropped - whole).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
 def test_dropout_keeps_the_mean(p: float) -> None:
-    torch.manual_seed(0)
     x = torch.ones(40_000, dtype=torch.float64)
+    torch.manual_seed(0)
     found = dropout(x, p)
+    torch.manual_seed(0)
+    assert torch.equal(F.dropout(x, p), found)
     assert set(found.unique().tolist()) <= {0.0, 1 / (1 - p) if p < 1 else 0.0}
     share = (found == 0).double().mean().item()
     assert abs(share - p) <= 5 * np.sqrt(p * (1 - p) / len(x))  # five standard deviations, of a fixed seed

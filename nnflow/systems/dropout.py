@@ -1,8 +1,8 @@
 """Dropout written out, also inside torch's own attention and recurrent layers.
 
 In there torch drops by a function of its own, `native_dropout`, which crashes the process under vmap of a forward
-derivative. And what torch draws depends on how a tensor lies in memory, and on its number type; here only on its shape,
-so that a step, its tangent and torch's own gradient see the same noise.
+derivative. And what torch draws depends on how a tensor lies in memory: here it is drawn as for a contiguous one, so
+that a step, its tangent and torch's own gradient see the same noise.
 """
 
 from __future__ import annotations
@@ -41,8 +41,7 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
     """Each entry 0 with probability p, else divided by 1 − p; `train` is what `torch.dropout` calls `training`."""
     if p == 0 or not (training and train):
         return input
-    kept = torch.rand(input.shape, dtype=torch.float64, device=input.device) >= p
-    factor = kept.to(input.dtype) / (1 - p if p < 1 else 1)
+    factor = torch.empty(input.shape, dtype=input.dtype, device=input.device).bernoulli_(1 - p).div_(1 - p or 1)
     return input.mul_(factor) if inplace else input * factor
 
 
