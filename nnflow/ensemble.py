@@ -57,18 +57,26 @@ class Ensemble:
     init: IntArray
     seed: int = 0
     frame: Any = None
+    origin: str = "given"  # where the initial states come from, in words
     tick: Tick | None = field(default=None, repr=False)
     pace: dict[str, float] = field(default_factory=dict, repr=False)  # member-steps per second of each verb, last seen
 
     @classmethod
     def grid(
-        cls, map: Map, states: npt.ArrayLike | None = None, inits: int | None = None, seed: int = 0, **axes: Any
+        cls,
+        map: Map,
+        states: npt.ArrayLike | None = None,
+        inits: int | None = None,
+        seed: int | None = None,
+        **axes: Any,
     ) -> Ensemble:
         """One member per point of the grid spanned by the keyword axes, and per initial state.
 
         `states (n, dim)` are the initial states (one row: no `init` axis), or `inits` many are drawn by the map from
-        `seed` (one if neither is given). Each keyword is a parameter or a coordinate of the map with the values to
-        scan, in order (a single number: no axis); a coordinate's values replace that component of the initial state.
+        `seed` (default: 0). If none of the three is given, it is the map's own state if it has one (a training map: the
+        weights that its module had), else one that is drawn; `origin` says which. Each keyword is a parameter or a
+        coordinate of the map with the values to scan, in order (a single number: no axis); a coordinate's values
+        replace that component of the initial state.
 
         Raises ValueError for a name the map does not have, an empty axis, values or states that are not finite or do
         not fit, and TypeError if `map` is no Map.
@@ -80,7 +88,10 @@ class Ensemble:
         """
         if not isinstance(map, Map):
             raise TypeError(f"{map!r} is not a map: make one first, e.g. nnflow.maps['henon']()")
-        first = _initial_states(map, states, inits, seed)
+        origin = "given" if states is not None else "drawn from the seed"
+        if states is None and inits is None and seed is None and map.start is not None:
+            states, origin = map.start[None], "the map's own"
+        first = _initial_states(map, states, inits, seed or 0)
         scanned = [_axis(map, name, values) for name, values in axes.items()]
         shape = [len(axis.values) for axis in scanned]
         index = np.indices([*shape, len(first)]).reshape(len(shape) + 1, -1)
@@ -91,7 +102,8 @@ class Ensemble:
         kept = [axis for axis in scanned if np.ndim(axes[axis.name]) > 0]
         if len(first) > 1:
             kept.append(Axis("init", np.arange(len(first)), "init"))
-        return cls(map, map.native(x), p, 0, begin(x), tuple(kept), index[-1].astype(np.int64), int(seed))
+        init = index[-1].astype(np.int64)
+        return cls(map, map.native(x), p, 0, begin(x), tuple(kept), init, int(seed or 0), origin=origin)
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -150,7 +162,8 @@ class Ensemble:
     def with_states(self, states: Any, t: int | None = None) -> Ensemble:
         """The same members in other (native) states, none escaped, at step index t (default: the present one)."""
         fresh = begin(states)
-        return replace(self, state=states, frame=None, escaped=fresh, t=self.t if t is None else t)
+        now = self.t if t is None else t
+        return replace(self, state=states, frame=None, escaped=fresh, t=now, origin="given")
 
     # -- drawing by init index -------------------------------------------------------------------------------------
 

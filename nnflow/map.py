@@ -86,7 +86,8 @@ class Map:
     Fields: `dim`; `parameters`, ordered name → default; `coordinates`, names of the state's components (default
     x0, x1, …); `periods`, coordinate → period of an angle, so that distances do not jump at the wrap; `observables`,
     name → function of (state, parameters, t); `box`, (low, high) rows for uniform initial states (default: the unit
-    cube), or `initial`, a function (n, seed) → (n, dim) whose row i must not depend on n; `ranges`, parameter →
+    cube), or `initial`, a function (n, seed) → (n, dim) whose row i must not depend on n; `start (dim,)`, a state of
+    its own (a trained network's weights), from which an ensemble starts that asks for no others; `ranges`, parameter →
     (low, high) where the map is usually studied; `limits`, parameter → (low, high) beyond which a value is refused;
     `structure`, what was fixed when the map was made (not scannable); `memory`, how many trailing components are
     optimiser memory; `epoch`, the steps in which a rule sees all of its data (1: in each step), and `repeats`, whether
@@ -103,6 +104,7 @@ class Map:
     observables: Mapping[str, Observable] = field(default_factory=dict)
     box: tuple[Sequence[float], Sequence[float]] | None = None
     initial: Callable[[int, int], Array] | None = None
+    start: Array | None = None
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     structure: Mapping[str, Any] = field(default_factory=dict)

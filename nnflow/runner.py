@@ -54,7 +54,8 @@ def run(
     """Apply an analysis to every member of an ensemble, in parallel, and label the result.
 
     `analysis` is a registered name with its settings as keywords, or an instance (then without). A bare map is one
-    member with its default parameters and one drawn state. `executor`: any `concurrent.futures.Executor` (default: one
+    member with its default parameters and one drawn state, or its own: a training map's is the weights of its module
+    (`initial_states` in the result says which). `executor`: any `concurrent.futures.Executor` (default: one
     thread a core); `chunk`: members per task (it never changes the result of a compiled map); `progress`: a bar on
     stderr (default: only on a terminal).
 
@@ -234,6 +235,7 @@ def _attributes(name: str, method: Analysis, ensemble: Ensemble | Recording) -> 
         "parameters": json.dumps(dict(map.parameters)),
         "structure": json.dumps(dict(map.structure), default=str),
         "seed": ensemble.seed,
+        "initial_states": ensemble.origin,
         "tangent": "exact" if map.exact_tangent else "central differences",
         "resolution": map.resolution,
         "source": map.source,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
@@ -21,8 +21,9 @@ from torch.func import jvp, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from nnflow.differences import misfit
 from nnflow.map import NORMS, Array, End, IntArray, Into, Map, TangentRecords, new_records, tangent_records
-from nnflow.names import unknown
+from nnflow.names import Refusal, unknown
 
 TensorRule = Callable[[Tensor, "Named", int], Tensor]
 Gradient = Callable[[Tensor, int], Tensor]
@@ -54,15 +55,18 @@ class Component:
 def placed(device: str | torch.device | None, dtype: torch.dtype | None) -> tuple[torch.device, torch.dtype]:
     """Where and how states are held: the cpu and torch.float64 unless said otherwise.
 
-    Raises TypeError for a dtype that is no floating torch dtype, ValueError for a device that cannot be had.
+    Raises TypeError for a dtype that is no floating torch dtype, Refusal for one that is too coarse for linear algebra
+    or a device that cannot be had.
     """
     kind = torch.float64 if dtype is None else dtype
     if not (isinstance(kind, torch.dtype) and kind.is_floating_point):
         raise TypeError(f"dtype = {dtype!r}: give a floating torch dtype, such as torch.float32")
+    if kind not in (torch.float32, torch.float64):
+        raise Refusal(f"dtype = {dtype}: states are held in torch.float32 or torch.float64")
     try:
         return torch.empty(0, device=device or "cpu", dtype=kind).device, kind
     except (RuntimeError, AssertionError, TypeError) as error:  # an unknown device, or a torch built without it
-        raise ValueError(f"device = {device!r}: {str(error).splitlines()[0]}") from error
+        raise Refusal(f"device = {device!r}: {str(error).splitlines()[0]}") from error
 
 
 class TensorMap(Map):
@@ -71,12 +75,13 @@ class TensorMap(Map):
     `rule(x, p, t)` returns the next state ``(dim,)`` from `x (dim,)`, the parameters by name (``p["a"]`` or ``p.a``,
     scalar tensors) and the step index `t`. `observables`: name → `f(x, p, t)` → scalar tensor. `device` (default: cpu)
     and `dtype` (default: torch.float64) hold for states, frames and parameters. `gradient`, of a training map: the loss
-    gradient as a function of the weights (the state without the optimiser's memory) and t, for `curvature`. The other
-    arguments are `Map`'s fields.
+    gradient as a function of the weights (the state without the optimiser's memory) and t, for `curvature`. The first
+    tangent is compared with differences of the rule, once; `check=False` goes without, and `structure` says so. The
+    other arguments are `Map`'s fields.
 
     With the same chunking results are the same; other chunks round differently, and chaos amplifies that.
     Raises TypeError for a rule that is no function or a dtype that is no floating torch dtype; ValueError for a device
-    that cannot be had and, at first use, a rule that does not return ``(dim,)``.
+    that cannot be had and, at first use, a rule that does not return ``(dim,)``, or whose tangent is no derivative.
     """
 
     threads = False
@@ -86,6 +91,7 @@ class TensorMap(Map):
     gradient: Gradient | None
     device: torch.device
     dtype: torch.dtype
+    check: bool
 
     def __init__(
         self,
@@ -94,13 +100,17 @@ class TensorMap(Map):
         gradient: Gradient | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
+        check: bool = True,
         **settings: Any,
     ) -> None:
         if not callable(rule):
             raise TypeError(f"rule = {rule!r}: give a function")
         place, kind = placed(device, dtype)
+        if not check:
+            settings["structure"] = {**settings.get("structure", {}), "check": False}
         super().__init__(**{"name": getattr(rule, "__name__", "map"), **settings})
-        for name, value in {"rule": rule, "gradient": gradient, "device": place, "dtype": kind}.items():
+        held = {"rule": rule, "gradient": gradient, "device": place, "dtype": kind, "check": check}
+        for name, value in held.items():
             object.__setattr__(self, name, value)
 
     # -- numpy and back --------------------------------------------------------------------------------------------
@@ -139,17 +149,47 @@ class TensorMap(Map):
 
     def step(self, x: Any, p: Any, t: int) -> Tensor:
         """One step of every member: ``x (member, dim)`` → ``(member, dim)``."""
-        with torch.no_grad():
-            return self._each("step", lambda x, p: self._one(x, p, t), self.native(x), self.native(p))
+        return self.each("step", lambda x, p: self._one(x, p, t), self.native(x), self.native(p))
 
     def tangent(self, x: Any, p: Any, t: int, v: Any) -> Tensor:
-        """The Jacobian at x_t times each row of ``v (member, k, dim)``, by forward-mode differentiation."""
+        """The Jacobian at x_t times each row of ``v (member, k, dim)``, by forward-mode differentiation.
+
+        Raises Refusal at first use if it is not what differences of the rule show.
+        """
+        if self.check and "_differentiated" not in self.__dict__:
+            self._differentiate(x, p, t)
 
         def one(x: Tensor, p: Tensor, v: Tensor) -> Tensor:
             return self._derivatives(lambda x: self._one(x, p, t), x, v)
 
         with _forward_mode():
-            return self._each("tangent", one, self.native(x), self.native(p), self.native(v))
+            return self.each("tangent", one, self.native(x), self.native(p), self.native(v))
+
+    def _differentiate(self, x: Any, p: Any, t: int) -> None:
+        """Compare the tangent with differences of the rule, at the first member that is finite. Raises Refusal."""
+        states, parameters = self.to_numpy(x), self.to_numpy(p)
+        finite = np.flatnonzero(np.isfinite(states).all(axis=1))
+        if not finite.size:
+            return
+        self.__dict__["_differentiated"] = True
+        given = parameters[finite[:1]]
+
+        def step(x: Array) -> Array:
+            return self.to_numpy(self.step(x, given.repeat(len(x), 0), t))
+
+        def tangent(x: Array, v: Array) -> Array:
+            moved: Array = self.to_numpy(self.tangent(x, given, t, v[None]))[0]
+            return moved
+
+        found = misfit(step, tangent, states[finite[0]], self.resolution, self.difference)
+        if found is not None:
+            del self.__dict__["_differentiated"]
+            raise Refusal(
+                f"the tangent of {self.name!r} at t = {t} is not the derivative of its rule: along some direction "
+                f"{self.coordinates[found.component]} changes by {found.found:.6g} by differences, {found.claimed:.6g} "
+                "by torch's forward mode, which does not see through detach(), .data, or an autograd.Function without "
+                "the right jvp: write the rule without them (check=False goes on anyway)"
+            )
 
     def curvature(self, x: Any, p: Any, t: int, v: Any) -> Any:
         """The loss Hessian at x_t times each row of ``v (member, k, weights)``. Raises TypeError without a loss."""
@@ -158,7 +198,7 @@ class TensorMap(Map):
             return super().curvature(x, p, t, v)
         weights = self.native(x)[:, : self.dim - self.memory]
         with _forward_mode():
-            return self._each(
+            return self.each(
                 "curvature", lambda w, v: self._derivatives(lambda w: gradient(w, t), w, v), weights, self.native(v)
             )
 
@@ -167,10 +207,7 @@ class TensorMap(Map):
         return self._watch(self.observables[name], x, p, t)
 
     def _watch(self, function: Callable[[Tensor, Named, int], Tensor], x: Any, p: Any, t: int) -> Array:
-        with torch.no_grad():
-            values = self._each(
-                id(function), lambda x, p: function(x, self._named(p), t), self.native(x), self.native(p)
-            )
+        values = self.each(id(function), lambda x, p: function(x, self._named(p), t), self.native(x), self.native(p))
         return self.to_numpy(values)
 
     def observe(self, x: Any, p: Any, t: int, names: Sequence[str]) -> Array:
@@ -188,13 +225,15 @@ class TensorMap(Map):
         out[~np.asarray(np.isfinite(states)).all(axis=1)] = np.nan
         return out
 
-    def _each(self, kind: Hashable, function: Callable[..., Tensor], *members: Tensor) -> Tensor:
-        """A function of one member for all; `kind` names the function."""
+    def each(self, kind: Hashable, function: Callable[..., Tensor], *members: Tensor) -> Tensor:
+        """A function of one member for all members ``(member, …)``; `kind` names the function."""
         size, count = None, len(members[0])
-        if self.grouped and count > 1:
-            fit = max(1, ROOM // self._made((kind, members[-1].shape[1:]), function, *members))
-            size = fit if fit < count else None
-        return self._vmap(function, size)(*members)
+        with everyday(), torch.no_grad():
+            members = tuple(part.clone() if part.is_inference() else part for part in members)
+            if self.grouped and count > 1:
+                fit = max(1, ROOM // self._made((kind, members[-1].shape[1:]), function, *members))
+                size = fit if fit < count else None
+            return self._vmap(function, size)(*members)
 
     def _vmap(self, function: Callable[..., Tensor], size: int | None = None) -> Callable[..., Tensor]:
         return vmap(function, randomness=self.randomness, chunk_size=size)
@@ -299,13 +338,25 @@ class _Bytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
+@contextmanager
+def everyday() -> Iterator[None]:
+    """Torch without the modes that a caller may have set around us: inference, and number types chosen by autocast."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        for device in _AUTOCAST:
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+_AUTOCAST = ("cpu", "cuda")
 _forward_lock = threading.RLock()
 
 
 @contextmanager
 def _forward_mode() -> Iterator[None]:
     """One forward-mode derivative at a time: torch counts their levels for the whole process, not for each thread."""
-    with _forward_lock, torch.no_grad():
+    with _forward_lock:
         _load_forward_rules()
         yield
 

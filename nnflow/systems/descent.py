@@ -13,6 +13,7 @@ from numba import njit
 
 from nnflow.compiled import CompiledMap
 from nnflow.map import Array, generator
+from nnflow.names import Refusal
 from nnflow.systems.optimisers import (
     LIMITS,
     Descent,
@@ -21,7 +22,7 @@ from nnflow.systems.optimisers import (
     optimiser,
     tensor_descent,
 )
-from nnflow.systems.schedules import Schedule
+from nnflow.systems.schedules import Schedule, checked, name_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,6 +55,7 @@ def gradient_map(
     schedule: Schedule | None = None,
     device: Any = None,
     dtype: Any = None,
+    check: bool = True,
     **defaults: float,
 ) -> TensorMap:
     """Descent on a loss as a map: `loss` takes a torch tensor ``(dim,)`` and returns a scalar tensor.
@@ -61,10 +63,12 @@ def gradient_map(
     `optimizer`: "gd", "heavy_ball", "nesterov", "adam", "adamw" or "rmsprop" (see `nnflow.systems.optimisers`; the
     state is w, then the memory); `defaults` set the defaults of its parameters eta, beta, beta1, beta2, epsilon,
     weight_decay; `schedule`, a function of t, multiplies eta. Weights are drawn N(0, 1), memory 0. Observables: loss,
-    gradient_norm (L2). The tangent is by forward over reverse differentiation.
+    gradient_norm (L2). The tangent is by forward over reverse differentiation; it is compared with differences of the
+    step, once, at a drawn state (`check=False` goes without, and `structure` says so).
 
-    Raises ValueError for an unknown optimizer or parameter, a negative eta, a dim below 1, or a loss that fails or does
-    not return a finite scalar at a drawn state.
+    Raises Refusal for an unknown optimizer or parameter, a negative eta, a schedule that is no function of t, a dim
+    below 1, a loss that fails or does not return a finite scalar at a drawn state, or one whose gradient torch cannot
+    differentiate.
 
     >>> bowl = gradient_map(lambda w: (w * w).sum(), dim=2, eta=0.25)  # w' = w - 0.25 * 2w
     >>> bowl.advance(bowl.native([[1.0, 2.0]]), np.array([[0.25, 0.0]]), 0, 1).states.tolist()
@@ -74,12 +78,15 @@ def gradient_map(
     from torch.func import grad
 
     from nnflow.systems.modules import TensorDescent
+    from nnflow.systems.witness import differentiate
+    from nnflow.tensor import everyday
 
     def weights(x: Tensor) -> Tensor:
         return x[:dim]
 
+    checked(schedule)
     if not callable(loss) or int(dim) != dim or dim < 1:
-        raise ValueError(f"loss = {loss!r}, dim = {dim!r}: give a function of a tensor (dim,), and dim >= 1")
+        raise Refusal(f"loss = {loss!r}, dim = {dim!r}: give a function of a tensor (dim,), and dim >= 1")
     gradient = grad(loss)
     parameters = optimiser(optimizer, defaults)
     names = tuple(f"w{i}" for i in range(dim)) if dim > 1 else ("w",)
@@ -98,27 +105,30 @@ def gradient_map(
         initial=normal_weights(dim, len(memory)),
         memory=len(memory),
         structure=structure_of(optimizer, schedule),
+        check=check,
         observables={
             "loss": lambda x, p, t: loss(weights(x)),
             "gradient_norm": lambda x, p, t: torch.linalg.vector_norm(gradient(weights(x))),
         },
     )
     marked(map, optimizer=optimizer, schedule=schedule)
+    drawn = map.initial_states(1, 0)
     try:
-        value = loss(weights(map.native(map.initial_states(1, 0))[0]))
+        with everyday(), torch.enable_grad():
+            value = loss(weights(map.native(drawn)[0]))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         reason = str(error).partition("\n")[0]
-        raise ValueError(f"the loss fails on a tensor of shape ({dim},): {reason}") from error
+        raise Refusal(f"the loss fails on a tensor of shape ({dim},): {reason}") from error
     if not isinstance(value, torch.Tensor) or value.shape != () or not torch.isfinite(value):
-        raise ValueError(
-            f"the loss returned {described(value)} at a drawn state: it must return a finite scalar tensor"
-        )
+        raise Refusal(f"the loss returned {described(value)} at a drawn state: it must return a finite scalar tensor")
+    if check:
+        differentiate(map, drawn[0, :dim], names.__getitem__)
     return map
 
 
 def structure_of(optimizer: str, schedule: Schedule | None, **rest: Any) -> dict[str, Any]:
     """What is fixed when a map of descent is made; a schedule by its name, what is None left out."""
-    named = None if schedule is None else getattr(schedule, "__name__", repr(schedule))
+    named = None if schedule is None else name_of(schedule)
     given = {"schedule": named, **rest}
     return {"optimizer": optimizer, **{key: value for key, value in given.items() if value is not None}}
 

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vjp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from nnflow.map import generator
+from nnflow.systems.dropout import WrittenOut
 from nnflow.tensor import Component
 
 if TYPE_CHECKING:
@@ -50,7 +52,8 @@ def seeded(seed: int | None, t: int, device: torch.device) -> Iterator[None]:
         return
     with _one_at_a_time, torch.random.fork_rng(devices=[device] if device.type != "cpu" else []):
         torch.manual_seed(int(np.random.SeedSequence([seed, t]).generate_state(1, np.uint64)[0] >> 1))
-        yield
+        with WrittenOut():
+            yield
 
 
 class Network:
@@ -78,7 +81,7 @@ class Network:
         return out
 
 
-def _pieces(size: int, rows: Any, *data: Tensor) -> Iterator[tuple[float, list[Tensor]]]:
+def pieces(size: int, rows: Any, *data: Tensor) -> Iterator[tuple[float, list[Tensor]]]:
     """The chosen rows of the data (None: all) in pieces of at most `size`, each with its share of the rows."""
     count = len(data[0]) if rows is None else len(rows)
     for first in range(0, count, size):
@@ -91,13 +94,18 @@ def _pieces(size: int, rows: Any, *data: Tensor) -> Iterator[tuple[float, list[T
         yield (last - first) / count, piece
 
 
-def mean_loss(task: Training, inputs: npt.NDArray[Any], targets: npt.NDArray[Any]) -> Loss:
-    """The loss over all rows in evaluation mode, piece by piece."""
+def batch_rows(task: Training, t: int) -> Any:
+    """The rows that the step at t sees; None: all."""
+    return task.order.rows(t) if task.order.batches > 1 else None
+
+
+def mean_loss(task: Training, inputs: npt.NDArray[Any], targets: npt.NDArray[Any], size: int | None = None) -> Loss:
+    """The loss over all rows in evaluation mode, in pieces of a size (default: the task's microbatch)."""
     network, data = Network(task, training=False), (task.data(inputs), task.data(targets))
 
     def loss(w: Tensor) -> Tensor:
-        pieces = _pieces(task.microbatch, None, *data)
-        return _total(share * task.loss_fn(network(w, x), y) for share, (x, y) in pieces)
+        cut = pieces(size or task.microbatch, None, *data)
+        return _total(share * task.loss_fn(network(w, x), y) for share, (x, y) in cut)
 
     return loss
 
@@ -115,10 +123,9 @@ def batch_loss(
         return value if share == 1 else share * value
 
     def function(w: Tensor, t: int) -> Tensor:
-        rows = task.order.rows(t) if task.order.batches > 1 else None
         with seeded(task.noise, t, task.device):
-            pieces = _pieces(task.microbatch, rows, *data)
-            return _total(transform(partial(of_piece, share, x, y))(w) for share, (x, y) in pieces)
+            cut = pieces(task.microbatch, batch_rows(task, t), *data)
+            return _total(transform(partial(of_piece, share, x, y))(w) for share, (x, y) in cut)
 
     return function
 
@@ -142,11 +149,11 @@ def observables(task: Training) -> dict[str, Any]:
     """Name → function of (state, parameters, t); only those that are asked for are ever computed."""
     loss, size = mean_loss(task, task.inputs, task.targets), sum(task.sizes)
     found: dict[str, Loss] = {"loss": loss}
-    if task.classifies:
+    if task.width is not None:
         found["accuracy"] = _accuracy(task, task.inputs, task.targets)
     if task.test is not None:
         found["test_loss"] = mean_loss(task, *task.test)
-        if task.classifies:
+        if task.width is not None:
             found["test_accuracy"] = _accuracy(task, *task.test)
     found |= {
         "l1": lambda w: w.abs().sum(),
@@ -160,13 +167,33 @@ def observables(task: Training) -> dict[str, Any]:
 
 
 def _accuracy(task: Training, inputs: npt.NDArray[Any], targets: npt.NDArray[Any]) -> Loss:
-    network, data = Network(task, training=False), (task.data(inputs), task.data(targets))
+    """The share of right answers among the rows that the loss does not ignore."""
+    counted = seen(task, targets)
+    weights = torch.as_tensor(counted / max(counted.sum(), 1), dtype=task.dtype, device=task.device)
+    network, data = Network(task, training=False), (task.data(inputs), task.data(targets), weights)
 
     def accuracy(w: Tensor) -> Tensor:
-        pieces = _pieces(task.microbatch, None, *data)
-        return _total(share * (network(w, x).argmax(dim=1) == y).to(task.dtype).mean() for share, (x, y) in pieces)
+        cut = pieces(task.microbatch, None, *data)
+        return _total(((network(w, x).argmax(dim=1) == y) * share).sum() for _, (x, y, share) in cut)
 
     return accuracy
+
+
+def seen(task: Training, targets: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Which labels ``(row,)`` the loss looks at: no class (-100, 255), or one that it ignores, is told by its gradient.
+
+    It is taken at small drawn outputs, at which no row is so sure that its gradient vanishes by rounding.
+    """
+    valid = np.asarray((targets >= 0) & (targets < (task.width or 0)))
+    outputs = 0.1 * torch.as_tensor(generator(0, "outputs").standard_normal((len(targets), task.width or 0)))
+    outputs = outputs.to(task.device, task.dtype).requires_grad_()
+    try:
+        with torch.enable_grad():
+            (slope,) = torch.autograd.grad(task.loss_fn(outputs, task.data(targets)), outputs)
+    except RuntimeError:  # a loss of something else than outputs alone
+        return valid
+    counted = targets[(slope != 0).any(dim=1).cpu().numpy()]
+    return np.asarray(valid & np.isin(targets, counted))
 
 
 def _norms(task: Training) -> dict[str, Loss]:

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from nnflow.map import Array
+from nnflow.map import Array, generator
+from nnflow.names import Refusal
 from nnflow.systems import losses
-from nnflow.systems.checks import check, copied, refuse, try_step
+from nnflow.systems.checks import FAILURES, check, converted, first_line, refuse, try_step
 from nnflow.systems.descent import is_repeating, marked, structure_of
-from nnflow.systems.network import Drawn, Layout, TrainingMap, coordinate_names, last_layer
+from nnflow.systems.network import (
+    CompiledTraining,
+    Drawn,
+    Layout,
+    TrainingMap,
+    coordinate_names,
+    last_layer,
+    perceptron_map,
+)
 from nnflow.systems.optimisers import LIMITS, Descent, optimiser, tensor_descent
 from nnflow.systems.order import Order
 from nnflow.systems.perceptron import Perceptron
 from nnflow.systems.schedules import Schedule
+from nnflow.systems.witness import at, attest, differs, nearby, peer, room_of, slope_of_torch
 from nnflow.tensor import TensorMap, placed
 
 ACTIVATIONS = {
@@ -30,7 +42,6 @@ ACTIVATIONS = {
     nn.Softplus: "softplus",
     nn.Identity: "identity",
 }
-INTEGER = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class TensorTraining(TrainingMap, TensorMap):
@@ -40,6 +51,9 @@ class TensorTraining(TrainingMap, TensorMap):
     """
 
     grouped = True
+
+    def _differentiate(self, x: Any, p: Any, t: int) -> None:
+        """Nothing: it was done when the map was made (see `witness`)."""
 
 
 class TensorDescent(Descent, TensorMap):
@@ -86,14 +100,14 @@ class Training:
         if not isinstance(module, nn.Module):
             raise TypeError(f"module = {module!r}: give a torch.nn.Module")
         if scale is not None and not 0 <= scale < np.inf:
-            raise ValueError(f"scale = {scale}: give the standard deviation of the kernels, 0 or larger")
+            raise Refusal(f"scale = {scale}: give the standard deviation of the kernels, 0 or larger")
         if test is not None and len(test) != 2:
-            raise ValueError(f"test has {len(test)} entries: give a pair, (inputs, targets)")
+            raise Refusal(f"test has {len(test)} entries: give a pair, (inputs, targets)")
         if noise is not None and (isinstance(noise, bool) or noise < 0):
-            raise ValueError(f"noise = {noise!r}: give the seed of the noise, a whole number from 0 on")
+            raise Refusal(f"noise = {noise!r}: give the seed of the noise, a whole number from 0 on")
         device, dtype = placed(device, dtype)
         refuse(module, noise)
-        own = copied(module).to(device="cpu", dtype=dtype)
+        own = converted(module, dtype)
         if isinstance(loss_fn, nn.Module):
             loss_fn = copy.deepcopy(loss_fn).to(device=device, dtype=dtype)
         layout = tuple((name, tuple(p.shape)) for name, p in own.named_parameters())
@@ -102,7 +116,7 @@ class Training:
             test and (_array(test[0], "test inputs"), _array(test[1], "test targets")),
         )
         if microbatch is not None and not 1 <= microbatch <= len(rows):
-            raise ValueError(f"microbatch = {microbatch}: give 1 to {len(rows)} samples, or None for all at once")
+            raise Refusal(f"microbatch = {microbatch}: give 1 to {len(rows)} samples, or None for all at once")
         task = cls(own, loss_fn, rows, _array(targets, "targets"), pair, device, dtype, scale,
                    Order(len(rows), batch, shuffle), noise, None if probe is None else _array(probe, "probe"),
                    microbatch or len(rows), type(module).__name__.lower(), layout)  # fmt: skip
@@ -114,45 +128,71 @@ class Training:
         """How many weights each parameter has."""
         return [int(np.prod(shape)) for _, shape in self.layout]
 
+    def flat(self, w: Array) -> Tensor:
+        """Weights ``(weights,)`` as a tensor of the map."""
+        return torch.as_tensor(w, dtype=self.dtype, device=self.device)
+
+    def parameter_at(self, component: int) -> str:
+        """The name of the parameter that a component of the weights belongs to."""
+        return self.layout[int(np.searchsorted(np.cumsum(self.sizes), component, side="right"))][0]
+
     def outputs(self, inputs: npt.NDArray[Any]) -> Any:
-        """What the module in evaluation mode makes of inputs, with the parameters it has."""
+        """What the module in evaluation mode makes of inputs, with its parameters. Raises Refusal if it fails."""
         module = copy.deepcopy(self.module).to(self.device).eval()
-        with torch.no_grad(), losses.plain_attention():
-            return module(self.data(inputs))
+        try:
+            with torch.no_grad(), losses.plain_attention():
+                return module(self.data(inputs))
+        except FAILURES as error:
+            raise Refusal(
+                f"the module in evaluation mode fails on inputs {inputs.shape} of {inputs.dtype}: {first_line(error)}"
+            ) from error
 
     @property
     def classes(self) -> tuple[int, ...] | None:
-        """How many training rows each class has, if there is an accuracy; labels to be ignored, below 0, left out."""
-        if not self.classifies:
+        """How many training rows each class has, if there is an accuracy; rows that the loss ignores left out."""
+        if self.width is None:
             return None
-        count = self.outputs(self.inputs[:1]).shape[1]
-        return tuple(np.bincount(self.targets[self.targets >= 0], minlength=count).tolist())
+        labels = self.targets[losses.seen(self, self.targets)]
+        return tuple(np.bincount(labels, minlength=self.width).tolist())
 
-    @property
-    def classifies(self) -> bool:
-        """Whether there is an accuracy: one integer label a sample, one output a class."""
-        outputs = self.outputs(self.inputs[:1])
-        labels = self.targets.ndim == 1 and self.data(self.targets[:1]).dtype in INTEGER
-        return labels and isinstance(outputs, Tensor) and outputs.ndim == 2
+    @cached_property
+    def width(self) -> int | None:
+        """How many classes there are, if there is an accuracy: one integer label a sample, one output a class."""
+        if self.targets.ndim != 1 or self.targets.dtype.kind not in "iu":
+            return None
+        outputs = self.outputs(self.inputs[: self.microbatch])
+        return outputs.shape[1] if isinstance(outputs, Tensor) and outputs.ndim == 2 else None
 
-    def data(self, values: npt.NDArray[Any]) -> Tensor:
-        """An array as a tensor on the map's device: integers as int64, the rest in the map's dtype."""
-        kind = torch.int64 if values.dtype.kind in "iu" else self.dtype
-        return torch.as_tensor(values, dtype=kind, device=self.device)
+    def data(
+        self, values: npt.NDArray[Any], device: torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """An array as a tensor: integers as int64, the rest in a dtype (default: on the map's device, in its dtype)."""
+        kind = torch.int64 if values.dtype.kind in "iu" else dtype or self.dtype
+        return torch.as_tensor(values, dtype=kind, device=device or self.device)
+
+    def start(self, memory: int) -> Array:
+        """The state ``(dim,)`` of the module's own weights, with optimiser memory 0."""
+        own = [p.detach().double().numpy().ravel() for p in self.module.parameters()]
+        return np.concatenate([*own, np.zeros(memory)])
 
     def initial(self, memory: int) -> Callable[[int, int], Array]:
         """How states are drawn: with a scale, or by the module's own reset_parameters; optimiser memory 0."""
         if self.scale is None:
             return _Reset(self.module, memory)
-        base = [p.detach().numpy().ravel() * ("bias" not in name) for name, p in self.module.named_parameters()]
+        base = [
+            p.detach().double().numpy().ravel() * ("bias" not in name) for name, p in self.module.named_parameters()
+        ]
         return Drawn(self.layout, memory, self.scale, np.concatenate([*base, np.zeros(memory)]))
 
 
 def _array(values: Any, name: str) -> npt.NDArray[Any]:
-    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-    array = array.copy()
+    if isinstance(values, Tensor):
+        held = values.detach().cpu()
+        held = held.to_dense() if held.layout != torch.strided else held.resolve_conj().resolve_neg()
+        values = (held.float() if held.dtype == torch.bfloat16 else held).numpy()
+    array = np.array(values)
     if array.dtype.kind not in "fiu" or array.ndim < 1 or not len(array):
-        raise ValueError(f"{name} of shape {array.shape} and {array.dtype}: give numbers, one row a sample")
+        raise Refusal(f"{name} of shape {array.shape} and {array.dtype}: give numbers, one row a sample")
     return array
 
 
@@ -169,17 +209,29 @@ class _Reset:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             for i in range(n):
                 torch.manual_seed(int(np.random.SeedSequence([seed, i]).generate_state(1, np.uint64)[0] >> 1))
+                for name, parameter in module.named_parameters():
+                    if "bias" not in name and parameter.ndim > 1:
+                        parameter.fill_(torch.nan)
                 module.apply(_reset)  # children first: what holds them has the last word
+                _all_drawn(module)
                 flat = torch.cat([p.ravel() for p in module.parameters()])
                 states[i, : len(flat)] = flat.numpy()
         return states
 
 
 def _reset(part: nn.Module) -> None:
-    if callable(reset := getattr(part, "reset_parameters", None)):
+    reset = getattr(part, "reset_parameters", None) or getattr(part, "_reset_parameters", None)  # attention has this
+    if callable(reset):
         reset()
     elif any(True for _ in part.parameters(recurse=False)):
-        raise ValueError(f"{type(part).__name__} has parameters but no reset_parameters(): give states, or scale=…")
+        raise Refusal(f"{type(part).__name__} has parameters but no reset_parameters(): give states, or scale=…")
+
+
+def _all_drawn(module: nn.Module) -> None:
+    """Refuse kernels that no reset_parameters has written: a weight norm computes them from others, which stay."""
+    for name, parameter in module.named_parameters():
+        if parameter.isnan().any():
+            raise Refusal(f"reset_parameters() does not draw {name}: give states, or scale=…")
 
 
 def recognise(task: Training) -> Perceptron | str:
@@ -203,18 +255,54 @@ def recognise(task: Training) -> Perceptron | str:
         )
     except ValueError as error:
         return str(error)
-    return network if network.dim == weights else "its layers share parameters"
+    if network.dim != weights:
+        return "its layers share parameters"
+    return network if _is_what_it_says(task, network) else "it computes something else than its layers by themselves"
+
+
+class _Described(nn.Module):
+    """The network that a compiled one computes, by functions: modules might be patched, for all instances even."""
+
+    def __init__(self, network: Perceptron) -> None:
+        super().__init__()
+        shapes = [shape for i, o in pairwise(network.sizes) for shape in ((o, i), (o,))]
+        self.parts = nn.ParameterList([nn.Parameter(torch.empty(shape, dtype=torch.float64)) for shape in shapes])
+        self.functions = [getattr(nn.functional, name, lambda x: x) for name in network.activations]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The outputs."""
+        weights = list(self.parts)
+        for matrix, bias, function in zip(weights[::2], weights[1::2], self.functions, strict=True):
+            x = function(nn.functional.linear(x, matrix, bias))
+        return x
+
+
+def _is_what_it_says(task: Training, network: Perceptron) -> bool:
+    """Whether the module and the loss have the value and the gradient of the network that they were taken for."""
+    loss = nn.functional.cross_entropy if network.loss == "cross_entropy" else nn.functional.mse_loss
+    own = task.start(0)
+    points = [own, nearby(task, own), nearby(task, own, 1.0)]
+    theirs = [slope_of_torch(at(task, task.module, w), task.loss_fn, task) for w in points]
+    ours = slope_of_torch(at(task, _Described(network), points[1]), loss, task)
+    return not differs(ours, theirs[1], room_of(task, *theirs))
 
 
 def _parts(module: nn.Module) -> list[nn.Module]:
     """The parts of a Sequential that does what a Sequential does; empty for anything else."""
-    if not isinstance(module, nn.Sequential) or type(module).forward is not nn.Sequential.forward:
+    if not isinstance(module, nn.Sequential) or type(module) is not nn.Sequential:
         return []
-    hooked = any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
-    return [] if hooked else list(module)  # hooks change what a layer computes: pruning, spectral norm
+    return list(module) if all(map(_as_its_class, module.modules())) else []
+
+
+def _as_its_class(part: nn.Module) -> bool:
+    """Whether a module does what its class does: no hooks (pruning, spectral norm have some), no patched methods."""
+    hooks = part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
+    return not hooks and not any(callable(getattr(type(part), name, None)) for name in vars(part))
 
 
 def _loss_name(loss_fn: Any) -> str | None:
+    if isinstance(loss_fn, nn.Module) and not _as_its_class(loss_fn):
+        return None
     if loss_fn is nn.functional.cross_entropy or (
         type(loss_fn) is nn.CrossEntropyLoss
         and loss_fn.weight is None
@@ -249,7 +337,7 @@ def _layers_of(parts: list[nn.Module]) -> tuple[tuple[int, ...], tuple[str, ...]
 
 
 def tensor_training(
-    task: Training, optimizer: str, schedule: Schedule | None = None, **defaults: float
+    task: Training, optimizer: str, schedule: Schedule | None = None, check: bool = True, **defaults: float
 ) -> TensorTraining:
     """The tensor map of a checked task."""
     parameters = optimiser(optimizer, defaults)
@@ -274,6 +362,8 @@ def tensor_training(
         structure=structure_of(
             optimizer, schedule, batch=order.batch, shuffle=order.shuffle, noise=task.noise, classes=task.classes
         ),
+        start=task.start(len(coordinates) - size),
+        check=check,
     )
     random = "error" if task.noise is None else "same"
     marked(made, optimizer=optimizer, schedule=schedule, layout=task.layout, softmax=_softmax(task), randomness=random)
@@ -281,22 +371,62 @@ def tensor_training(
     return made
 
 
-def _softmax(task: Training) -> tuple[tuple[int, tuple[int, ...]], ...]:
-    """The last layer, if the loss does not see a constant that is added to all its outputs: tried out with a large one.
+def attested(
+    task: Training,
+    module: nn.Module,
+    loss_fn: Callable[[Any, Any], Any],
+    optimizer: str,
+    schedule: Schedule | None,
+    check: bool,
+    defaults: Mapping[str, float],
+) -> TensorTraining:
+    """The tensor map of a task, compared with torch on the user's module (unless torch could not train that at all)."""
+    made = tensor_training(task, optimizer, schedule, check, **defaults)
+    if check:
+        trainable = not any(p.is_inference() for p in module.parameters())
+        attest(made, task, *((module, loss_fn) if trainable else (task.module, task.loss_fn)))
+    return made
 
-    Weights without biases count, too.
+
+def compiled_or_why(task: Training, tensor: TensorTraining, check: bool) -> CompiledTraining | str:
+    """The compiled map of a task, with its tensor map as peer; or the reason why there is none."""
+    network = recognise(task)
+    if isinstance(network, str):
+        return network
+    settings: dict[str, Any] = {"layout": task.layout, "initial": tensor.initial, "start": tensor.start}
+    settings |= {**tensor.parameters, "name": task.name} | ({} if check else {"structure": {"check": False}})
+    try:
+        made = perceptron_map(network, tensor.optimizer, schedule=tensor.schedule, **settings)
+    except Refusal as error:  # a schedule that cannot be compiled
+        return str(error)
+    return cast(CompiledTraining, marked(made, peer=peer(tensor, task) if check else None))
+
+
+def _softmax(task: Training) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    """The last layer, if the loss does not see a constant that is added to all its outputs. Without biases, too.
+
+    Tried out with large constants, on the loss that a step descends on, at three drawn weight vectors: at one alone, a
+    zero head say, the loss may not see a layer for another reason.
     """
     found = last_layer(task.layout)
     matrix = [(start, shape) for start, shape in found if len(shape) == 2]
     if not matrix or found[-1][1][0] != matrix[-1][1][0]:
         return ()
     found = found[found.index(matrix[-1]) :]
-    loss = losses.mean_loss(task, task.inputs, task.targets)
-    w = torch.cat([p.detach().ravel() for p in task.module.parameters()]).to(task.device)
-    shifted = w.clone()
+    shift = torch.zeros(sum(task.sizes), dtype=task.dtype, device=task.device)
     for start, shape in found:
-        part = shifted[start : start + int(np.prod(shape))].view(shape)
-        part += torch.linspace(-1.0, 2.0, part[0].numel(), dtype=w.dtype, device=w.device).view(part[0].shape)
-    with torch.no_grad():
-        before, after = float(loss(w)), float(loss(shifted))
-    return found if abs(after - before) <= 1e3 * torch.finfo(task.dtype).eps * (1 + abs(before)) else ()
+        part = shift[start : start + int(np.prod(shape))].view(shape)
+        part += torch.linspace(-1.0, 2.0, part[0].numel(), dtype=task.dtype, device=task.device).view(part[0].shape)
+    own = torch.cat([p.detach().ravel() for p in task.module.parameters()]).to(task.device)
+    drawn = torch.as_tensor(generator(0, "symmetry").standard_normal((3, len(own)))).to(own)
+    return found if all(_unseen(losses.batch_loss(task), own + 0.5 * move, shift) for move in drawn) else ()
+
+
+def _unseen(loss: Callable[[Tensor, int], Tensor], w: Tensor, shift: Tensor) -> bool:
+    """Whether a loss has the same value at w and at w + shift."""
+    try:
+        with torch.no_grad():
+            before, after = float(loss(w, 0)), float(loss(w + shift, 0))
+    except FAILURES:  # drawn weights may be none that the module can take
+        return False
+    return abs(after - before) <= 1e3 * torch.finfo(w.dtype).eps * (1 + abs(before))

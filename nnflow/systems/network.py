@@ -8,22 +8,23 @@ optimiser's memory. Only the functions that take a torch module import torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import cached_property, partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from nnflow.compiled import CompiledMap, Component, glue
-from nnflow.map import Array, generator
-from nnflow.names import unknown
+from nnflow.map import Array, End, Into, TangentRecords, generator
+from nnflow.names import Refusal, unknown
 from nnflow.systems.data import Split, iris_split
 from nnflow.systems.data import digits as digits_table
 from nnflow.systems.descent import is_repeating, marked, structure_of
+from nnflow.systems.memory import remembered
 from nnflow.systems.optimisers import LIMITS, OPTIMISERS, Descent, compiled_descent, memory_names, optimiser
 from nnflow.systems.perceptron import Perceptron, Watched
-from nnflow.systems.schedules import Schedule
+from nnflow.systems.schedules import Schedule, checked
 
 if TYPE_CHECKING:
     import torch
@@ -59,17 +60,17 @@ class TrainingMap(Descent):
         basis = np.array(rows).reshape(len(rows), self.dim)
         return np.broadcast_to(basis, (len(x), *basis.shape))
 
-    def state_of(self, module: Any, optimizer: torch.optim.Optimizer | None = None) -> Array:
+    def state_of(self, module: Any, optimizer: Any = None) -> Array:
         """The state ``(dim,)`` of a module of this map's shape, or of a checkpoint: its `state_dict()`.
 
-        Optimiser memory is 0, or that of a torch `optimizer` of the module's parameters (for Adam, start at its step:
-        ``ensemble.with_states(states, t=step)``). Raises ValueError if module, checkpoint or optimizer do not fit.
+        Optimiser memory is 0, or that of a torch `optimizer` of the module's parameters, or of its `state_dict()` (for
+        Adam, start at its step: ``ensemble.with_states(states, t=step)``). Raises Refusal if module, checkpoint or
+        optimizer do not fit, or if the optimizer steps by another rule than this map.
         """
-        parameters = self._checkpoint(module) if isinstance(module, Mapping) else self._fitting(module)
-        parts = [_flat(p) for p in parameters]
-        for kind in OPTIMISERS[self.optimizer].memory:
-            parts += [self._remembered(optimizer, kind, p) for p in parameters]
-        return np.concatenate(parts)
+        saved = isinstance(module, Mapping)
+        parameters = self._checkpoint(module) if saved else self._fitting(module)
+        named = {name: parameter for (name, _), parameter in zip(self.layout, parameters, strict=True)}
+        return np.concatenate([*map(_flat, parameters), *remembered(self.optimizer, optimizer, named, not saved)])
 
     def load_state(self, module: torch.nn.Module, state: Any) -> torch.nn.Module:
         """Write the weights of a state ``(dim,)`` into a module of this map's shape, and return it.
@@ -80,23 +81,12 @@ class TrainingMap(Descent):
 
         values, parameters = self.to_numpy(state), self._fitting(module)
         if values.shape != (self.dim,):
-            raise ValueError(f"the state has shape {values.shape}: give one state of shape ({self.dim},)")
+            raise Refusal(f"the state has shape {values.shape}: give one state of shape ({self.dim},)")
         ends = np.cumsum([p.numel() for p in parameters])
         with torch.no_grad():
             for parameter, part in zip(parameters, np.split(values[: self.weights], ends[:-1]), strict=True):
                 parameter.copy_(torch.as_tensor(part.reshape(parameter.shape)))
         return module
-
-    def _remembered(self, optimizer: Any, kind: str, parameter: Any) -> Array:
-        """What a torch optimizer remembers of a parameter; 0 before its first step."""
-        held = {} if optimizer is None else optimizer.state.get(parameter, {})
-        found = [held[key] for key in TORCH_MEMORY[kind] if held.get(key) is not None]
-        if held and not found:
-            raise ValueError(
-                f"optimizer is a {type(optimizer).__name__}, which remembers {', '.join(held)}: {self.name} is trained "
-                f"with {self.optimizer!r} and needs {' or '.join(TORCH_MEMORY[kind])}"
-            )
-        return _flat(found[0]) if found else np.zeros(parameter.numel())
 
     def _checkpoint(self, values: Mapping[str, Any]) -> list[Any]:
         """The parameters of a state_dict in the order of the state."""
@@ -104,35 +94,105 @@ class TrainingMap(Descent):
             found = tuple(values[name].shape) if name in values else None
             if found != shape:
                 known = f"has shape {found}" if found is not None else f"is missing; there are {', '.join(values)}"
-                raise ValueError(f"the checkpoint does not fit: {name} {known}; this map needs shape {shape}")
+                raise Refusal(f"the checkpoint does not fit: {name} {known}; this map needs shape {shape}")
         return [values[name] for name, _ in self.layout]
 
     def _fitting(self, module: torch.nn.Module) -> list[torch.nn.Parameter]:
         parameters = list(module.parameters())
         shapes, wanted = [tuple(p.shape) for p in parameters], [shape for _, shape in self.layout]
         if shapes != wanted:
-            raise ValueError(f"the module has parameters of shapes {shapes}; this map has {wanted}")
+            raise Refusal(f"the module has parameters of shapes {shapes}; this map has {wanted}")
         return parameters
 
 
-TORCH_MEMORY = {
-    "velocity": ("momentum_buffer",),
-    "moment1": ("exp_avg",),
-    "moment2": ("exp_avg_sq", "square_avg"),
-}  # memory -> its names in torch.optim
-
-
 def _flat(values: Any) -> Array:
-    return np.asarray(values.detach().cpu().numpy(), dtype=np.float64).ravel()
+    return np.asarray(values.detach().cpu().double().numpy()).ravel()
+
+
+class Peer(NamedTuple):
+    """What the tensor backend makes of a state ``x (1, dim)`` at t = 0 with parameters ``p (1, parameter)``.
+
+    The next state `after (dim,)` and the image `moved (dim,)` of a tangent vector `v (dim,)`, and how far rounding may
+    put another backend from them.
+    """
+
+    x: Array
+    p: Array
+    v: Array
+    after: Array
+    moved: Array
+    off_after: float
+    off_moved: float
 
 
 class CompiledTraining(TrainingMap, CompiledMap):
     """A small fully connected network in training, compiled.
 
-    Not tried out as plain Python, which would take longer than to compile it: its kernels are this package's own.
+    Not tried out as plain Python, which would take longer than to compile it: its kernels are this package's own. With
+    a `peer`, each verb is compared with the tensor backend when it is first used, in its own machine code.
     """
 
     guarded = False
+    peer: Peer | None = None
+
+    def advance(self, x: Any, p: Any, t: int, steps: int) -> End:
+        """As for any compiled map. Raises Refusal if the first use differs from the tensor backend."""
+        advance = super().advance
+        self._meet("advance", lambda peer: advance(peer.x, peer.p, 0, 1))
+        return advance(x, p, t, steps)
+
+    def orbit(
+        self, x: Any, p: Any, t: int, steps: int, every: int, observe: Sequence[str], into: Into | None = None
+    ) -> tuple[Array, End]:
+        """As for any compiled map. Raises Refusal if the first use differs from the tensor backend."""
+        orbit = super().orbit
+        self._meet(("orbit", *observe), lambda peer: orbit(peer.x, peer.p, 0, 1, 1, observe)[1])
+        return orbit(x, p, t, steps, every, observe, into)
+
+    def tangent_orbit(
+        self, x: Any, p: Any, t: int, frame: Any, steps: int, every: int, keep: Sequence[str] = ()
+    ) -> tuple[TangentRecords, End]:
+        """As for any compiled map. Raises Refusal if the first use differs from the tensor backend."""
+        orbit, k = super().tangent_orbit, frame.shape[1]
+
+        def carried(peer: Peer) -> End:
+            v = np.concatenate([peer.v[None], generator(0, "frame").standard_normal((k - 1, self.dim))])
+            records, end = orbit(peer.x, peer.p, 0, v[None].copy(), 1, 1)
+            return end._replace(frame=np.exp(records.log_stretches[0, 0, 0]) * end.frame[0, 0])
+
+        self._meet(("tangent_orbit", k), carried)
+        return orbit(x, p, t, frame, steps, every, keep)
+
+    def separation_orbit(
+        self, x: Any, y: Any, p: Any, t: int, steps: int, every: int, norm: str = "l1"
+    ) -> tuple[Array, End]:
+        """As for any compiled map. Raises Refusal if the first use differs from the tensor backend."""
+        orbit = super().separation_orbit
+        self._meet(
+            "separation_orbit",
+            lambda peer: orbit(peer.x, peer.x[:, None].copy(), peer.p, 0, 1, 1)[1]._replace(frame=None),
+        )
+        return orbit(x, y, p, t, steps, every, norm)
+
+    def _meet(self, verb: Hashable, end_of: Callable[[Peer], End]) -> None:
+        """Compare where a verb ends with what the tensor backend makes of the same state, once."""
+        if self.peer is None or verb in self._met:
+            return
+        self._met.add(verb)
+        end = end_of(self.peer)
+        apart = np.abs(end.states[0] - self.peer.after).max(), 0.0
+        if end.frame is not None:
+            apart = apart[0], np.abs(end.frame - self.peer.moved).max()
+        if apart[0] > self.peer.off_after or apart[1] > self.peer.off_moved:
+            self._met.discard(verb)
+            raise Refusal(
+                f"{verb}: the compiled network is {apart[0]:.3g} off the tensor backend after one step, its tangent "
+                f"{apart[1]:.3g}: use backend='tensor', and tell us of the module (check=False goes on anyway)"
+            )
+
+    @cached_property
+    def _met(self) -> set[Hashable]:
+        return set()
 
 
 def coordinate_names(layout: Layout, optimizer: str) -> tuple[str, ...]:
@@ -152,6 +212,7 @@ def perceptron_map(
     schedule: Schedule | None = None,
     layout: Layout | None = None,
     initial: Callable[[int, int], Array] | None = None,
+    start: Array | None = None,
     structure: Mapping[str, Any] | None = None,
     ranges: Mapping[str, tuple[float, float]] | None = None,
     name: str = "perceptron",
@@ -187,6 +248,7 @@ def perceptron_map(
         | _norms(layout)
         | _probed(network, kernels.predictions),
         initial=initial or Drawn(layout, len(coordinates) - size),
+        start=start,
         memory=len(coordinates) - size,
         structure=structure_of(
             optimizer,
@@ -379,6 +441,7 @@ def training_map(
     microbatch: int | None = None,
     dtype: Any = None,
     scale: float | None = None,
+    check: bool = True,
     **defaults: float,
 ) -> TrainingMap:
     """Training of a torch module as a map: W' = W − η∇L(W) and its kin, L = loss_fn(module(inputs), targets).
@@ -386,7 +449,8 @@ def training_map(
     `inputs`, `targets` and the pair `test` are arrays or tensors. `optimizer`: "gd", "heavy_ball", "nesterov", "adam",
     "adamw" or "rmsprop" (see `nnflow.systems.optimisers`); `defaults` set the defaults of its parameters eta, beta,
     beta1, beta2, epsilon, weight_decay (any value, but eta ≥ 0); `schedule`, a function of t, multiplies eta. The map
-    works on a float64 copy (`dtype`: another torch dtype); the module itself is never changed. States are drawn by the
+    works on a float64 copy (`dtype`: torch.float32 instead); the module itself is never changed. An ensemble that asks
+    for no states starts from the module's own weights. Drawn states are drawn by the
     module's own `reset_parameters`, seeded, or with `scale`: kernels N(0, scale²), biases 0, other vectors (the gain of
     a layer norm) as they are in the module.
 
@@ -402,25 +466,34 @@ def training_map(
     probe[i,c] (output c for row i of `probe`), of the tensor backend batch_loss (what the step at t descends on); the
     compiled ones see `perceptron_map`.
 
-    Raises ValueError for an unknown backend, optimizer or parameter, a device that cannot be had, a module whose
-    outputs do not fit the loss, a loss that is not finite or does without some parameter, or one that is not a fixed
-    function of its parameters (batch-norm in training mode; dropout without `noise`); TypeError for what is no module
-    or no floating torch dtype.
+    When it is made, the map is compared with torch on the module itself: loss and gradient of the first step to
+    rounding, the tangent with differences of the step (see `witness`; compiled verbs, at their first use, with the
+    tensor backend). `check=False` goes without, and `structure` says so.
+
+    Raises Refusal for what differs, and for an unknown backend, optimizer or parameter, a schedule that is no function
+    of t, a device that cannot be had, a module whose outputs do not fit the loss, a loss that is not finite or does
+    without some parameter, or one that is not a fixed function of its parameters (batch-norm in training mode; dropout
+    without `noise`); TypeError for what is no module or no floating torch dtype.
     """
-    from nnflow.systems.modules import Training, recognise, tensor_training
+    import torch
+
+    from nnflow.systems.modules import Training, attested, compiled_or_why
+    from nnflow.tensor import everyday
 
     if backend not in BACKENDS:
-        raise ValueError(unknown("backend", backend, BACKENDS))
+        raise Refusal(unknown("backend", backend, BACKENDS))
     optimiser(optimizer, defaults)
-    task = Training.checked(
-        module, loss_fn, inputs, targets, test, device, dtype, scale, batch, shuffle, noise, probe, microbatch
-    )
-    network = recognise(task)
-    if backend == "compiled" and isinstance(network, str):
-        raise ValueError(f"backend = 'compiled': {network}; use backend='tensor'")
-    small = task.inputs.nbytes + task.targets.nbytes <= 2**20
-    if isinstance(network, str) or backend == "tensor" or (backend == "auto" and not small):
-        return tensor_training(task, optimizer, schedule, **defaults)
-    initial = task.initial(len(coordinate_names(task.layout, optimizer)) - network.dim)
-    settings: dict[str, Any] = {"schedule": schedule, "layout": task.layout, "initial": initial, "name": task.name}
-    return perceptron_map(network, optimizer, **{**settings, **optimiser(optimizer, defaults)})
+    checked(schedule)
+    with everyday(), torch.enable_grad():
+        task = Training.checked(
+            module, loss_fn, inputs, targets, test, device, dtype, scale, batch, shuffle, noise, probe, microbatch
+        )
+        tensor = attested(task, module, loss_fn, optimizer, schedule, check, defaults)
+        if backend == "tensor" or (backend == "auto" and task.inputs.nbytes + task.targets.nbytes > 2**20):
+            return tensor
+        found = compiled_or_why(task, tensor, check)
+    if isinstance(found, str):
+        if backend == "compiled":
+            raise Refusal(f"backend = 'compiled': {found}; use backend='tensor'")
+        return tensor
+    return found

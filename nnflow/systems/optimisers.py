@@ -27,7 +27,7 @@ from numba import njit
 from nnflow.compiled import Function, Rule, glue
 from nnflow.map import Array, Map
 from nnflow.names import unknown
-from nnflow.systems.schedules import Schedule
+from nnflow.systems.schedules import Schedule, compiled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,7 +98,7 @@ class Descent(Map):
     def _values(self, p: Any, t: int) -> Values:
         """The parameters by name, ``(member,)`` each, the learning rate as scheduled at t."""
         values = {"weight_decay": 0.0, **dict(zip(self.parameters, self.to_numpy(p).T, strict=True))}
-        values["eta"] = values["eta"] * (1.0 if self.schedule is None else self.schedule(t))
+        values["eta"] = values["eta"] * (1.0 if self.schedule is None else float(self.schedule(t)))
         return values
 
     @property
@@ -191,7 +191,7 @@ def compiled_descent(
     """
     at = list(parameters).index("weight_decay") if "weight_decay" in parameters else -1
     coupled, decoupled = (at, -1) if name != "adamw" else (-1, at)
-    factor = _constant if schedule is None else cast(Any, njit)(schedule)
+    factor = _constant if schedule is None else compiled(schedule)
 
     @_inline
     def eta(p: Array, t: int) -> float:
@@ -222,10 +222,10 @@ def compiled_descent(
         gradient_and_products(x[:size], t, np.empty(size), V, out)
 
     rule, joint = _COMPILED[name](_Loss(size, eta, slope, both, shrink))
-    compiled = cast(Any, njit(error_model="numpy"))(joint)
+    both_at_once = cast(Any, njit(error_model="numpy"))(joint)
 
     def frame_tangent(x: Array, p: Array, t: int, V: Array, out: Array) -> None:
-        compiled(x, p, t, V, np.empty(x.size), out)
+        both_at_once(x, p, t, V, np.empty(x.size), out)
 
     return Functions(rule, None, frame_tangent, hessian, joint)
 
@@ -391,7 +391,7 @@ def tensor_descent(
         g = gradient(w, t)
         if coupled:
             g = g + p["weight_decay"] * w
-        parts = _TENSOR[name](w, g, p["eta"] * factor(t), p, t, *memory)
+        parts = _TENSOR[name](w, g, p["eta"] * float(factor(t)), p, t, *memory)
         return cat(parts) if count > 1 else parts[0]
 
     return rule

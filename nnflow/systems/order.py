@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from nnflow.names import Refusal
 from nnflow.systems.rows import kernel
 
 Integers = npt.NDArray[np.int64]
@@ -32,11 +33,11 @@ class Order:
 
     def __post_init__(self) -> None:
         if self.batch is not None and (isinstance(self.batch, bool) or not 1 <= self.batch <= self.samples):
-            raise ValueError(f"batch = {self.batch!r}: give 1 to {self.samples} samples, or None for all of them")
+            raise Refusal(f"batch = {self.batch!r}: give 1 to {self.samples} samples, or None for all of them")
         if self.shuffle is not None and (isinstance(self.shuffle, bool) or self.shuffle < 0):
-            raise ValueError(f"shuffle = {self.shuffle!r}: give the seed of the order, a whole number from 0 on")
+            raise Refusal(f"shuffle = {self.shuffle!r}: give the seed of the order, a whole number from 0 on")
         if self.shuffle is not None and self.batches == 1:
-            raise ValueError(f"shuffle = {self.shuffle}: all samples are one batch, whose order is nothing; set batch")
+            raise Refusal(f"shuffle = {self.shuffle}: all samples are one batch, whose order is nothing; set batch")
 
     @property
     def size(self) -> int:

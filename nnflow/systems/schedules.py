@@ -9,8 +9,55 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
+from types import FunctionType
+from typing import Any
+
+from numba import njit
+
+from nnflow.names import Refusal
 
 Schedule = Callable[[int], float]
+TRIED = (0, 1, 2, 7, 1000)  # the t at which a schedule is tried
+
+
+def checked(schedule: Schedule | None) -> None:
+    """Refuse what is no function of t alone: it must give one finite number, and the same each time."""
+    if schedule is None:
+        return
+    for t in TRIED:
+        try:
+            first, again = float(schedule(t)), float(schedule(t))
+        except Exception as error:
+            raise Refusal(
+                f"schedule = {name_of(schedule)}: fails at t = {t}: {type(error).__name__}: {error}"
+            ) from error
+        if not math.isfinite(first) or first != again:
+            raise Refusal(
+                f"schedule = {name_of(schedule)}: gives {first}, {again} at t = {t}: give a function of t alone"
+            )
+
+
+def compiled(schedule: Schedule) -> Any:
+    """A schedule as numba compiles it. Raises Refusal for what it cannot compile, or compiles to other numbers."""
+    if not isinstance(schedule, FunctionType):
+        raise Refusal(f"schedule = {name_of(schedule)}: only a plain function can be compiled")
+    made: Any = njit(schedule)
+    try:
+        same = all(math.isclose(made(t), schedule(t), rel_tol=1e-12, abs_tol=1e-300) for t in TRIED)
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise Refusal(f"schedule = {name_of(schedule)}: numba cannot compile it: {reason}") from error
+    if not same:
+        raise Refusal(f"schedule = {name_of(schedule)}: compiled, it gives other numbers")
+    return made
+
+
+def name_of(schedule: Any) -> str:
+    """The name of a schedule: of its function, or of the class of a callable object."""
+    if isinstance(schedule, partial):
+        return name_of(schedule.func)
+    return str(getattr(schedule, "__name__", type(schedule).__name__))
 
 
 def constant() -> Schedule:

@@ -1,0 +1,61 @@
+"""Whether what is called a derivative is one: differences of the function itself, at two widths and from both sides.
+
+Where a function is smooth, differences from ahead and from behind agree as the width shrinks, and so do two widths; at
+a kink (ReLU at 0) they do not, and nothing can be said there. So each component is given as much room as its own
+differences disagree, and what rounding does to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from nnflow.map import Array, generator
+
+DIRECTIONS = 2
+NARROWER = 8  # the second width is the first over this
+
+
+class Misfit(NamedTuple):
+    """Where a derivative and the differences are furthest apart: the component, and what each says there."""
+
+    component: int
+    claimed: float
+    found: float
+
+
+def misfit(
+    function: Callable[[Array], Array],
+    derivative: Callable[[Array, Array], Array],
+    x: Array,
+    eps: float,
+    difference: Callable[[Array, Array], Array] = np.subtract,
+    free: int | None = None,
+) -> Misfit | None:
+    """Compare `derivative(x (1, dim), v (k, dim)) (k, n)` with differences of `function(x (m, dim)) (m, n)`.
+
+    In `DIRECTIONS` random directions at ``x (dim,)``, of which only the first `free` components are moved. The widths
+    are eps^⅓ of the size of x (of 1 where x is 0), where the error of central differences is least, and an eighth of
+    it; `eps` is the distance of neighbouring numbers, `difference` the difference of two values. Returns None if they
+    agree.
+    """
+    directions = generator(0, "differences").standard_normal((DIRECTIONS, len(x)))
+    directions[:, len(x) if free is None else free :] = 0.0
+    directions /= np.abs(directions).max(axis=1, keepdims=True)
+    width = float(np.cbrt(eps) * (np.abs(x).max() or 1.0))
+    widths = np.array([width, width / NARROWER])
+    moves = np.array([1.0, -1.0])[:, None, None, None] * widths[:, None, None] * directions
+    values = function(np.concatenate([x[None], (x + moves).reshape(-1, len(x))]))
+    ahead, behind = values[1:].reshape(2, 2, DIRECTIONS, -1)
+    claimed = derivative(x[None], directions)
+    with np.errstate(all="ignore"):
+        wide, narrow = difference(ahead, behind) / (2 * widths[:, None, None])
+        bend = (difference(ahead[1], values[0]) - difference(values[0], behind[1])) / widths[1]
+        doubt = 8 * np.abs(wide - narrow) + 4 * np.abs(bend)
+        rounding = 64 * eps * np.abs(values).max() / widths[1]
+        room = doubt + np.sqrt((doubt**2).mean(axis=1, keepdims=True)) + rounding
+        excess = np.nan_to_num(np.abs(claimed - narrow) - room, nan=-np.inf)
+    worst = np.unravel_index(int(excess.argmax()), excess.shape)
+    return Misfit(int(worst[1]), float(claimed[worst]), float(narrow[worst])) if excess[worst] > 0 else None

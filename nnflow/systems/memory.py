@@ -1,0 +1,105 @@
+"""What a torch optimizer remembers of each weight, in the order of a training map's state.
+
+It may come as an optimizer or as its `state_dict()`. One that steps by another rule than the map's (nesterov for heavy
+ball, amsgrad, groups with learning rates of their own) is refused: its memory would be that of another system.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from nnflow.map import Array
+from nnflow.names import Refusal
+from nnflow.systems.optimisers import OPTIMISERS
+
+TORCH_MEMORY = {
+    "velocity": ("momentum_buffer",),
+    "moment1": ("exp_avg",),
+    "moment2": ("exp_avg_sq", "square_avg"),
+}  # memory -> its names in torch.optim
+SETTING_OF = {  # optimiser -> a setting that only the class of torch.optim has that steps as it does
+    "gd": "nesterov", "heavy_ball": "nesterov", "nesterov": "nesterov",
+    "adam": "amsgrad", "adamw": "amsgrad", "rmsprop": "centered",
+}  # fmt: skip
+ONE_FOR_ALL = ("lr", "momentum", "weight_decay", "betas", "eps", "alpha")
+
+
+def remembered(name: str, optimizer: Any, parameters: Mapping[str, Any], mine: bool) -> list[Array]:
+    """The memory of optimiser `name`, kind after kind, of each of the named parameters; 0 before the first step.
+
+    `mine`: whether the parameters are those of a module, which an optimizer knows by identity. Raises Refusal for an
+    optimizer that is another one, or is of other parameters.
+    """
+    kinds = OPTIMISERS[name].memory
+    if optimizer is None:
+        return [np.zeros(p.numel()) for _ in kinds for p in parameters.values()]
+    by_identity = mine and not isinstance(optimizer, Mapping)
+    held = optimizer if isinstance(optimizer, Mapping) else optimizer.state_dict()
+    if not {"state", "param_groups"} <= set(held):
+        raise Refusal(
+            f"optimizer has the entries {', '.join(map(str, held))}: give a torch optimizer or its state_dict()"
+        )
+    groups: list[dict[str, Any]] = held["param_groups"]
+    _same_rule(name, groups, held["state"], "" if isinstance(optimizer, Mapping) else type(optimizer).__name__)
+    indices = _by_identity(optimizer, parameters) if by_identity else _by_order(groups, parameters)
+    entries = [(key, p, held["state"].get(i, {})) for (key, p), i in zip(parameters.items(), indices, strict=True)]
+    return [_part(TORCH_MEMORY[kind], *entry) for kind in kinds for entry in entries]
+
+
+def _same_rule(name: str, groups: Sequence[Mapping[str, Any]], state: Mapping[Any, Any], kind: str) -> None:
+    """Refuse an optimizer that does not step as the map does."""
+    needed = " and ".join(" or ".join(TORCH_MEMORY[part]) for part in OPTIMISERS[name].memory) or "no memory"
+    seen = ", ".join(next(iter(state.values()), {})) or "nothing yet"
+    if not all(SETTING_OF[name] in group for group in groups):
+        raise Refusal(
+            f"optimizer is a {kind or 'state_dict of another kind'}, which remembers {seen}: the map is trained with "
+            f"{name!r} and needs {needed}"
+        )
+    wanted = {"nesterov": name == "nesterov", "decoupled_weight_decay": name == "adamw", "dampening": 0,
+              "maximize": False, "amsgrad": False, "centered": False}  # fmt: skip
+    if name in ("gd", "rmsprop"):
+        wanted["momentum"] = 0
+    for group in groups:
+        for key, value in wanted.items():
+            if group.get(key, value) != value:
+                raise Refusal(f"optimizer has {key} = {group[key]}: that is another rule than {name!r} of this map")
+    for key in ONE_FOR_ALL:
+        if any(group.get(key) != groups[0].get(key) for group in groups):
+            raise Refusal(f"optimizer has groups with different {key}: this map has one for all parameters")
+
+
+def _by_identity(optimizer: Any, parameters: Mapping[str, Any]) -> list[int]:
+    """The place of each parameter in an optimizer, which counts them through its groups."""
+    place = {id(p): i for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
+    for name, parameter in parameters.items():
+        if id(parameter) not in place:
+            raise Refusal(f"optimizer does not train {name} of this module: give the optimizer made of its parameters")
+    return [place[id(parameter)] for parameter in parameters.values()]
+
+
+def _by_order(groups: Sequence[Mapping[str, Any]], parameters: Mapping[str, Any]) -> list[int]:
+    """The same from a state_dict: by names where it has some, else one group in the order of the module."""
+    indices = [i for group in groups for i in group["params"]]
+    if all("param_names" in group for group in groups):
+        names = [name for group in groups for name in group["param_names"]]
+        if missing := [name for name in parameters if name not in names]:
+            raise Refusal(f"optimizer does not train {', '.join(missing)}: it has {', '.join(names)}")
+        return [indices[names.index(name)] for name in parameters]
+    if len(groups) > 1:
+        raise Refusal(f"optimizer has {len(groups)} groups without names: give the optimizer and the module themselves")
+    if len(indices) != len(parameters):
+        raise Refusal(f"optimizer trains {len(indices)} parameters, this map has {len(parameters)}")
+    return indices
+
+
+def _part(keys: Sequence[str], name: str, parameter: Any, held: Mapping[str, Any]) -> Array:
+    """One kind of memory of one parameter, flat."""
+    found = [held[key] for key in keys if held.get(key) is not None]
+    if not found:
+        return np.zeros(parameter.numel())
+    if found[0].shape != parameter.shape:
+        raise Refusal(f"optimizer remembers {name} with shape {tuple(found[0].shape)}: it has {tuple(parameter.shape)}")
+    return np.asarray(found[0].detach().cpu().double().numpy()).ravel()

@@ -1,0 +1,274 @@
+"""A training map against torch, once, when it is made: loss, gradient and curvature where training starts, and nearby.
+
+Torch's side is its own: the user's module as it is, with its hooks and its patches, called and differentiated by
+`loss.backward()`; afterwards it is as it was before. The same for the map's copy, in the map's number type, at weights
+nearby. What reads a parameter by a way that the map cannot replace (a penalty over `module.parameters()`, a stored
+reference) is found by watching which memory the operations touch, however small its part in the loss.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from nnflow.differences import Misfit, misfit
+from nnflow.map import Array, generator
+from nnflow.names import Refusal
+from nnflow.systems.checks import FAILURES, first_line
+from nnflow.systems.losses import Network, batch_loss, batch_rows, pieces, plain_attention, seeded
+from nnflow.systems.network import Peer
+from nnflow.tensor import everyday
+
+if TYPE_CHECKING:
+    from nnflow.systems.modules import TensorDescent, TensorTraining, Training
+
+NEARBY = 1e-3  # how far the second point is, relative to the weights
+
+
+class Slope(NamedTuple):
+    """A loss and its gradient ``(weights,)``, in float64."""
+
+    loss: float
+    gradient: Array
+
+
+def attest(map: TensorTraining, task: Training, module: nn.Module, loss_fn: Callable[[Any, Any], Any]) -> None:
+    """Compare a tensor map with torch on the user's own module and loss. Raises Refusal with what differs most."""
+    _watch_reads(task, module)
+    own = task.start(0)
+    near, far = nearby(task, own, NEARBY), nearby(task, own, 1.0)
+    ours, changed, other = (_slope_of_map(map, task, point) for point in (own, near, far))
+    kind = next(module.parameters()).dtype
+    room = room_of(task, ours, changed, other)
+    _compare(task, changed, slope_of_torch(at(task, task.module, near), task.loss_fn, task), room)
+    wide = max(1.0, torch.finfo(kind).eps / torch.finfo(task.dtype).eps)
+    if task.noise is None or wide == 1.0:  # other noise than dropout is drawn by number type
+        _compare(task, ours, slope_of_torch(module, loss_fn, task), Slope(room.loss * wide, room.gradient * wide))
+    differentiate(map, near, task.parameter_at)
+
+
+def nearby(task: Training, w: Array, way: float = NEARBY) -> Array:
+    """Other weights ``(weights,)``, some way off, each by its own size and by that of its parameter."""
+    parts = np.split(w, np.cumsum(task.sizes)[:-1])
+    sizes = np.concatenate([np.abs(part) + (np.sqrt(np.mean(part**2)) or 1.0) for part in parts])
+    return np.asarray(w + way * sizes * generator(0, "nearby").standard_normal(len(w)))
+
+
+def at(task: Training, module: nn.Module, w: Array) -> nn.Module:
+    """A copy of a module on the map's device, with other weights."""
+    moved = copy.deepcopy(module).to(task.device)
+    nn.utils.vector_to_parameters(task.flat(w), moved.parameters())
+    return moved
+
+
+def rounding(task: Training) -> float:
+    """How far two orders of the same operations may be apart, relative to what is summed.
+
+    A sum of n terms is off by about √n roundings, n being all weights and all numbers of the data at most; 50 is room
+    for the depth, and for functions that are off by some.
+    """
+    return float(50 * torch.finfo(task.dtype).eps * np.sqrt(sum(task.sizes) + task.inputs.size + task.targets.size))
+
+
+def room_of(task: Training, own: Slope, near: Slope, far: Slope) -> Slope:
+    """How far loss and each entry of the gradient may be off by rounding, from their values at three points.
+
+    It is relative to the value itself; to what weights that are rounded make of it (the change to a point nearby,
+    relative to the way there); and, where a trained network's loss is a small difference of large numbers, to the value
+    for other weights.
+    """
+    off = rounding(task)
+    loss = abs(own.loss) + abs(near.loss - own.loss) / NEARBY + abs(far.loss)
+    gradient = _most(own.gradient) + _most(near.gradient - own.gradient) / NEARBY + _most(far.gradient)
+    return Slope(float(off * np.nan_to_num(loss)), np.asarray(off * np.nan_to_num(gradient)))
+
+
+def differs(ours: Slope, theirs: Slope, room: Slope) -> bool:
+    """Whether two slopes at one point differ by more than the room."""
+    return bool(abs(ours.loss - theirs.loss) > room.loss or _most(ours.gradient - theirs.gradient) > room.gradient)
+
+
+def _compare(task: Training, ours: Slope, theirs: Slope, room: Slope) -> None:
+    """Refuse a gradient or a loss that differs by more than the room."""
+    apart = np.nan_to_num(np.abs(ours.gradient - theirs.gradient))
+    if _most(apart) > room.gradient:
+        worst = int(apart.argmax())
+        raise Refusal(
+            f"the gradient of {task.parameter_at(worst)} is {theirs.gradient[worst]:.6g} by torch on the module "
+            f"itself, and {ours.gradient[worst]:.6g} for the map: a hook, a detached or patched part, or a number type "
+            "that changes on the way is not followed; write it into forward or the loss (check=False goes on anyway)"
+        )
+    if abs(ours.loss - theirs.loss) > room.loss:
+        raise Refusal(
+            f"the loss of the module itself is {theirs.loss:.9g}, of the map {ours.loss:.9g}: something in the module "
+            "or the loss is not followed by the map's copy; write it into forward (check=False goes on anyway)"
+        )
+
+
+def _most(values: Array) -> float:
+    return float(np.abs(values).max(initial=0.0))
+
+
+def _numbers(values: Tensor) -> Array:
+    return np.asarray(values.detach().to("cpu", torch.float64).numpy()).ravel()
+
+
+def _slope_of_map(map: TensorTraining, task: Training, w: Array) -> Slope:
+    """What the map descends on at step 0, by way of its own batching."""
+    gradient = map.gradient
+    assert gradient is not None
+    with torch.no_grad():
+        loss = float(batch_loss(task)(task.flat(w), 0))
+    return Slope(loss, _numbers(map.each("gradient", lambda w: gradient(w, 0), map.native(w[None]))[0]))
+
+
+# -- torch's side ------------------------------------------------------------------------------------------------
+
+
+def slope_of_torch(module: nn.Module, loss_fn: Callable[[Any, Any], Any], task: Training) -> Slope:
+    """Loss and `.grad` of a module on the batch of step 0, by calling it and `loss.backward()`; it is left as it was.
+
+    In the number type and on the device of its first parameter. Raises Refusal if it fails there.
+    """
+    first, parameters = next(module.parameters()), list(module.parameters())
+    data = [task.data(values, first.device, first.dtype) for values in (task.inputs, task.targets)]
+    size = len(task.inputs) if task.noise is None else task.microbatch  # noise is drawn piece by piece
+    total = 0.0
+    try:
+        with untouched(module), untouched(loss_fn), everyday(), torch.enable_grad(), plain_attention():
+            for parameter in parameters:
+                parameter.grad = None
+            with seeded(task.noise, 0, first.device):
+                for share, (x, y) in pieces(size, batch_rows(task, 0), *data):
+                    loss = share * loss_fn(module(x), y)
+                    loss.backward()
+                    total += loss.item()
+            found = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+            return Slope(total, np.concatenate([_numbers(part) for part in found]))
+    except FAILURES as error:
+        raise Refusal(
+            f"the module itself fails on the data in its own {first.dtype}: {first_line(error)}: bring "
+            "it and the loss to one number type, module.double() say"
+        ) from error
+
+
+@contextmanager
+def untouched(thing: Any) -> Iterator[None]:
+    """Undo whatever a call of a module changes: gradients, buffers, attributes and torch's random numbers."""
+    if not isinstance(thing, nn.Module):
+        yield
+        return
+    gradients = [(p, p.grad) for p in thing.parameters()]
+    buffers = [(b, b.clone()) for b in thing.buffers()]
+    places = [(part, dict(vars(part)), dict(part._buffers)) for part in thing.modules()]
+    try:
+        with torch.random.fork_rng(devices=sorted({p.device for p, _ in gradients if p.is_cuda}, key=str)):
+            yield
+    finally:
+        with torch.no_grad():
+            for part, attributes, held in places:
+                vars(part).clear()
+                vars(part).update(attributes)
+                part._buffers.clear()
+                part._buffers.update(held)
+            for buffer, before in buffers:
+                if not torch.equal(buffer, before):
+                    buffer.copy_(before)
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+
+
+# -- which memory is touched -------------------------------------------------------------------------------------
+
+
+class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the names of those parameters whose memory an operation touches."""
+
+    def __init__(self, names: Mapping[int, str]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names, self.seen = names, dict[str, None]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for part in tree_leaves((args, kwargs)):
+            held = isinstance(part, Tensor) and part.layout == torch.strided and part.device.type != "meta"
+            if held and (name := self.names.get(part.untyped_storage().data_ptr())):
+                self.seen[name] = None
+        return func(*args, **(kwargs or {}))
+
+
+def _watch_reads(task: Training, module: nn.Module) -> None:
+    """Refuse a module or a loss that reads a parameter of the user's module, or of its copy, behind the map's back."""
+    network = Network(task, training=True)
+    held = [module, task.module, network.module]
+    named = [pair for part in held for pair in part.named_parameters() if pair[1].numel()]
+    names = {p.untyped_storage().data_ptr(): name for name, p in named}
+    data = task.data(task.inputs), task.data(task.targets)
+    _, (x, y) = next(pieces(task.microbatch, batch_rows(task, 0), *data))
+    w = task.flat(task.start(0))
+    with ExitStack() as stack:
+        stack.enter_context(seeded(task.noise, 0, task.device))
+        stack.enter_context(everyday())
+        stack.enter_context(torch.enable_grad())
+        reads = stack.enter_context(_Reads(names))
+        task.loss_fn(network(w, x), y)
+    if reads.seen:
+        raise Refusal(
+            f"{', '.join(reads.seen)}: read by another way than as an attribute of its layer (a penalty over "
+            "module.parameters(), a stored reference, a closure), where the map would see the initial weights for ever:"
+            " compute it in forward from self, and weight decay by weight_decay=…"
+        )
+
+
+# -- the derivative of the gradient ------------------------------------------------------------------------------
+
+
+def differentiate(map: TensorTraining | TensorDescent, w: Array, named: Callable[[int], str]) -> None:
+    """Refuse a curvature, or a tangent, that is not the derivative of the map's own gradient, or step, at w."""
+    eps, size = map.resolution, map.weights
+    gradient = map.gradient
+    assert gradient is not None
+
+    def slopes(w: Array) -> Array:
+        return map.to_numpy(map.each("gradient", lambda w: gradient(w, 0), map.native(w)))
+
+    p = easy(map)
+    x = np.concatenate([w, np.zeros(map.memory)])
+    pairs: list[tuple[Misfit | None, str]] = [
+        (misfit(slopes, lambda w, v: map.to_numpy(map.curvature(w, p, 0, v[None]))[0], w, eps), "curvature"),
+        (misfit(lambda x: map.to_numpy(map.step(x, p.repeat(len(x), 0), 0)),
+                lambda x, v: map.to_numpy(map.tangent(x, p, 0, v[None]))[0], x, eps, free=size), "tangent"),
+    ]  # fmt: skip
+    for found, kind in pairs:
+        if found is not None:
+            raise Refusal(
+                f"the {kind} of {named(found.component % size)} is {found.claimed:.6g} by automatic "
+                f"differentiation, and {found.found:.6g} by differences of the map's own "
+                f"{'gradient' if kind == 'curvature' else 'step'}: torch's forward mode does not see through detach(), "
+                ".data, or an autograd.Function without the right jvp (check=False goes on anyway)"
+            )
+
+
+def peer(map: TensorTraining, task: Training) -> Peer:
+    """A step and a tangent vector of the tensor backend, for a compiled map to be compared with."""
+    p, v = easy(map), generator(0, "peer").standard_normal(map.dim)
+    own = task.start(map.memory)
+    near = np.concatenate([nearby(task, task.start(0)), np.zeros(map.memory)])
+    points = np.stack([own, near])
+    states = map.to_numpy(map.step(points, p.repeat(2, 0), 0))
+    moved = map.to_numpy(map.tangent(points, p.repeat(2, 0), 0, np.stack([v, v])[:, None]))[:, 0]
+    off = rounding(task)
+    room = [off * (_most(pair[1]) + _most(pair[1] - pair[0]) / NEARBY) for pair in (states, moved)]
+    return Peer(near[None], p, v, states[1], moved[1], room[0], room[1])
+
+
+def easy(map: Any) -> Array:
+    """Parameters ``(1, parameter)`` that let a step show its gradient: eta 1, and epsilon 1, which tames a quotient."""
+    return np.array([[{"eta": 1.0, "epsilon": 1.0}.get(name, value) for name, value in map.parameters.items()]])
