@@ -6,13 +6,19 @@ line here. Only the plugin that was asked for is imported. Misuse is one line on
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__":  # before anything slow is imported
+    from nnflow.process import command
+
+    sys.exit(command())
+
 import contextlib
 import inspect
 import io
 import math
 import os
 import re
-import sys
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -56,6 +62,10 @@ class Misuse(Exception):
     """What was typed makes no sense; the message says what would."""
 
 
+class Helped(Exception):
+    """The help has been printed: there is nothing left to do."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 for a failed check, 2 for misuse, 130 for Ctrl-C."""
     warnings.showwarning = lambda message, *where, **rest: print(f"nnflow: warning: {message}", file=sys.stderr)
@@ -65,10 +75,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except KeyboardInterrupt:
         return _complain("interrupted; no half-written file is left", 130)
+    except Helped:
+        return 0
+    except SystemExit as end:
+        return _complain(f"a plugin ended Python by sys.exit({end.code!r}) before the work was done")
     except BrokenPipeError:  # nnflow list | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _drop_output()
         return 1
-    except (Misuse, nnflow.Refusal, nnflow.PluginError, UnknownPlugin, OSError, MemoryError) as error:
+    except MemoryError as error:
+        return _complain(f"out of memory: {error}" if str(error) else "out of memory")
+    except RecursionError as error:
+        return _complain(f"calls that are nested too deeply: {error}")
+    except (Misuse, nnflow.Refusal, nnflow.PluginError, UnknownPlugin, OSError, ImportError) as error:
         return _complain(error)
     except (ValueError, TypeError) as error:
         if not _deliberate(error):
@@ -77,8 +95,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _complain(message: object, status: int = 2) -> int:
-    print(f"nnflow: {' '.join(str(message).split())}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _drop_output()
+    with contextlib.suppress(OSError):
+        print(f"nnflow: {' '.join(str(message).split())}", file=sys.stderr)
     return status
+
+
+def _drop_output() -> None:
+    """Send what stdout still holds, and cannot take, to the null device: Python would try again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _deliberate(error: Exception) -> bool:
@@ -194,7 +222,7 @@ def _parse(kind: Any, argv: list[str], prog: str, description: str | None = None
             parsed = tyro.cli(kind, args=argv, prog=prog, description=description, **options)
     except SystemExit as end:
         if not end.code:
-            raise
+            raise Helped from None
         raise Misuse(f"{_unboxed(heard.getvalue())} (options: {prog} --help)") from None
     except tyro.UnsupportedTypeAnnotationError as error:
         raise nnflow.PluginError(f"{prog} has a setting that cannot be an option: {error}") from error
