@@ -19,6 +19,7 @@ import io
 import math
 import os
 import re
+import shutil
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +40,8 @@ from nnflow.writing import check_writable, write
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.figure import Figure
+
+NARROWEST = 40  # columns: on a terminal of fewer than 8, tyro looks for a place to break its lines for ever
 
 USAGE = """\
 usage: nnflow COMMAND ...
@@ -71,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.showwarning = lambda message, *where, **rest: print(f"nnflow: warning: {message}", file=sys.stderr)
     try:
         status = _dispatch(list(sys.argv[1:] if argv is None else argv))
-        sys.stdout.flush()
+        _flush()
         return status
     except KeyboardInterrupt:
         return _complain("interrupted; no half-written file is left", 130)
@@ -80,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as end:
         return _complain(f"a plugin ended Python by sys.exit({end.code!r}) before the work was done")
     except BrokenPipeError:  # nnflow list | head
-        _drop_output()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except MemoryError as error:
         return _complain(f"out of memory: {error}" if str(error) else "out of memory")
@@ -95,18 +98,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _complain(message: object, status: int = 2) -> int:
-    try:
-        sys.stdout.flush()
-    except OSError:
-        _drop_output()
     with contextlib.suppress(OSError):
         print(f"nnflow: {' '.join(str(message).split())}", file=sys.stderr)
+    with contextlib.suppress(OSError, Misuse):
+        _flush()
     return status
 
 
-def _drop_output() -> None:
-    """Send what stdout still holds, and cannot take, to the null device: Python would try again at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+def _flush() -> None:
+    """Let out what was printed; where that fails, drop it, since Python would try again at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise Misuse(f"what was printed is lost, stdout takes no more: {error.strerror}") from error
 
 
 def _deliberate(error: Exception) -> bool:
@@ -212,6 +219,8 @@ def _parse(kind: Any, argv: list[str], prog: str, description: str | None = None
     """The instance of a dataclass that the arguments describe; misuse as one line instead of tyro's box."""
     import tyro
 
+    if shutil.get_terminal_size().columns < NARROWEST:
+        os.environ["COLUMNS"] = str(NARROWEST)
     heard = io.StringIO()
     typed = _flags(argv)
     twice = sorted(name for name in set(typed) - {"set", "scan"} if typed.count(name) > 1)

@@ -30,14 +30,24 @@ def command() -> int:
     _open_streams()
     if sys.stdout is None:
         return _say("stdout is closed; to drop what is printed, send it to /dev/null", 2)
+    try:
+        os.getcwd()
+    except OSError as error:
+        return _say(f"the current folder is gone ({error.strerror}): change to one that is there", 2)
+    return _work() if sys.platform != "linux" else _apart()
+
+
+def _apart() -> int:
+    """The exit status of the work, done by a child."""
     heard = {s for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) != signal.SIG_IGN}
-    if sys.platform != "linux":
-        return _work()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     waited = heard | {signal.SIGCHLD}
     signal.pthread_sigmask(signal.SIG_BLOCK, waited)  # kept until they are waited for, here or in the child
     parent = os.getpid()
-    child = os.fork()
+    try:
+        child = os.fork()
+    except OSError as error:
+        return _say(f"cannot start a process: {error.strerror}", 2)
     if child:
         return _await(child, waited)
     _die_with(parent)

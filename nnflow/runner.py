@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import (
     BrokenExecutor,
     CancelledError,
@@ -18,13 +18,13 @@ from concurrent.futures import (
     Future,
     ProcessPoolExecutor,
     ThreadPoolExecutor,
-    as_completed,
     wait,
 )
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, fields, is_dataclass, replace
 from functools import cache, partial
 from importlib.metadata import version
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,7 @@ CONVENTIONS = (
     "steps count after the transient; records hold x at t, t + every, ...; "
     "escaped is the step index of the first non-finite state, -1 = never"
 )
+PULSE = 0.1  # seconds: for how long `run` waits at a time
 SOON = 0.5  # seconds that workers have to notice an interruption; those in a long kernel are left behind
 analyses = Registry("nnflow.analyses", "analysis")
 
@@ -158,7 +159,7 @@ def _map(
     try:
         with _one_blas_thread() if local and len(chunks) > 1 else nullcontext():
             futures.extend(_submitted(pool, call, part) for part in parts)
-            for future in as_completed(futures):
+            for future in _as_completed(futures):
                 _outcome(future, pool)
                 if not local:
                     bar.update((bar.total or 0) // len(futures))
@@ -175,6 +176,18 @@ def _map(
             pool.shutdown(wait=not cancelled.is_set())
 
 
+def _as_completed(futures: Sequence[Future[Result]]) -> Iterator[Future[Result]]:
+    """The futures in the order in which they end. A signal that comes just before a wait is heard only after it."""
+    ended: SimpleQueue[Future[Result]] = SimpleQueue()
+    for future in futures:
+        future.add_done_callback(ended.put)
+    left = len(futures)
+    while left:
+        with suppress(Empty):
+            yield ended.get(timeout=PULSE)
+            left -= 1
+
+
 def _submitted(pool: Executor, call: Callable[[Any], Result], part: Any) -> Future[Result]:
     """A future of the pool. Raises Refusal if it takes no work: it has been shut down, or its processes have died."""
     try:
@@ -189,8 +202,8 @@ def _outcome(future: Future[Result], pool: Executor) -> Result:
         return future.result()
     except (BrokenExecutor, CancelledError) as error:
         raise BrokenExecutor(
-            f"{type(pool).__name__} lost a chunk of members ({error or type(error).__name__}): a worker was killed, most "
-            "likely for lack of memory, or the executor was closed during the run; give fewer workers or a smaller chunk"
+            f"{type(pool).__name__} lost a chunk of members ({error or type(error).__name__}): a worker was killed, "
+            "most likely for lack of memory, or the executor was closed; give fewer workers or a smaller chunk"
         ) from error
     except SystemExit as end:
         raise RuntimeError(f"the analysis called sys.exit({end.code!r}) instead of returning its variables") from end
