@@ -80,8 +80,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain("interrupted; no half-written file is left", 130)
     except Helped:
         return 0
-    except SystemExit as end:
-        return _complain(f"a plugin ended Python by sys.exit({end.code!r}) before the work was done")
     except BrokenPipeError:  # nnflow list | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
@@ -95,6 +93,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not _deliberate(error):
             raise
         return _complain(error)
+    except Exception:
+        raise
+    except BaseException as end:  # sys.exit() in a plugin
+        return _complain(f"a plugin ended the work by {end!r}")
 
 
 def _complain(message: object, status: int = 2) -> int:

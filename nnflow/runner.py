@@ -36,7 +36,7 @@ from nnflow.analysis import Analysis, Result
 from nnflow.ensemble import Ensemble, Recording, refuse_endless
 from nnflow.map import IntArray, Map
 from nnflow.names import Refusal, unknown
-from nnflow.registry import Registry
+from nnflow.registry import PluginError, Registry
 from nnflow.workers import Workers
 
 PACKAGES = ("nnflow", "numpy", "numba", "torch", "scipy", "xarray")
@@ -192,7 +192,7 @@ def _submitted(pool: Executor, call: Callable[[Any], Result], part: Any) -> Futu
     """A future of the pool. Raises Refusal if it takes no work: it has been shut down, or its processes have died."""
     try:
         return pool.submit(call, part)
-    except (RuntimeError, OSError) as error:
+    except Exception as error:  # each kind of executor has its own
         raise Refusal(f"executor = {pool!r} takes no work ({error}): give one that is open") from error
 
 
@@ -205,8 +205,10 @@ def _outcome(future: Future[Result], pool: Executor) -> Result:
             f"{type(pool).__name__} lost a chunk of members ({error or type(error).__name__}): a worker was killed, "
             "most likely for lack of memory, or the executor was closed; give fewer workers or a smaller chunk"
         ) from error
-    except SystemExit as end:
-        raise RuntimeError(f"the analysis called sys.exit({end.code!r}) instead of returning its variables") from end
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as end:  # sys.exit() would end the program, in silence
+        raise PluginError(f"the analysis ended by {end!r} instead of returning its variables") from end
 
 
 def _in_one_thread(method: Analysis, part: Any) -> Result:

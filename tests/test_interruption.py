@@ -2,7 +2,8 @@
 
 What could go wrong in this way, and is tried: the signal comes while Python is imported, in code that keeps Python's
 lock (a LAPACK call of scipy, a picture of millions of points), in code that swallows KeyboardInterrupt, in a worker's
-kernel, just before the main thread waits, during a save; it comes twice; it is SIGTERM or SIGHUP; it is ignored from the start (nohup, a background job);
+kernel, just before the main thread waits, during a save; it comes twice; it is SIGTERM or SIGHUP; it is ignored from
+the start (nohup, a background job);
 native code crashes or is killed for its memory; the waiting parent itself is killed; the interpreter waits for threads.
 """
 
