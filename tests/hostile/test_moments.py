@@ -20,7 +20,7 @@ pytestmark = [
 ]
 
 SOON = 20.0  # seconds; the program takes one, a busy processor more
-LONGEST = 8.0  # seconds until the signal comes
+LONGEST = 5.0  # seconds until the signal comes
 WORK = [
     "run plateaus --map logistic --steps 1000000 --inits 8 -o out.nc",
     "run autocorrelation --map logistic --inits 64 --shuffles 20000 -o out.nc",
@@ -68,11 +68,11 @@ def test_kill_at_a_random_moment_leaves_whole_files_and_the_next_run_works(rng: 
     environment = {"NNFLOW_CACHE_DIR": str(tmp_path / "cache")}
     here = tmp_path / "here"
     here.mkdir()
-    for _ in range(8):
+    for _ in range(5):
         with started("-m", "nnflow", *work, folder=here, **environment) as process:
             hears(process)
             try:
-                process.wait(rng.uniform(0.0, 5.0))
+                process.wait(rng.uniform(0.0, LONGEST))
             except subprocess.TimeoutExpired:
                 process.ends(signal.SIGKILL)
     with started("-m", "nnflow", *work, folder=here, **environment) as process:
