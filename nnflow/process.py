@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Collection
 from pkgutil import resolve_name
 from typing import NoReturn
 
@@ -23,6 +24,8 @@ HOUR = 3600.0  # for how long nothing may happen at a time
 ECHO = 0.1  # seconds within which a second signal is the same one: timeout(1) sends it to the process and to its group
 INTERRUPTED = 130
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_heard: list[int] = []  # the signals that have interrupted this process
 
 
 def command() -> int:
@@ -39,7 +42,7 @@ def command() -> int:
 
 def _apart() -> int:
     """The exit status of the work, done by a child."""
-    heard = {s for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) != signal.SIG_IGN}
+    heard = {s for s in ENDING if signal.getsignal(s) != signal.SIG_IGN}
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     waited = heard | {signal.SIGCHLD}
     signal.pthread_sigmask(signal.SIG_BLOCK, waited)  # kept until they are waited for, here or in the child
@@ -53,8 +56,7 @@ def _apart() -> int:
     _die_with(parent)
     for number in heard:
         signal.signal(number, _interrupt)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, waited)
-    return _work()
+    return _work(waited)
 
 
 def _open_streams() -> None:
@@ -85,21 +87,36 @@ def _die_with(parent: int) -> None:
 
 def _interrupt(number: int, frame: object) -> NoReturn:
     """Unwind what runs, once; what others print on the way would only hide the parent's one line."""
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, signal.SIG_IGN)
+    _heard.append(number)
+    _ignore_signals()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     raise KeyboardInterrupt
 
 
-def _work() -> int:
-    """The exit status of the command. An interrupted one ends here: its threads may be deep in a kernel."""
+def _ignore_signals() -> None:
+    for each in ENDING:
+        signal.signal(each, signal.SIG_IGN)
+
+
+def _work(blocked: Collection[signal.Signals] = ()) -> int:
+    """The exit status of the command. An interrupted one ends here: its threads may be deep in a kernel.
+
+    It was interrupted whatever became of KeyboardInterrupt on the way: some libraries make another error of it.
+    """
+    status = INTERRUPTED
     try:
-        status: int = resolve_name(MAIN)()
+        if blocked:  # from here on they may come
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
+        status = resolve_name(MAIN)()
+        _ignore_signals()  # the work is done
     except KeyboardInterrupt:
         status = INTERRUPTED
     except (ImportError, OSError, MemoryError) as error:
         status = _say(f"cannot start: {type(error).__name__}: {error}", 2)
-    if status == INTERRUPTED:
+    except BaseException:
+        if not _heard:
+            raise
+    if _heard or status == INTERRUPTED:
         os._exit(INTERRUPTED)
     return status
 
