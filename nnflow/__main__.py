@@ -6,13 +6,20 @@ line here. Only the plugin that was asked for is imported. Misuse is one line on
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__":  # before anything slow is imported
+    from nnflow.process import command
+
+    sys.exit(command())
+
 import contextlib
 import inspect
 import io
 import math
 import os
 import re
-import sys
+import shutil
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +40,8 @@ from nnflow.writing import check_writable, write
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.figure import Figure
+
+NARROWEST = 40  # columns: on a terminal of fewer than 8, tyro looks for a place to break its lines for ever
 
 USAGE = """\
 usage: nnflow COMMAND ...
@@ -56,29 +65,57 @@ class Misuse(Exception):
     """What was typed makes no sense; the message says what would."""
 
 
+class Helped(Exception):
+    """The help has been printed: there is nothing left to do."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 for a failed check, 2 for misuse, 130 for Ctrl-C."""
     warnings.showwarning = lambda message, *where, **rest: print(f"nnflow: warning: {message}", file=sys.stderr)
     try:
         status = _dispatch(list(sys.argv[1:] if argv is None else argv))
-        sys.stdout.flush()
+        _flush()
         return status
     except KeyboardInterrupt:
         return _complain("interrupted; no half-written file is left", 130)
+    except Helped:
+        return 0
     except BrokenPipeError:  # nnflow list | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
-    except (Misuse, nnflow.Refusal, nnflow.PluginError, UnknownPlugin, OSError, MemoryError) as error:
+    except MemoryError as error:
+        return _complain(f"out of memory: {error}" if str(error) else "out of memory")
+    except RecursionError as error:
+        return _complain(f"calls that are nested too deeply: {error}")
+    except (Misuse, nnflow.Refusal, nnflow.PluginError, UnknownPlugin, OSError, ImportError) as error:
         return _complain(error)
     except (ValueError, TypeError) as error:
         if not _deliberate(error):
             raise
         return _complain(error)
+    except Exception:
+        raise
+    except BaseException as end:  # sys.exit() in a plugin
+        return _complain(f"a plugin ended the work by {end!r}")
 
 
 def _complain(message: object, status: int = 2) -> int:
-    print(f"nnflow: {' '.join(str(message).split())}", file=sys.stderr)
+    with contextlib.suppress(OSError):
+        print(f"nnflow: {' '.join(str(message).split())}", file=sys.stderr)
+    with contextlib.suppress(OSError, Misuse):
+        _flush()
     return status
+
+
+def _flush() -> None:
+    """Let out what was printed; where that fails, drop it, since Python would try again at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise Misuse(f"what was printed is lost, stdout takes no more: {error.strerror}") from error
 
 
 def _deliberate(error: Exception) -> bool:
@@ -184,6 +221,8 @@ def _parse(kind: Any, argv: list[str], prog: str, description: str | None = None
     """The instance of a dataclass that the arguments describe; misuse as one line instead of tyro's box."""
     import tyro
 
+    if shutil.get_terminal_size().columns < NARROWEST:
+        os.environ["COLUMNS"] = str(NARROWEST)
     heard = io.StringIO()
     typed = _flags(argv)
     twice = sorted(name for name in set(typed) - {"set", "scan"} if typed.count(name) > 1)
@@ -194,7 +233,7 @@ def _parse(kind: Any, argv: list[str], prog: str, description: str | None = None
             parsed = tyro.cli(kind, args=argv, prog=prog, description=description, **options)
     except SystemExit as end:
         if not end.code:
-            raise
+            raise Helped from None
         raise Misuse(f"{_unboxed(heard.getvalue())} (options: {prog} --help)") from None
     except tyro.UnsupportedTypeAnnotationError as error:
         raise nnflow.PluginError(f"{prog} has a setting that cannot be an option: {error}") from error

@@ -409,7 +409,7 @@ def _load(glue: str, names: dict[str, Any]) -> types.ModuleType:
 
 
 def _template(name: str) -> str:
-    return files("nnflow").joinpath(name).read_text().replace("from __future__ import annotations\n", "")
+    return files("nnflow").joinpath(name).read_text("utf-8").replace("from __future__ import annotations\n", "")
 
 
 def _execute(text: str, names: dict[str, Any], digest: str) -> types.ModuleType:

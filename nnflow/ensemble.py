@@ -7,6 +7,7 @@ whatever the chunking. `Recording` is measured data in the same clothes: it offe
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -17,11 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from nnflow.map import Array, End, Gathered, IntArray, Into, Map, TangentRecords, begin, generator, project_out, settle
-from nnflow.names import unknown
+from nnflow.names import Refusal, unknown
 from nnflow.values import real
 
 STRETCHES = 2**18  # log-stretches of single steps that are held at a time
 CALL = 0.15  # seconds: how long one call of a verb is meant to take, so that Ctrl-C and progress bars work
+FASTEST = 0.5e-9  # seconds: no map takes less for a step of a member on one core (the logistic map: 2 ns)
+MONTH = 30 * 86400.0  # seconds: what takes longer at the fastest is a slip of the pen
 
 
 class ResolutionWarning(UserWarning):
@@ -307,6 +310,7 @@ class Ensemble:
         No call is of more than `most` times `every` steps.
         """
         left = _whole(steps, every, least)
+        refuse_endless(len(self) * steps)
         while left > 0:
             began = time.perf_counter()
             size = min(left, most or left, max(1, int(CALL * self.pace.get(verb, 0.0) / (len(self) * every))))
@@ -424,6 +428,19 @@ def _whole(steps: int, every: int, least: int = 1) -> int:
             f"steps = {steps}, every = {every}: steps must be a {'positive ' if least else ''}multiple of every >= 1"
         )
     return steps // every
+
+
+def refuse_endless(member_steps: float) -> None:
+    """Refuse work that no clock could finish: more than a month if each step of a member took the least it can.
+
+    Raises Refusal, with the time.
+    """
+    seconds = member_steps * FASTEST / (os.cpu_count() or 1)
+    if not seconds <= MONTH:
+        raise Refusal(
+            f"{member_steps:.3g} steps of members (members × steps, with the transient) would take "
+            f"{seconds / 86400:.3g} days or more: give fewer steps or members"
+        )
 
 
 def _initial_states(map: Map, states: npt.ArrayLike | None, inits: int | None, seed: int) -> Array:

@@ -13,13 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from nnflow.ensemble import refuse_endless
 from nnflow.map import Array, End, Gathered, Into, Map, TangentRecords
 
 
 def iterate(map: Map, n: int) -> Map:
     """The map x → f(f(…f(x))), n times: exponents, periods and `t` count iterates, observables stay those of `map`.
 
-    `n` may be `map.epoch`, the steps of one epoch. Raises ValueError for n < 1.
+    `n` may be `map.epoch`, the steps of one epoch. Raises ValueError for n < 1, or so large
+    that no clock could finish an iterate.
 
     >>> import nnflow
     >>> twice = iterate(nnflow.maps["logistic"](r=3.2), 2)  # the 2-cycle of the logistic map is a fixed point of it
@@ -28,6 +30,7 @@ def iterate(map: Map, n: int) -> Map:
     """
     if int(n) != n or n < 1:
         raise ValueError(f"n = {n!r}: give how many steps make one iterate, 1 or more")
+    refuse_endless(n)
     settings = {f.name: getattr(map, f.name) for f in fields(Map)}
     settings |= {"name": f"{map.name}^{n}", "epoch": map.epoch // gcd(map.epoch, n)}
     return Iterated(map, int(n), **settings)

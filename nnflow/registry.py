@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from typing import Any
@@ -77,7 +78,9 @@ class Registry:
         if key not in self._loaded:
             try:
                 self._loaded[key] = entry.load()
-            except Exception as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # sys.exit() in a plugin ends the plugin, not the program
                 raise PluginError(
                     f"plugin {name!r} of distribution {_owner(entry)} cannot be imported ({entry.value}): "
                     f"{type(error).__name__}: {error}"
@@ -87,8 +90,11 @@ class Registry:
 
 def _folders() -> tuple[tuple[str, int], ...]:
     """Where distributions are looked for, and when each place last changed: installing or removing one changes it."""
-    places = (path or os.curdir for path in sys.path)
-    return tuple((os.path.abspath(path), os.stat(path).st_mtime_ns) for path in places if os.path.exists(path))
+    found = []
+    for path in sys.path:
+        with suppress(OSError):  # no such folder, or the current one has been deleted
+            found.append((os.path.abspath(path), os.stat(path or os.curdir).st_mtime_ns))
+    return tuple(found)
 
 
 @lru_cache(maxsize=8)

@@ -10,12 +10,21 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Mapping
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import (
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, fields, is_dataclass, replace
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -24,10 +33,11 @@ from threadpoolctl import ThreadpoolController
 from tqdm import tqdm
 
 from nnflow.analysis import Analysis, Result
-from nnflow.ensemble import Ensemble, Recording
+from nnflow.ensemble import Ensemble, Recording, refuse_endless
 from nnflow.map import IntArray, Map
-from nnflow.names import unknown
-from nnflow.registry import Registry
+from nnflow.names import Refusal, unknown
+from nnflow.registry import PluginError, Registry
+from nnflow.workers import Workers
 
 PACKAGES = ("nnflow", "numpy", "numba", "torch", "scipy", "xarray")
 CONVENTIONS = (
@@ -35,6 +45,8 @@ CONVENTIONS = (
     "steps count after the transient; records hold x at t, t + every, ...; "
     "escaped is the step index of the first non-finite state, -1 = never"
 )
+PULSE = 0.1  # seconds: for how long `run` waits at a time
+SOON = 0.5  # seconds that workers have to notice an interruption; those in a long kernel are left behind
 analyses = Registry("nnflow.analyses", "analysis")
 
 
@@ -76,11 +88,14 @@ def run(
         raise TypeError(f"{ensemble!r}: give an Ensemble, a Recording or a Map")
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk = {chunk}: give 1 member or more")
+    if not isinstance(executor, Executor | None):
+        raise Refusal(f"executor = {executor!r}: give a concurrent.futures.Executor, or None for threads of our own")
     name, method = resolve(analysis, ensemble, settings)
+    refuse_endless(work := method.work(ensemble))
     size = chunk or _chunk_size(ensemble)
     chunks = ensemble.split(size, method.couples(ensemble))
-    shown = sys.stderr.isatty() if progress is None else progress
-    with tqdm(total=method.work(ensemble), desc=name, unit=" steps", unit_scale=True, disable=not shown) as bar:
+    shown = bool(sys.stderr and sys.stderr.isatty()) if progress is None else progress
+    with tqdm(total=work, desc=name, unit=" steps", unit_scale=True, disable=not shown) as bar:
         results = _map(method, chunks, executor, bar)
     return _shape(name, method, ensemble, [members for members, _ in chunks], results)
 
@@ -128,6 +143,7 @@ def _chunk_size(ensemble: Ensemble | Recording) -> int:
 def _map(
     method: Analysis, chunks: list[tuple[IntArray, Any]], executor: Executor | None, bar: tqdm[Any]
 ) -> list[Result]:
+    """The result of each chunk. After an error or Ctrl-C, threads deep in a kernel are left to it."""
     cancelled, lock = threading.Event(), threading.Lock()
 
     def tick(steps: int) -> None:
@@ -136,15 +152,16 @@ def _map(
         with lock:
             bar.update(steps)
 
-    pool = executor or ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
-    local = isinstance(pool, ThreadPoolExecutor)
+    pool = executor or Workers(min(len(chunks), os.cpu_count() or 1))
+    local = isinstance(pool, (Workers, ThreadPoolExecutor))
+    call = partial(_in_one_thread, method) if isinstance(pool, ProcessPoolExecutor) else method
     parts = [replace(part, tick=tick if local else None) for _, part in chunks]
     futures: list[Future[Result]] = []
     try:
         with _one_blas_thread() if local and len(chunks) > 1 else nullcontext():
-            futures.extend(pool.submit(method, part) for part in parts)
-            for future in as_completed(futures):
-                future.result()
+            futures.extend(_submitted(pool, call, part) for part in parts)
+            for future in _as_completed(futures):
+                _outcome(future, pool)
                 if not local:
                     bar.update((bar.total or 0) // len(futures))
             return [future.result() for future in futures]
@@ -152,10 +169,54 @@ def _map(
         cancelled.set()
         for future in futures:
             future.cancel()
+        if local:
+            wait(futures, SOON)
         raise
     finally:
         if executor is None:
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=not cancelled.is_set())
+
+
+def _as_completed(futures: Sequence[Future[Result]]) -> Iterator[Future[Result]]:
+    """The futures in the order in which they end. A signal that comes just before a wait is heard only after it."""
+    ended: SimpleQueue[Future[Result]] = SimpleQueue()
+    for future in futures:
+        future.add_done_callback(ended.put)
+    left = len(futures)
+    while left:
+        with suppress(Empty):
+            yield ended.get(timeout=PULSE)
+            left -= 1
+
+
+def _submitted(pool: Executor, call: Callable[[Any], Result], part: Any) -> Future[Result]:
+    """A future of the pool. Raises Refusal if it takes no work: it has been shut down, or its processes have died."""
+    try:
+        return pool.submit(call, part)
+    except Exception as error:  # each kind of executor has its own
+        raise Refusal(f"executor = {pool!r} takes no work ({error}): give one that is open") from error
+
+
+def _outcome(future: Future[Result], pool: Executor) -> Result:
+    """What a chunk gave. Raises whatever the analysis raises, and BrokenExecutor for a pool that lost the chunk."""
+    try:
+        return future.result()
+    except (BrokenExecutor, CancelledError) as error:
+        raise BrokenExecutor(
+            f"{type(pool).__name__} lost a chunk of members ({error or type(error).__name__}): a worker was killed, "
+            "most likely for lack of memory, or the executor was closed; give fewer workers or a smaller chunk"
+        ) from error
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as end:  # sys.exit() would end the program, in silence
+        raise PluginError(f"the analysis ended by {end!r} instead of returning its variables") from end
+
+
+def _in_one_thread(method: Analysis, part: Any) -> Result:
+    """A chunk in a process of its own. Torch's threads do not survive a fork: an operation would wait for them."""
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(1)
+    return method(part)
 
 
 def _one_blas_thread() -> Any:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -202,20 +200,6 @@ def test_a_folder_that_cannot_be_written_is_found_out_before_the_run(nnflow_comm
     assert done.returncode == 2
     assert "is a folder" in done.stderr
     assert time.monotonic() - began < 60
-
-
-def test_ctrl_c_in_a_long_run_ends_it_soon_with_130_and_leaves_nothing(tmp_path: Path) -> None:
-    arguments = ["run", "lyapunov_spectrum", "--map", "henon", "--steps", "100000000000", "-o", "out.nc"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "nnflow", *arguments], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "NNFLOW_CACHE_DIR": str(tmp_path / "cache")},
-    )  # fmt: skip
-    time.sleep(8)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert errors == "nnflow: interrupted; no half-written file is left\n"
-    assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == []
 
 
 def test_the_console_script_and_its_version(tmp_path: Path) -> None:

@@ -1,0 +1,55 @@
+"""Threads that nobody has to wait for: neither `run` after Ctrl-C, nor the interpreter at its end.
+
+A thread deep in a kernel cannot be stopped. `ThreadPoolExecutor` joins its threads when the interpreter ends, however
+long they take; these are daemons, and whoever has been interrupted goes on without them.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from functools import partial
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Workers(Executor):
+    """An executor of `count` daemon threads. Raises OSError if the system starts no more threads."""
+
+    def __init__(self, count: int) -> None:
+        self._tasks: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._threads = [Thread(target=_work, args=(self._tasks,), daemon=True) for _ in range(count)]
+        try:
+            for thread in self._threads:
+                thread.start()
+        except RuntimeError as error:
+            self.shutdown(wait=False)
+            raise OSError(errno.EAGAIN, f"{error}: too little memory, or too many threads") from error
+
+    def submit(self, function: Callable[..., T], /, *arguments: Any, **keywords: Any) -> Future[T]:
+        """The future of a call."""
+        future: Future[T] = Future()
+        self._tasks.put((future, partial(function, *arguments, **keywords)))
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Let each thread end after what has been submitted, and wait for that; whoever submitted cancels futures."""
+        for _ in self._threads:
+            self._tasks.put(None)
+        for thread in self._threads if wait else ():
+            thread.join()
+
+
+def _work(tasks: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]) -> None:
+    while (task := tasks.get()) is not None:
+        future, call = task
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(call())
+            except BaseException as error:
+                future.set_exception(error)
+        del task, future, call  # a result is not kept while the thread waits for the next task
