@@ -15,7 +15,7 @@
 
 Its fields are the command line's options, the defaults and the provenance. `run` does the rest. Each value is converted
 and validated against its field's annotation before the author's own `__post_init__` sees it (`nnflow.settings`); bounds
-belong there, by `at_least` and its kin. `ensemble: Ensemble` says that the analysis needs a map, and takes no recording.
+belong there, by `at_least` and its kin. ``ensemble: Ensemble`` says that it needs a map and takes no recording.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any, TypeAlias, get_type_hints
 
 from nnflow.ensemble import Ensemble, Recording
 from nnflow.names import Refusal
-from nnflow.settings import convert_fields
+from nnflow.settings import convert_fields, refusing
 
 Dims: TypeAlias = str | tuple[str, ...]
 Variable: TypeAlias = tuple[Dims, Any] | tuple[Dims, Any, Mapping[str, Any]]
@@ -48,14 +48,15 @@ class Analysis:
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Whatever checks an author writes, they see settings that are converted already."""
+        """Whatever checks an author writes, they see settings that are converted already, and what fails is refused."""
         super().__init_subclass__(**options)
         if (check := cls.__dict__.get("__post_init__")) is not None:
 
             @wraps(check)
             def converted(self: Analysis, *extra: Any) -> None:
                 convert_fields(self)
-                check(self, *extra)
+                with refusing():
+                    check(self, *extra)
 
             cls.__post_init__ = converted  # type: ignore[method-assign]
 
@@ -102,10 +103,10 @@ def one_of(known: Iterable[str], **settings: str) -> None:
 
 def refuse_reserved(kind: type) -> None:
     """Refuse an analysis with settings that could never be given: `run` or the command line takes them for itself."""
-    taken = [f.name for f in fields(kind) if f.name in RESERVED]  # type: ignore[arg-type]
+    taken = [f.name for f in fields(kind) if f.name in RESERVED]
     if taken:
         raise Refusal(f"the settings {', '.join(taken)} are the command line's own options: rename them")
-    taken = [f.name for f in fields(kind) if f.name in OF_RUN]  # type: ignore[arg-type]
+    taken = [f.name for f in fields(kind) if f.name in OF_RUN]
     if taken:
         raise Refusal(f"the settings {', '.join(taken)} are arguments of run itself: rename them")
 

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.map import Array, End, IntArray, Into, Map, TangentRecords, begin, generator, project_out, settle
+from nnflow.map import NORMS, Array, End, IntArray, Into, Map, TangentRecords, begin, generator, project_out, settle
 from nnflow.names import Refusal, shown, unknown
 from nnflow.room import room
-from nnflow.settings import convert, numbers, plain, whole
+from nnflow.settings import checked, convert, numbers, plain, whole
 from nnflow.values import real
 
 CALL = 0.15  # seconds: how long one call of a verb is meant to take, so that Ctrl-C and progress bars work
@@ -153,20 +153,20 @@ class Ensemble:
         members = np.arange(len(self)).reshape(self.shape)
         return np.moveaxis(members, self.axes.index(chosen), 0).reshape(len(chosen.values), -1)
 
+    @checked
     def select(self, axis: str, i: int) -> Ensemble:
         """The members at the i-th value of an axis; the other axes stay. Raises ValueError for an unknown axis."""
         rows = self.index(axis)
-        at = whole(f"index of {axis}", i)
-        if not -len(rows) <= at < len(rows):
-            raise Refusal(f"index of {axis} = {at}: it has {len(rows)} values, 0 … {len(rows) - 1}")
-        return self.take(rows[at], tuple(a for a in self.axes if a.name != axis))
+        if not -len(rows) <= i < len(rows):
+            raise Refusal(f"index of {axis} = {i}: it has {len(rows)} values, 0 … {len(rows) - 1}")
+        return self.take(rows[i], tuple(a for a in self.axes if a.name != axis))
 
+    @checked
     def split(self, size: int, whole: Sequence[str] = ()) -> list[tuple[IntArray, Ensemble]]:
         """Chunks of about `size` members, as (member indices, ensemble); the axes in `whole` are never cut."""
         kept = _named(self.axes, whole)
-        names = [axis.name for axis in kept]
         members = np.arange(len(self)).reshape(self.shape)
-        source = [i for i, a in enumerate(self.axes) if a.name in names]
+        source = [i for i, a in enumerate(self.axes) if a.name in whole]
         rows = np.moveaxis(members, source, range(-len(source), 0)).reshape(
             -1, int(np.prod([len(a.values) for a in kept], dtype=int))
         )
@@ -184,13 +184,18 @@ class Ensemble:
 
     # -- drawing by init index -------------------------------------------------------------------------------------
 
+    @checked
     def draw(self, purpose: str, shape: tuple[int, ...], kind: str = "normal", seed: int | None = None) -> Array:
         """Random numbers ``(member, *shape)``, one draw an init: standard "normal", or "uniform" on (−1, 1)."""
+        if kind not in ("normal", "uniform"):
+            raise Refusal(unknown("kind of draw", kind, ("normal", "uniform")))
         rng = generator(self.seed if seed is None else seed, purpose)
         count = (int(self.init.max(initial=-1)) + 1, *shape)
+        room(f"what is drawn ({purpose})", *count)
         drawn = rng.standard_normal(count) if kind == "normal" else rng.uniform(-1.0, 1.0, count)
         return np.asarray(drawn[self.init])
 
+    @checked
     def neighbours(
         self,
         size: float,
@@ -209,8 +214,7 @@ class Ensemble:
         Warns (ResolutionWarning) of perturbations that rounding drowns. Raises ValueError for a size that is not
         positive, or patterns that match nothing.
         """
-        size, count = convert("size", size, float), whole("count", count)
-        if not 0 < size or count < 1 or kind not in ("uniform", "normal"):
+        if not size > 0 or count < 1 or kind not in ("uniform", "normal"):
             raise Refusal(
                 f"size = {size}, count = {count}, kind = {kind!r}: give a positive size, 1 or more copies, and "
                 "'uniform' or 'normal'"
@@ -239,6 +243,7 @@ class Ensemble:
         moved = np.abs(self.map.difference(self.map.to_numpy(neighbours), x)).max(axis=2)
         return np.asarray(moved < 10 * self.map.resolution * np.abs(x).max(axis=2))
 
+    @checked
     def with_frame(self, k: int, seed: int | None = None, without_gauge: bool = False) -> Ensemble:
         """The same ensemble with a Haar-random orthonormal frame of k vectors, drawn per init (`draw`).
 
@@ -246,7 +251,7 @@ class Ensemble:
         them: a Gram–Schmidt that starts with directions the tangent map keeps takes them out of all the others.
         Raises ValueError unless 1 ≤ k ≤ dim, or without gauge dim − g.
         """
-        k, none = whole("k", k), np.zeros((len(self), 0, self.map.dim))
+        none = np.zeros((len(self), 0, self.map.dim))
         basis = self.map.gauge(self.state, self.parameters) if without_gauge else none
         most = self.map.dim - basis.shape[1]
         if not 1 <= k <= most:
@@ -292,7 +297,7 @@ class Ensemble:
         if self.frame is None:
             raise Refusal("the ensemble carries no frame: call .with_frame(k) first")
         steps, every, blocks = _whole(steps, every)
-        k = self.frame.shape[1]
+        keep, k = convert("keep", keep, tuple[str, ...]), self.frame.shape[1]
         entries = 1 + (self.map.dim if "frames" in keep else 0) + (k if "factors" in keep else 0)
         room("the records of the tangent orbit", len(self), blocks, k, entries)
         now, seen = self, []
@@ -313,6 +318,8 @@ class Ensemble:
         shape = np.shape(neighbours)
         if len(shape) != 3 or shape[::2] != (len(self), self.map.dim):
             raise Refusal(f"neighbours have shape {tuple(shape)}: give ({len(self)}, perturbations, {self.map.dim})")
+        if convert("norm", norm, str) not in NORMS:
+            raise Refusal(unknown("norm", norm, NORMS))
         neighbours = self.map.native(neighbours)
         steps, every, blocks = _whole(steps, every)
         room("the distances", len(self), shape[1], blocks)
@@ -419,6 +426,7 @@ class Recording:
         """The series of these indices, or those that a mask marks. Raises Refusal as `Ensemble.take`."""
         return replace(self, values=self.cube[_members(members, len(self))])
 
+    @checked
     def split(self, size: int, whole: Sequence[str] = ()) -> list[tuple[IntArray, Recording]]:
         """Chunks of at most `size` series, as (indices, recording)."""
         _named(self.axes, whole)
@@ -450,7 +458,6 @@ class Recording:
 def _named(axes: Sequence[Axis], names: Sequence[str]) -> list[Axis]:
     """The axes of these names, in the ensemble's order. Raises ValueError for a name that is not there."""
     known = [axis.name for axis in axes]
-    names = convert("axes", names, tuple[str, ...])
     for name in names:
         if name not in known:
             raise Refusal(unknown("axis of the ensemble", name, known))

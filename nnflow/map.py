@@ -79,6 +79,7 @@ def uniform_box(low: Sequence[float], high: Sequence[float]) -> Callable[[int, i
 
 def generator(seed: int, purpose: str) -> np.random.Generator:
     """The random generator of one purpose ("states", "frame", "perturbation", …) under one seed."""
+    seed = whole("seed", seed, 0)
     return np.random.default_rng([seed, *purpose.encode()])
 
 
@@ -115,6 +116,9 @@ class Map:
     source: str = ""
 
     def __post_init__(self) -> None:
+        for kind in ("parameters", "periods", "observables", "ranges", "limits", "structure"):
+            if not isinstance(given := getattr(self, kind), Mapping):
+                raise Refusal(f"{kind} = {shown(given)}: give a mapping, from names")
         for count, least in (("dim", 1), ("memory", 0), ("epoch", 1)):
             object.__setattr__(self, count, whole(count, getattr(self, count), least))
         room("dim (a component has a name and a box of some 200 bytes)", self.dim, 25)
@@ -124,9 +128,15 @@ class Map:
             raise Refusal(f"{len(names)} coordinates named for a map of dim {self.dim}: name each component once")
         self._check_names()
         object.__setattr__(self, "parameters", {k: convert(k, v, float) for k, v in self.parameters.items()})
-        for name in self.periods:
+        for name, period in self.periods.items():
             self.column(name)
-        for name in (*self.ranges, *self.limits):
+            if not convert(f"period of {name}", period, float) > 0:
+                raise Refusal(f"period of {name} = {period}: give a positive number")
+        if not (self.initial is None or callable(self.initial)):
+            raise Refusal(f"initial = {shown(self.initial)}: give a function of (n, seed)")
+        for name, values in (*self.ranges.items(), *self.limits.items()):
+            if numbers(name, values).shape != (2,):
+                raise Refusal(f"{name}: {shown(values)}: give a range as (low, high)")
             if name not in self.parameters:
                 raise Refusal(unknown("parameter in ranges or limits", name, self.parameters))
         for name, value in self.parameters.items():
@@ -143,20 +153,20 @@ class Map:
             check_scannable("parameter", name, identifier=True)
         for name in self.coordinates:
             check_scannable("coordinate", name)
-        for name in self.observables:
+        for name, function in self.observables.items():
             check_name("observable", name)
+            if not callable(function):
+                raise Refusal(f"observable {name!r} = {shown(function)}: give a function of (x, p, t)")
         everything = [*self.parameters, *self.coordinates, *self.observables]
         if len(set(everything)) < len(everything):
             twice = sorted(name for name, count in Counter(everything).items() if count > 1)
             raise Refusal(f"{', '.join(twice)}: used twice among parameters, coordinates and observables")
 
     def __repr__(self) -> str:
-        what = {"parameters": [f"{k}={v:g}" for k, v in self.parameters.items()], "coordinates": self.coordinates}
-        what |= {"observables": list(self.observables)}
-        shown = (
-            f"{kind} {', '.join(map(str, names[:6]))}{', …' if len(names) > 6 else ''}" for kind, names in what.items()
-        )
-        return f"<{type(self).__name__} {self.name!r} of dim {self.dim}; {'; '.join(shown)}>"
+        parameters = [f"{name}={value:g}" for name, value in self.parameters.items()]
+        named = {"parameters": parameters, "coordinates": self.coordinates, "observables": list(self.observables)}
+        parts = (f"{kind} {', '.join(names[:6])}{', …' if len(names) > 6 else ''}" for kind, names in named.items())
+        return f"<{type(self).__name__} {self.name!r} of dim {self.dim}; {'; '.join(parts)}>"
 
     threads: ClassVar[bool] = True  # whether members are best shared out among threads
 

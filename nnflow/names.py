@@ -41,7 +41,7 @@ def shown(value: object) -> str:
 
 
 TAKEN = ("cls", "self", "map", "states", "inits", "seed", "member", "init", "series")
-"""What `Ensemble.grid` calls its own arguments and axes: no parameter or coordinate can be scanned under these names."""
+"""What `Ensemble.grid` calls its own arguments and axes: under these names nothing else can be scanned."""
 
 ODD = re.compile(r"[\x00-\x1f\x7f/$=\\]|^[\s-]|\s$")
 

@@ -121,7 +121,7 @@ def _owner(entry: EntryPoint) -> str:
 
 
 def _place(module: str, error: BaseException) -> str:
-    """Where in a plugin's file an error arose: the line, and the class that it lies in; nothing where that is unknown."""
+    """Where in a plugin's file an error arose: the line, and the class that it lies in; "" where that is unknown."""
     try:
         spec = find_spec(module)
         path = Path(spec.origin if spec is not None and spec.origin is not None else "")

@@ -1,9 +1,9 @@
 """What can be known before the work: an analysis is rehearsed, on an ensemble that computes nothing.
 
-Two short looks. First the analysis itself, with its own settings, up to its first record: the ensemble it is given takes
-steps for granted, so that unknown observables, a k beyond dim and records that fit into no memory are found at once,
-whatever transient comes before. Then, if the members have axes, the analysis with as few steps as it accepts, on one
-member: that shows the names of its variables and dims, which may not be those of the axes.
+Two short looks. First the analysis itself, with its own settings, up to its first record: the ensemble that it is given
+takes steps for granted, so that unknown observables, a k beyond dim and records that fit into no memory are found at
+once, whatever transient comes before. Then, if the members have axes, the analysis with as few steps as it accepts, on
+one member: that shows the names of its variables and dims, which may not be those of the axes.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _stopping(ensemble: Ensemble) -> Rehearsed:
         kind.curvature(self, x[:1], p[:1], t, v[:1, :1])
         raise Enough
 
-    map = object.__new__(type(kind.__name__, (kind,), {"curvature": curvature}))
+    map: Any = object.__new__(type(kind.__name__, (kind,), {"curvature": curvature}))
     map.__dict__.update(ensemble.map.__dict__)
     given = {f.name: getattr(ensemble, f.name) for f in fields(Ensemble)}
     return Rehearsed(**{**given, "map": map, "tick": None, "pace": {}})
@@ -97,13 +97,13 @@ def shortened(method: Analysis) -> Analysis:
 
     Steps are often a multiple of another setting: those settings, doubled again and again, are tried in order.
     """
-    settings = {f.name: getattr(method, f.name) for f in fields(method)}
+    settings: dict[str, Any] = {f.name: getattr(method, f.name) for f in fields(method)}
     steps, at_once = settings.get("steps", 0), {"transient": 0} if "transient" in settings else {}
     units = {1, *(value for value in settings.values() if type(value) is int and value > 0)}
     for fewer in sorted({unit << i for unit in units for i in range(MOST.bit_length())}):
         if fewer < min(steps, MOST):
             with suppress(ValueError):
-                return replace(method, steps=fewer, **at_once)
+                return replace(method, **{"steps": fewer, **at_once})
     if steps > MOST:
         raise ValueError(f"steps = {steps}: too many to try")
     return replace(method, **at_once)

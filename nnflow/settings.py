@@ -11,10 +11,12 @@ import inspect
 import json
 import sys
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from fractions import Fraction
-from functools import cache, wraps
+from functools import cache, reduce, wraps
+from operator import or_
 from typing import Annotated, Any, Literal, NamedTuple, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -54,7 +56,9 @@ def _read(value: Any) -> Any:
 
 def _whole(value: Any) -> int:
     number = _read(value)
-    if number in (np.inf, -np.inf) or number != number or int(number) != number or not -LARGEST < number < LARGEST:
+    if not -LARGEST < number < LARGEST:
+        raise ValueError("too large")  # or no number at all
+    if int(number) != number:
         raise ValueError("no whole number")
     return int(number)
 
@@ -77,7 +81,7 @@ def _text(value: Any) -> str:
 
 def _several(value: Any) -> Any:
     """What may stand for a tuple: a list, a range, an array; not a set, whose order means nothing."""
-    if isinstance(value, np.ma.MaskedArray) or isinstance(value, (set, frozenset, dict, str, bytes)):
+    if isinstance(value, (np.ma.MaskedArray, set, frozenset, dict, str, bytes)):
         raise ValueError("no tuple")
     return tuple(value) if isinstance(value, Iterable) and getattr(value, "shape", None) != () else value
 
@@ -93,6 +97,7 @@ LEAVES: dict[Any, tuple[Callable[[Any], Any], str]] = {
     bool: (plain, "True or False"),
 }
 UNIONS = (Union, types.UnionType)
+SEVERAL = (tuple, list, Sequence)
 
 
 def _typed(annotation: Any, alone: bool = True) -> Any:
@@ -103,11 +108,13 @@ def _typed(annotation: Any, alone: bool = True) -> Any:
     if origin is Annotated:
         return Annotated[(_typed(inner[0], alone), *inner[1:])]
     if origin in UNIONS:
-        return Union[tuple(_typed(part, alone=False) for part in inner)]  # noqa: UP007: made of what is known at run time
-    if origin in (tuple, list):
+        return reduce(or_, (_typed(part, alone=False) for part in inner))
+    if origin in SEVERAL:
+        inner = (*inner, ...) if origin is Sequence else inner
         parts = tuple(part if part is Ellipsis else _typed(part) for part in inner)
         one = alone and (origin is list or Ellipsis in inner)
-        return Annotated[origin[parts], BeforeValidator(_several_or_one if one else _several)]
+        kind = tuple if origin is Sequence else origin
+        return Annotated[kind[parts], BeforeValidator(_several_or_one if one else _several)]
     return Annotated[annotation, BeforeValidator(plain)] if origin is Literal else annotation
 
 
@@ -124,8 +131,8 @@ def _words(annotation: Any) -> str:
         return " or ".join(map(_words, inner))
     if origin is Literal:
         return f"one of {', '.join(map(repr, inner))}"
-    if origin in (tuple, list) and inner:
-        each = "several, each " if origin is list or Ellipsis in inner else "a tuple of "
+    if origin in SEVERAL and inner:
+        each = "several, each " if origin is not tuple or Ellipsis in inner else "a tuple of "
         return each + ", ".join(_words(part) for part in inner if part is not Ellipsis)
     return getattr(annotation, "__name__", str(annotation))
 
@@ -137,7 +144,7 @@ def _simple(annotation: Any) -> bool:
         return True
     if origin is Annotated:
         return _simple(inner[0])
-    return origin in (*UNIONS, tuple, list) and all(map(_simple, inner))
+    return origin in (*UNIONS, *SEVERAL) and all(map(_simple, inner))
 
 
 class Setting(NamedTuple):
@@ -165,7 +172,8 @@ class Setting(NamedTuple):
         try:
             return self.adapter.validate_python(value)
         except ValidationError as error:
-            why = f" ({error.errors()[0]['msg']})" if self.constrained else ""
+            said = error.errors()[0]["msg"]
+            why = f" ({said.removeprefix('Value error, ')})" if self.constrained or said.endswith("too large") else ""
         raise Refusal(f"{name} = {shown(value)}: give {self.allowed}{why}")
 
 
@@ -205,6 +213,17 @@ def numbers(name: str, values: Any) -> Array:
     raise Refusal(f"{name} = {shown(values)}: give numbers, in rows of equal length ({reason})")
 
 
+@contextmanager
+def refusing() -> Iterator[None]:
+    """What an author refuses by a plain ValueError is a Refusal."""
+    try:
+        yield
+    except ValueError as error:
+        if type(error) is not ValueError:
+            raise
+        raise Refusal(str(error)) from error
+
+
 # -- of a dataclass ------------------------------------------------------------------------------------------------
 
 
@@ -212,14 +231,15 @@ def numbers(name: str, values: Any) -> Array:
 def _settings(kind: type) -> dict[str, Setting]:
     try:
         hints = get_type_hints(kind, include_extras=True)
-        return {f.name: Setting.of(hints[f.name]) for f in fields(kind)}  # type: ignore[arg-type]
+        return {f.name: Setting.of(hints[f.name]) for f in fields(kind)}
     except (NameError, TypeError, AttributeError) as error:
         raise TypeError(f"the settings of {kind.__name__} cannot be read: {error}") from error
 
 
 def convert_fields(instance: Any) -> None:
     """Convert every field of a (frozen) dataclass, in place. Raises Refusal for the first that does not fit."""
-    for name, setting in _settings(type(instance)).items():
+    kind: Any = type(instance)
+    for name, setting in _settings(kind).items():
         if name in instance.__dict__:
             object.__setattr__(instance, name, setting.read(name, getattr(instance, name)))
 
@@ -264,7 +284,8 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
             return function(*args, **kwargs)  # Python says it best
         for name, value in bound.arguments.items():
             bound.arguments[name] = read(name, value)
-        return function(*bound.args, **bound.kwargs)
+        with refusing():
+            return function(*bound.args, **bound.kwargs)
 
     return call
 

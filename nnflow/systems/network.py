@@ -18,6 +18,8 @@ import numpy as np
 from nnflow.compiled import CompiledMap, Component, glue
 from nnflow.map import Array, generator
 from nnflow.names import unknown
+from nnflow.room import room
+from nnflow.settings import checked
 from nnflow.systems.data import Split, iris_split
 from nnflow.systems.data import digits as digits_table
 from nnflow.systems.descent import is_repeating, marked, structure_of
@@ -137,6 +139,7 @@ class CompiledTraining(TrainingMap, CompiledMap):
 
 def coordinate_names(layout: Layout, optimizer: str) -> tuple[str, ...]:
     """A name for every component of the state: "0.weight[2,1]", "0.bias[2]", …, "velocity.0.weight[2,1]", …."""
+    room("weights (each has a name and a box)", sum(math.prod(shape) for _, shape in layout), 25)
     names = [
         f"{name}[{','.join(map(str, index))}]" if shape else name
         for name, shape in layout
@@ -361,6 +364,7 @@ def _classifier(
     return perceptron_map(network, optimizer, name=name, source=source, **settings, **defaults)
 
 
+@checked
 def training_map(
     module: torch.nn.Module,
     loss_fn: Callable[[Any, Any], Any],
