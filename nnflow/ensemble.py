@@ -147,6 +147,7 @@ class Ensemble:
             axes=(Axis("member", chosen, "member"),) if axes is None else axes,
         )
 
+    @checked
     def index(self, axis: str) -> IntArray:
         """Member indices ``(len(axis), the rest)``: row i holds the members at the i-th value of an axis."""
         (chosen,) = _named(self.axes, [axis])

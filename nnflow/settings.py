@@ -273,7 +273,8 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
         if name not in settings:
             return value
         if kinds[name].kind is inspect.Parameter.VAR_KEYWORD:
-            return {key: settings[name].read(key, each) for key, each in value.items()}
+            known = {key: each for key, each in value.items() if not _is_infinite(each)}
+            return {**value, **{key: settings[name].read(key, each) for key, each in known.items()}}
         return settings[name].read(name, value)
 
     @wraps(function)
@@ -288,6 +289,11 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
             return function(*bound.args, **bound.kwargs)
 
     return call
+
+
+def _is_infinite(value: Any) -> bool:
+    """Whether a parameter is NaN or infinite: the map refuses it, and says what it takes."""
+    return isinstance(value, float) and not np.isfinite(value)
 
 
 def _evaluated(function: Any, signature: inspect.Signature) -> Iterable[tuple[str, Any]]:

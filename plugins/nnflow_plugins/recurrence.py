@@ -307,8 +307,9 @@ class Recurrence(Analysis):
     doi:10.1016/j.physrep.2006.11.001.)
     """
 
-    observable: str | None = None
-    """A coordinate or observable of the map (default: the loss if it has one, else the first coordinate)."""
+    observable: str | tuple[str, ...] | None = None
+    """A coordinate or observable of the map, or several, the axes of the space in which distances are measured (default:
+    the loss if it has one, else the first coordinate)."""
     embedding: int = 1
     """How many delay coordinates."""
     delay: int = 1
@@ -339,6 +340,8 @@ class Recurrence(Analysis):
         at_least(1, embedding=self.embedding, delay=self.delay, steps=self.steps, every=self.every)
         at_least(1, min_diagonal=self.min_diagonal, min_vertical=self.min_vertical)
         one_of(list(NORMS), norm=self.norm)
+        if self.observable == ():
+            raise ValueError("observable = (): give a name or more")
         _check_choice(self.threshold, self._aim)
         if self.steps % self.every:
             raise ValueError(f"steps = {self.steps}, every = {self.every}: steps must be a multiple of every")
@@ -360,13 +363,15 @@ class Recurrence(Analysis):
 
     def __call__(self, ensemble: Ensemble | Recording) -> Result:
         """Compute the variables. Raises ValueError for an unknown observable, and for matrices too large to keep."""
-        name = first(ensemble, self.observable)
+        several = isinstance(self.observable, tuple)
+        names: Any = self.observable if several else (first(ensemble, self.observable),)  # type: ignore[arg-type]
+        name = ", ".join(names)
         if self.matrix and len(ensemble) * self._size**2 > LARGEST:
             raise ValueError(
                 f"{len(ensemble)} matrices of {self._size} x {self._size} cells are too much to keep: take fewer "
                 "steps, fewer members at a time (chunk), or leave the matrix out"
             )
-        records, after = ensemble.advance(self.transient).orbit(self.steps, self.every, name)
+        records, after = ensemble.advance(self.transient).orbit(self.steps, self.every, names)
         members = [self._member(series, after) for series in records]
         attrs = {"convention": CONVENTION, "observable": name}
         result: dict[str, Any] = {
