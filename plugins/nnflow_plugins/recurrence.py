@@ -308,8 +308,8 @@ class Recurrence(Analysis):
     """
 
     observable: str | tuple[str, ...] | None = None
-    """A coordinate or observable of the map, or several, the axes of the space in which distances are measured (default:
-    the loss if it has one, else the first coordinate)."""
+    """A coordinate or observable of the map (default: the loss if it has one, else the first coordinate), or several:
+    then distances are measured in the space that they span."""
     embedding: int = 1
     """How many delay coordinates."""
     delay: int = 1
