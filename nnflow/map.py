@@ -165,7 +165,9 @@ class Map:
     def __repr__(self) -> str:
         parameters = [f"{name}={value:g}" for name, value in self.parameters.items()]
         named = {"parameters": parameters, "coordinates": self.coordinates, "observables": list(self.observables)}
-        parts = (f"{kind} {', '.join(names[:6])}{', …' if len(names) > 6 else ''}" for kind, names in named.items())
+        parts = (
+            f"{kind} {', '.join(names[:6])}{', …' if len(names) > 6 else ''}" for kind, names in named.items() if names
+        )
         return f"<{type(self).__name__} {self.name!r} of dim {self.dim}; {'; '.join(parts)}>"
 
     threads: ClassVar[bool] = True  # whether members are best shared out among threads
