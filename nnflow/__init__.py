@@ -30,7 +30,15 @@ if TYPE_CHECKING:
 
 __version__ = version("nnflow")
 
-maps = Registry("nnflow.maps", "map")
+
+def _checked(factory: Any) -> Any:
+    """A map's factory, whose arguments are converted and validated against its annotations."""
+    from nnflow.settings import checked
+
+    return checked(factory)
+
+
+maps = Registry("nnflow.maps", "map", prepare=_checked)
 analyses = Registry("nnflow.analyses", "analysis")
 studies = Registry("nnflow.studies", "study")
 

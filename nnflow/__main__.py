@@ -30,10 +30,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 import nnflow
-from nnflow.analysis import RESERVED
+from nnflow.analysis import refuse_reserved
 from nnflow.names import unknown
 from nnflow.recorded import SERIES, read_series
 from nnflow.registry import UnknownPlugin
+from nnflow.room import room
+from nnflow.settings import convert, whole
 from nnflow.summary import summary, title
 from nnflow.writing import check_writable, write
 
@@ -223,6 +225,7 @@ def _parse(kind: Any, argv: list[str], prog: str, description: str | None = None
 
     if shutil.get_terminal_size().columns < NARROWEST:
         os.environ["COLUMNS"] = str(NARROWEST)
+    options = {"registry": _readers(), **options}
     heard = io.StringIO()
     typed = _flags(argv)
     twice = sorted(name for name in set(typed) - {"set", "scan"} if typed.count(name) > 1)
@@ -242,6 +245,28 @@ def _parse(kind: Any, argv: list[str], prog: str, description: str | None = None
             if getattr(part, name, None) == ():
                 raise Misuse(f"--{name.replace('_', '-')}: give a value after it")
     return parsed
+
+
+def _readers() -> Any:
+    """Numbers are read as those that are given in Python: 1e4 is a whole number."""
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+        kind = info.type
+        if kind not in (int, float):
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar=kind.__name__.upper(),
+            instance_from_str=lambda words: convert("value", words[0], kind),
+            is_instance=lambda value: isinstance(value, kind) and not isinstance(value, bool),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    return registry
 
 
 def _unboxed(text: str) -> str:
@@ -347,11 +372,7 @@ def _analysis(name: str) -> type[nnflow.Analysis]:
     kind = nnflow.analyses[name]
     if not (isinstance(kind, type) and is_dataclass(kind) and issubclass(kind, nnflow.Analysis)):
         raise nnflow.PluginError(f"{name!r} is no frozen dataclass derived from nnflow.Analysis: {kind!r}")
-    taken = [f.name for f in fields(kind) if f.name in RESERVED]
-    if taken:
-        raise nnflow.PluginError(
-            f"the settings {', '.join(taken)} of {name!r} clash with the command line's own: rename them"
-        )
+    refuse_reserved(kind)
     return kind
 
 
@@ -392,7 +413,7 @@ def _pairs(option: str, given: tuple[tuple[str, ...], ...]) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for word in (word for words in given for word in words):
         name, equals, text = word.partition("=")
-        if not (name.isidentifier() and equals and text):
+        if not (name and equals and text):
             raise Misuse(
                 f"{option} {word}: write NAME=..., e.g. {option} {'r=3.5' if option == '--set' else 'r=2.5:4:400'}"
             )
@@ -404,15 +425,15 @@ def _pairs(option: str, given: tuple[tuple[str, ...], ...]) -> dict[str, str]:
     return pairs
 
 
-def _number(name: str, text: str) -> int | float | str:
-    """A whole number, another number, or the text itself."""
+def _number(name: str, text: str) -> int | float | str | None:
+    """A whole number, another number, None, or the text itself."""
     for kind in (int, float):
         with contextlib.suppress(ValueError):
             number = kind(text)
             if not math.isfinite(number):
                 raise Misuse(f"--set {name}={text}: give a finite number")
             return number
-    return text
+    return None if text.lower() == "none" else text
 
 
 def _values(name: str, text: str) -> Any:
@@ -421,11 +442,12 @@ def _values(name: str, text: str) -> Any:
         if ":" not in text:
             return np.array([float(part) for part in text.split(",")])
         start, stop, count = text.split(":")
-        ends, number = (float(start), float(stop)), int(count)
+        ends, number = (float(start), float(stop)), whole("count", count)
     except ValueError:
         raise Misuse(f"--scan {name}={text}: write {name}=START:STOP:COUNT, or {name}=V1,V2,...") from None
     if number < 1:
         raise Misuse(f"--scan {name}={text}: an empty scan; the count after the second colon must be 1 or more")
+    room(f"--scan {name}", number)
     return np.linspace(*ends, number)
 
 

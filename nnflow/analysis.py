@@ -13,21 +13,27 @@
             records, after = ensemble.orbit(self.steps, observe=first(ensemble, self.observable))
             return {"mean": ("member", records[:, :, 0].mean(axis=1)), "escaped": ("member", after.escaped)}
 
-Its fields are the command line's options, the defaults and the provenance. `run` does the rest.
+Its fields are the command line's options, the defaults and the provenance. `run` does the rest. Each value is converted
+and validated against its field's annotation before the author's own `__post_init__` sees it (`nnflow.settings`); bounds
+belong there, by `at_least` and its kin. ``ensemble: Ensemble`` says that it needs a map and takes no recording.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import wraps
+from typing import Any, TypeAlias, get_type_hints
 
 from nnflow.ensemble import Ensemble, Recording
+from nnflow.names import Refusal
+from nnflow.settings import convert_fields, refusing
 
 Dims: TypeAlias = str | tuple[str, ...]
 Variable: TypeAlias = tuple[Dims, Any] | tuple[Dims, Any, Mapping[str, Any]]
 Result: TypeAlias = Mapping[str, Variable]
-RESERVED = ("map", "set", "scan", "inits", "plot", "output")  # names of the command line's own options
+RESERVED = ("map", "set", "scan", "inits", "plot", "output", "help")  # names of the command line's own options
+OF_RUN = ("analysis", "ensemble", "executor", "chunk", "progress", "store", "until")  # what `run` takes itself
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,26 @@ class Analysis:
     The first dim is "member"; a variable named like its dim (without "member") is that dim's coordinate. Among the
     variables is `escaped ("member")`, usually the ensemble's after the last verb. An analysis that can draw has a
     method `draw(dataset, axes)`, which imports matplotlib itself.
+
+    Raises Refusal (a ValueError) for a setting that its annotation or the author's `__post_init__` does not allow.
     """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Whatever checks an author writes, they see settings that are converted already, and what fails is refused."""
+        super().__init_subclass__(**options)
+        if (check := cls.__dict__.get("__post_init__")) is not None:
+
+            @wraps(check)
+            def converted(self: Analysis, *extra: Any) -> None:
+                convert_fields(self)
+                with refusing():
+                    check(self, *extra)
+
+            cls.__post_init__ = converted  # type: ignore[method-assign]
+
+    def __post_init__(self, *extra: Any) -> None:
+        """Convert the settings. An author's own comes after that."""
+        convert_fields(self)
 
     def __call__(self, ensemble: Any) -> Result:
         """Compute the variables from an ensemble."""
@@ -62,14 +87,34 @@ def first(ensemble: Ensemble | Recording, observable: str | None) -> str:
 
 
 def at_least(least: float, **settings: float) -> None:
-    """Refuse settings below a bound: ``at_least(1, steps=self.steps)``. Raises ValueError with the name and value."""
+    """Refuse settings below a bound: ``at_least(1, steps=self.steps)``. Raises Refusal with the name and value."""
     for name, value in settings.items():
         if not value >= least:
-            raise ValueError(f"{name} = {value}: give {least} or more")
+            raise Refusal(f"{name} = {value}: give {least} or more")
 
 
-def one_of(known: Sequence[str], **settings: str) -> None:
-    """Refuse a setting that is not one of the known names: a ValueError with name, value and the known ones."""
+def one_of(known: Iterable[str], **settings: str) -> None:
+    """Refuse a setting that is not one of the known names: a Refusal with name, value and the known ones."""
+    known = list(known)
     for name, value in settings.items():
         if value not in known:
-            raise ValueError(f"{name} = {value!r}: give one of {', '.join(known)}")
+            raise Refusal(f"{name} = {value!r}: give one of {', '.join(known)}")
+
+
+def refuse_reserved(kind: type) -> None:
+    """Refuse an analysis with settings that could never be given: `run` or the command line takes them for itself."""
+    taken = [f.name for f in fields(kind) if f.name in RESERVED]
+    if taken:
+        raise Refusal(f"the settings {', '.join(taken)} are the command line's own options: rename them")
+    taken = [f.name for f in fields(kind) if f.name in OF_RUN]
+    if taken:
+        raise Refusal(f"the settings {', '.join(taken)} are arguments of run itself: rename them")
+
+
+def takes_recordings(kind: type[Analysis]) -> bool:
+    """Whether an analysis may be called on a recording; one that says ``ensemble: Ensemble`` needs a map."""
+    try:
+        hints = [hint for name, hint in get_type_hints(kind.__call__).items() if name != "return"]
+    except NameError:  # a name that only type checkers see
+        return True
+    return hints != [Ensemble]

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from scipy.special import ndtr
 
 from nnflow.map import generator
+from nnflow.names import Refusal
 
 Array = npt.NDArray[np.float64]
 Products = Callable[[Array], Array]  # v, one vector a row -> H v, of the same shape
@@ -114,7 +115,7 @@ def largest(products: Products, starts: Array, tolerance: float = 1e-6, most: in
     """
     members, k, dim = starts.shape
     if not 1 <= k <= dim:
-        raise ValueError(f"k = {k}: there are {dim} eigenvalues, so 1 <= k <= {dim}")
+        raise Refusal(f"k = {k}: there are {dim} eigenvalues, so 1 <= k <= {dim}")
     vectors = np.empty((members, 0, dim))
     for j in range(k):
         top = _top(Lanczos(products, starts[:, j], vectors), tolerance, most)

@@ -11,14 +11,29 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.map import Array, End, Gathered, IntArray, Into, Map, TangentRecords, begin, generator, project_out, settle
-from nnflow.names import Refusal, unknown
+from nnflow.map import (
+    NORMS,
+    Array,
+    End,
+    Gathered,
+    IntArray,
+    Into,
+    Map,
+    TangentRecords,
+    begin,
+    generator,
+    project_out,
+    settle,
+)
+from nnflow.names import Refusal, shown, unknown
+from nnflow.room import room
+from nnflow.settings import checked, convert, numbers, plain, whole
 from nnflow.values import real
 
 STRETCHES = 2**18  # log-stretches of single steps that are held at a time
@@ -94,9 +109,11 @@ class Ensemble:
         origin = "given" if states is not None else "drawn from the seed"
         if states is None and inits is None and seed is None and map.start is not None:
             states, origin = map.start[None], "the map's own"
-        first = _initial_states(map, states, inits, seed or 0)
+        seed = _seed(0 if seed is None else seed)
+        first = _initial_states(map, states, inits, seed)
         scanned = [_axis(map, name, values) for name, values in axes.items()]
         shape = [len(axis.values) for axis in scanned]
+        room("the grid", *shape, len(first), len(shape) + 1 + map.dim + len(map.parameters))
         index = np.indices([*shape, len(first)]).reshape(len(shape) + 1, -1)
         x, p = first[index[-1]], np.tile(list(map.parameters.values()), (index.shape[1], 1)).astype(np.float64)
         for axis, i in zip(scanned, index, strict=False):
@@ -106,11 +123,27 @@ class Ensemble:
         if len(first) > 1:
             kept.append(Axis("init", np.arange(len(first)), "init"))
         init = index[-1].astype(np.int64)
-        return cls(map, map.native(x), p, 0, begin(x), tuple(kept), init, int(seed or 0), origin=origin)
+        return cls(map, map.native(x), p, 0, begin(x), tuple(kept), init, seed, origin=origin)
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ValueError(f"seed = {self.seed}: give a whole number, 0 or larger")
+        """Kernels check nothing: here is the last place where a shape is looked at."""
+        object.__setattr__(self, "seed", _seed(self.seed))
+        object.__setattr__(self, "t", whole("t", self.t, 0))
+        members, dim = len(self.parameters), self.map.dim
+        _check_shape("states", self.state, (members, dim))
+        _check_shape("parameters", self.parameters, (members, len(self.map.parameters)))
+        _check_shape("escaped", self.escaped, (members,))
+        _check_shape("init", self.init, (members,))
+        if self.frame is not None:
+            _check_shape("frame", self.frame, (members, *np.shape(self.frame)[1:2], dim))
+        if int(np.prod(self.shape, dtype=int)) != members:
+            raise Refusal(f"axes of lengths {self.shape} for {members} members: their product is not the number")
+
+    def __repr__(self) -> str:
+        axes = " x ".join(f"{len(axis.values)} {axis.name}" for axis in self.axes)
+        lost = int((self.escaped >= 0).sum())
+        members = f"{len(self)} members{f' ({axes})' if axes else ''}, {lost or 'none'} escaped"
+        return f"<Ensemble of {members}, at t = {self.t}, of {self.map!r}>"
 
     def __len__(self) -> int:
         return len(self.parameters)
@@ -128,8 +161,11 @@ class Ensemble:
     # -- choosing members ------------------------------------------------------------------------------------------
 
     def take(self, members: npt.ArrayLike, axes: tuple[Axis, ...] | None = None) -> Ensemble:
-        """The members of these indices, in this order; `axes` shape them (default: one axis, "member")."""
-        chosen = np.asarray(members, dtype=np.int64).ravel()
+        """Some members: by index, in this order, or those that a mask of bools marks (flat, or of the axes' shape).
+
+        `axes` shape them (default: one axis, "member"). Raises Refusal for what is neither, or an index out of range.
+        """
+        chosen = _members(members, len(self))
         return replace(
             self,
             state=self.state[chosen],
@@ -140,16 +176,22 @@ class Ensemble:
             axes=(Axis("member", chosen, "member"),) if axes is None else axes,
         )
 
+    @checked
     def index(self, axis: str) -> IntArray:
         """Member indices ``(len(axis), the rest)``: row i holds the members at the i-th value of an axis."""
         (chosen,) = _named(self.axes, [axis])
         members = np.arange(len(self)).reshape(self.shape)
         return np.moveaxis(members, self.axes.index(chosen), 0).reshape(len(chosen.values), -1)
 
+    @checked
     def select(self, axis: str, i: int) -> Ensemble:
         """The members at the i-th value of an axis; the other axes stay. Raises ValueError for an unknown axis."""
-        return self.take(self.index(axis)[i], tuple(a for a in self.axes if a.name != axis))
+        rows = self.index(axis)
+        if not -len(rows) <= i < len(rows):
+            raise Refusal(f"index of {axis} = {i}: it has {len(rows)} values, 0 … {len(rows) - 1}")
+        return self.take(rows[i], tuple(a for a in self.axes if a.name != axis))
 
+    @checked
     def split(self, size: int, whole: Sequence[str] = ()) -> list[tuple[IntArray, Ensemble]]:
         """Chunks of about `size` members, as (member indices, ensemble); the axes in `whole` are never cut."""
         kept = _named(self.axes, whole)
@@ -163,20 +205,28 @@ class Ensemble:
         return [(c.ravel(), self.take(c, (Axis("member", c[:, 0], "member"), *kept))) for c in chunks]
 
     def with_states(self, states: Any, t: int | None = None) -> Ensemble:
-        """The same members in other (native) states, none escaped, at step index t (default: the present one)."""
-        fresh = begin(states)
+        """The same members in other states, none escaped, at step index t (default: the present one).
+
+        `states (member, dim)` are numpy or the backend's own. Raises Refusal for another shape, or what is no number.
+        """
+        state = self.map.native(states if hasattr(states, "is_floating_point") else numbers("states", states))
         now = self.t if t is None else t
-        return replace(self, state=states, frame=None, escaped=fresh, t=now, origin="given")
+        return replace(self, state=state, frame=None, escaped=begin(self.init), t=now, origin="given")
 
     # -- drawing by init index -------------------------------------------------------------------------------------
 
+    @checked
     def draw(self, purpose: str, shape: tuple[int, ...], kind: str = "normal", seed: int | None = None) -> Array:
         """Random numbers ``(member, *shape)``, one draw an init: standard "normal", or "uniform" on (−1, 1)."""
+        if kind not in ("normal", "uniform"):
+            raise Refusal(unknown("kind of draw", kind, ("normal", "uniform")))
         rng = generator(self.seed if seed is None else seed, purpose)
-        count = (int(self.init.max()) + 1, *shape)
+        count = (int(self.init.max(initial=-1)) + 1, *shape)
+        room(f"what is drawn ({purpose})", *count)
         drawn = rng.standard_normal(count) if kind == "normal" else rng.uniform(-1.0, 1.0, count)
         return np.asarray(drawn[self.init])
 
+    @checked
     def neighbours(
         self,
         size: float,
@@ -195,11 +245,12 @@ class Ensemble:
         Warns (ResolutionWarning) of perturbations that rounding drowns. Raises ValueError for a size that is not
         positive, or patterns that match nothing.
         """
-        if not 0 < size < np.inf or count < 1 or kind not in ("uniform", "normal"):
-            raise ValueError(
+        if not size > 0 or count < 1 or kind not in ("uniform", "normal"):
+            raise Refusal(
                 f"size = {size}, count = {count}, kind = {kind!r}: give a positive size, 1 or more copies, and "
                 "'uniform' or 'normal'"
             )
+        room("perturbed copies", len(self), count, self.map.dim)
         moved = size * self.draw("perturbation", (count, self.map.dim), kind, seed) * self.map.chosen(where)
         if without_gauge:
             moved = project_out(moved, self.map.gauge(self.state, self.parameters))
@@ -223,6 +274,7 @@ class Ensemble:
         moved = np.abs(self.map.difference(self.map.to_numpy(neighbours), x)).max(axis=2)
         return np.asarray(moved < 10 * self.map.resolution * np.abs(x).max(axis=2))
 
+    @checked
     def with_frame(self, k: int, seed: int | None = None, without_gauge: bool = False) -> Ensemble:
         """The same ensemble with a Haar-random orthonormal frame of k vectors, drawn per init (`draw`).
 
@@ -234,8 +286,9 @@ class Ensemble:
         basis = self.map.gauge(self.state, self.parameters) if without_gauge else none
         most = self.map.dim - basis.shape[1]
         if not 1 <= k <= most:
-            room = f"dim {self.map.dim}" + (f" and {basis.shape[1]} gauge directions" if without_gauge else "")
-            raise ValueError(f"k = {k}: {self.map.name} has {room}, so 1 <= k <= {most}")
+            limit = f"dim {self.map.dim}" + (f" and {basis.shape[1]} gauge directions" if without_gauge else "")
+            raise Refusal(f"k = {k}: {self.map.name} has {limit}, so 1 <= k <= {most}")
+        room("frames", len(self), k, self.map.dim)
         drawn = np.concatenate([basis, self.draw("frame", (k, self.map.dim), seed=seed)], axis=1)
         q, r = np.linalg.qr(drawn.transpose(0, 2, 1))
         sign = np.where(np.einsum("mjj->mj", r) < 0, -1.0, 1.0)
@@ -257,7 +310,9 @@ class Ensemble:
         unknown name, or `steps` that is not a positive multiple of `every`.
         """
         names = self.map.channels(observe)
-        now, records = replace(self, frame=None), np.empty((len(self), _whole(steps, every), len(names)))
+        steps, every, blocks = _whole(steps, every)
+        room("the records of the orbit", len(self), blocks, len(names))
+        now, records = replace(self, frame=None), np.empty((len(self), blocks, len(names)))
         for block in self._blocks("orbit", steps, every):
             done = (now.t - self.t) // every
             _, end = now.map.orbit(now.state, now.parameters, now.t, block, every, names, Into(records, done))
@@ -271,11 +326,13 @@ class Ensemble:
         frame continues. Raises ValueError without a frame, or if `steps` is not a positive multiple of `every`.
         """
         if self.frame is None:
-            raise ValueError("the ensemble carries no frame: call .with_frame(k) first")
-        _whole(steps, every)
-        now, k = self, self.frame.shape[1]
-        gathered = Gathered(len(self), steps, every, k, self.map.dim, keep)
-        for size in self._blocks("tangent_orbit", steps, 1, most=max(1, STRETCHES // (len(self) * k))):
+            raise Refusal("the ensemble carries no frame: call .with_frame(k) first")
+        steps, every, blocks = _whole(steps, every)
+        keep, k = convert("keep", keep, tuple[str, ...]), self.frame.shape[1]
+        entries = 1 + (self.map.dim if "frames" in keep else 0) + (k if "factors" in keep else 0)
+        room("the records of the tangent orbit", len(self), blocks, k, entries)
+        now, gathered = self, Gathered(len(self), steps, every, k, self.map.dim, keep)
+        for size in self._blocks("tangent_orbit", steps, 1, most=max(1, STRETCHES // (max(1, len(self)) * k))):
             records, end = now.map.tangent_orbit(now.state, now.parameters, now.t, now.frame, size, 1, keep)
             gathered.add(records)
             now = now._moved(end)
@@ -287,10 +344,14 @@ class Ensemble:
         The ensemble that comes back holds the neighbours, where they ended, as its `frame`. Raises ValueError if shapes
         do not fit, for an unknown norm, or if `steps` is not a positive multiple of `every`.
         """
-        if neighbours.ndim != 3 or neighbours.shape[::2] != (len(self), self.map.dim):
-            raise ValueError(
-                f"neighbours have shape {tuple(neighbours.shape)}: give ({len(self)}, perturbations, {self.map.dim})"
-            )
+        shape = np.shape(neighbours)
+        if len(shape) != 3 or shape[::2] != (len(self), self.map.dim):
+            raise Refusal(f"neighbours have shape {tuple(shape)}: give ({len(self)}, perturbations, {self.map.dim})")
+        if convert("norm", norm, str) not in NORMS:
+            raise Refusal(unknown("norm", norm, NORMS))
+        neighbours = self.map.native(neighbours)
+        steps, every, blocks = _whole(steps, every)
+        room("the distances", len(self), shape[1], blocks)
         now, seen = replace(self, frame=neighbours), []
         for block in self._blocks("separation_orbit", steps, every):
             distances, end = now.map.separation_orbit(now.state, now.frame, now.parameters, now.t, block, every, norm)
@@ -309,11 +370,12 @@ class Ensemble:
 
         No call is of more than `most` times `every` steps.
         """
-        left = _whole(steps, every, least)
+        steps, every, left = _whole(steps, every, least)
         refuse_endless(len(self) * steps)
         while left > 0:
             began = time.perf_counter()
-            size = min(left, most or left, max(1, int(CALL * self.pace.get(verb, 0.0) / (len(self) * every))))
+            pace = CALL * self.pace.get(verb, 0.0) / (max(1, len(self)) * every)
+            size = min(left, most or left, max(1, int(pace)))
             yield size * every
             left -= size
             self.pace[verb] = len(self) * size * every / max(time.perf_counter() - began, 1e-6)
@@ -339,14 +401,26 @@ class Recording:
     def __post_init__(self) -> None:
         values = real(self.values, "the values of a recording")
         cube = values[None, :, None] if values.ndim == 1 else values[None] if values.ndim == 2 else values
-        names = (self.names,) if isinstance(self.names, str) else tuple(self.names)
+        names = convert("names", self.names, tuple[str, ...])
+        if len(set(names)) < len(names):
+            raise Refusal(f"names = {shown(names)}: give each channel a name of its own")
         if cube.ndim != 3 or cube.shape[2] != len(names) or 0 in cube.shape:
-            raise ValueError(
-                f"values of shape {values.shape} with names {names}: give (time,), (time, channel) or "
+            raise Refusal(
+                f"values of shape {values.shape} with names {shown(names)}: give (time,), (time, channel) or "
                 "(series, time, channel), and one name a channel"
             )
         object.__setattr__(self, "values", cube)
         object.__setattr__(self, "names", names)
+
+    def __repr__(self) -> str:
+        left = f"{self.samples} samples left from t = {self.t}"
+        return f"<Recording of {len(self)} series of {shown(self.names)}, {left}>"
+
+    def __getattr__(self, name: str) -> Any:
+        """What only an ensemble of a map has: raises TypeError (and AttributeError for what neither has)."""
+        if not name.startswith("_") and name in {*vars(Ensemble), *(f.name for f in fields(Ensemble))}:
+            raise TypeError(f"a recording has no map, so no {name}: only analyses of observed series apply to it")
+        raise AttributeError(f"a recording has no {name!r}")
 
     @property
     def cube(self) -> Array:
@@ -383,9 +457,10 @@ class Recording:
         raise TypeError("a recording has no map: only analyses of observed series apply to it")
 
     def take(self, members: npt.ArrayLike, axes: tuple[Axis, ...] | None = None) -> Recording:
-        """The series of these indices."""
-        return replace(self, values=self.cube[np.asarray(members, dtype=np.int64).ravel()])
+        """The series of these indices, or those that a mask marks. Raises Refusal as `Ensemble.take`."""
+        return replace(self, values=self.cube[_members(members, len(self))])
 
+    @checked
     def split(self, size: int, whole: Sequence[str] = ()) -> list[tuple[IntArray, Recording]]:
         """Chunks of at most `size` series, as (indices, recording)."""
         _named(self.axes, whole)
@@ -395,8 +470,9 @@ class Recording:
 
     def advance(self, steps: int) -> Recording:
         """The recording from `steps` samples later on. Raises ValueError if it is too short."""
+        steps = whole("steps", steps)
         if not 0 <= steps <= self.samples:
-            raise ValueError(f"steps = {steps}: the recording has {self.samples} samples left")
+            raise Refusal(f"steps = {steps}: the recording has {self.samples} samples left")
         if self.tick is not None:
             self.tick(steps * len(self))
         return replace(self, t=self.t + steps)
@@ -404,11 +480,11 @@ class Recording:
     def orbit(self, steps: int, every: int = 1, observe: str | Sequence[str] | None = None) -> tuple[Array, Recording]:
         """The next `steps` samples, every `every`-th: ``(series, steps // every, channel)``, and what follows."""
         names = list(self.names)
-        wanted = names if observe is None else [observe] if isinstance(observe, str) else list(observe)
+        wanted = names if observe is None else convert("observe", observe, tuple[str, ...])
         for name in wanted:
             if name not in names:
-                raise ValueError(unknown("channel of the recording", name, names))
-        _whole(steps, every)
+                raise Refusal(unknown("channel of the recording", name, names))
+        steps, every, _ = _whole(steps, every)
         after = self.advance(steps)
         return self.cube[:, self.t : after.t : every, [names.index(name) for name in wanted]].copy(), after
 
@@ -418,16 +494,42 @@ def _named(axes: Sequence[Axis], names: Sequence[str]) -> list[Axis]:
     known = [axis.name for axis in axes]
     for name in names:
         if name not in known:
-            raise ValueError(unknown("axis of the ensemble", name, known))
+            raise Refusal(unknown("axis of the ensemble", name, known))
     return [axis for axis in axes if axis.name in names]
 
 
-def _whole(steps: int, every: int, least: int = 1) -> int:
+def _seed(seed: Any) -> int:
+    return whole("seed", seed, 0)
+
+
+def _whole(steps: Any, every: Any, least: int = 1) -> tuple[int, int, int]:
+    """Steps, every, and how many blocks of `every` the steps make."""
+    steps, every = whole("steps", steps), whole("every", every)
     if every < 1 or steps < least or steps % every:
-        raise ValueError(
+        raise Refusal(
             f"steps = {steps}, every = {every}: steps must be a {'positive ' if least else ''}multiple of every >= 1"
         )
-    return steps // every
+    return steps, every, steps // every
+
+
+def _members(given: Any, count: int) -> IntArray:
+    """Member indices, from indices or from a mask."""
+    chosen = np.asarray(plain(given))
+    if chosen.dtype == bool and chosen.size == count:
+        return np.flatnonzero(chosen)
+    if chosen.dtype.kind not in "iu" and chosen.size:
+        raise Refusal(f"members = {shown(given)}: give whole numbers, or a mask of {count} bools")
+    chosen = chosen.ravel()
+    outside = chosen[(chosen < 0) | (chosen >= count)]
+    if outside.size:
+        raise Refusal(f"member {outside[0]}: there are {count}, 0 … {count - 1}")
+    return chosen.astype(np.int64)
+
+
+def _check_shape(what: str, values: Any, wanted: tuple[int, ...]) -> None:
+    shape = tuple(np.shape(values))
+    if shape != wanted:
+        raise Refusal(f"{what} of shape {shape}: give {wanted}")
 
 
 def refuse_endless(member_steps: float) -> None:
@@ -445,32 +547,28 @@ def refuse_endless(member_steps: float) -> None:
 
 def _initial_states(map: Map, states: npt.ArrayLike | None, inits: int | None, seed: int) -> Array:
     if states is not None and inits is not None:
-        raise ValueError("give states or inits, not both")
+        raise Refusal("give states or inits, not both")
     if states is None:
-        if inits is not None and inits < 1:
-            raise ValueError(f"inits = {inits}: draw at least 1 initial state")
-        if seed < 0:
-            raise ValueError(f"seed = {seed}: give a whole number, 0 or larger")
-        return map.initial_states(inits or 1, seed)
-    first = np.array(states, dtype=np.float64)
+        inits = 1 if inits is None else whole("inits", inits, 1)
+        room("initial states", inits, map.dim)
+        return map.initial_states(inits, seed)
+    first = numbers("states", states)
     if first.ndim != 2 or first.shape[1] != map.dim or not len(first):
-        raise ValueError(f"states of shape {first.shape}: {map.name} needs (n, {map.dim}), one initial state a row")
+        raise Refusal(f"states of shape {first.shape}: {map.name} needs (n, {map.dim}), one initial state a row")
     if not np.isfinite(first).all():
         row = int(np.flatnonzero(~np.isfinite(first).all(axis=1))[0])
-        raise ValueError(f"states: row {row} is not finite: {first[row]}")
+        raise Refusal(f"states: row {row} is not finite: {first[row]}")
     return first
 
 
 def _axis(map: Map, name: str, values: Any) -> Axis:
     if name not in map.parameters and name not in map.coordinates:
         shown = [*map.parameters, *map.coordinates[:12], *(["…"] if map.dim > 12 else [])]
-        raise ValueError(unknown(f"axis for {map.name}", name, shown, map.structure_hint(name)))
-    numbers = np.atleast_1d(np.asarray(values, dtype=np.float64))
-    if numbers.ndim != 1 or not numbers.size:
-        raise ValueError(
-            f"axis {name}: {'no values' if not numbers.size else 'give a one-dimensional array of values'}"
-        )
-    if not np.isfinite(numbers).all():
-        raise ValueError(f"axis {name}: value {numbers[~np.isfinite(numbers)][0]} is not finite")
-    map.check_limits(name, numbers)
-    return Axis(name, numbers, "parameter" if name in map.parameters else "coordinate")
+        raise Refusal(unknown(f"axis for {map.name}", name, shown, map.structure_hint(name)))
+    found = np.atleast_1d(numbers(f"axis {name}", values))
+    if found.ndim != 1 or not found.size:
+        raise Refusal(f"axis {name}: {'no values' if not found.size else 'give a one-dimensional array of values'}")
+    if not np.isfinite(found).all():
+        raise Refusal(f"axis {name}: value {found[~np.isfinite(found)][0]} is not finite")
+    map.check_limits(name, found)
+    return Axis(name, found, "parameter" if name in map.parameters else "coordinate")

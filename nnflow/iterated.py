@@ -15,25 +15,30 @@ import numpy as np
 
 from nnflow.ensemble import refuse_endless
 from nnflow.map import Array, End, Gathered, Into, Map, TangentRecords
+from nnflow.names import Refusal, shown
+from nnflow.settings import whole
 
 
 def iterate(map: Map, n: int) -> Map:
     """The map x → f(f(…f(x))), n times: exponents, periods and `t` count iterates, observables stay those of `map`.
 
-    `n` may be `map.epoch`, the steps of one epoch. Raises ValueError for n < 1, or so large
-    that no clock could finish an iterate.
+    `n` may be `map.epoch`, the steps of one epoch. Raises Refusal for n < 1, or so large that no clock could finish an
+    iterate, TypeError for what is no map.
 
     >>> import nnflow
     >>> twice = iterate(nnflow.maps["logistic"](r=3.2), 2)  # the 2-cycle of the logistic map is a fixed point of it
     >>> int(nnflow.run("orbit_diagram", twice).period)
     1
     """
-    if int(n) != n or n < 1:
-        raise ValueError(f"n = {n!r}: give how many steps make one iterate, 1 or more")
+    n = whole("n", n)
+    if n < 1:
+        raise Refusal(f"n = {n}: give how many steps make one iterate, 1 or more")
     refuse_endless(n)
+    if not isinstance(map, Map):
+        raise TypeError(f"{shown(map)} is not a map: make one first, e.g. nnflow.maps['henon']()")
     settings = {f.name: getattr(map, f.name) for f in fields(Map)}
     settings |= {"name": f"{map.name}^{n}", "epoch": map.epoch // gcd(map.epoch, n)}
-    return Iterated(map, int(n), **settings)
+    return Iterated(map, n, **settings)
 
 
 class Iterated(Map):

@@ -12,6 +12,7 @@ non-finite state (-1 = never). This never raises, and never disturbs another mem
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -20,7 +21,9 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.names import unknown
+from nnflow.names import Refusal, check_name, check_scannable, shown, unknown
+from nnflow.room import room
+from nnflow.settings import convert, numbers, whole
 
 Array = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -76,6 +79,7 @@ def uniform_box(low: Sequence[float], high: Sequence[float]) -> Callable[[int, i
 
 def generator(seed: int, purpose: str) -> np.random.Generator:
     """The random generator of one purpose ("states", "frame", "perturbation", …) under one seed."""
+    seed = whole("seed", seed, 0)
     return np.random.default_rng([seed, *purpose.encode()])
 
 
@@ -115,30 +119,59 @@ class Map:
     source: str = ""
 
     def __post_init__(self) -> None:
-        if int(self.dim) != self.dim or self.dim < 1:
-            raise ValueError(f"dim = {self.dim!r}: a map needs a whole number of state components, at least 1")
-        names = tuple(self.coordinates) or tuple(f"x{i}" for i in range(self.dim))
+        for kind in ("parameters", "periods", "observables", "ranges", "limits", "structure"):
+            if not isinstance(given := getattr(self, kind), Mapping):
+                raise Refusal(f"{kind} = {shown(given)}: give a mapping, from names")
+        for count, least in (("dim", 1), ("memory", 0), ("epoch", 1)):
+            object.__setattr__(self, count, whole(count, getattr(self, count), least))
+        room("dim (a component has a name and a box of some 200 bytes)", self.dim, 25)
+        names = convert("coordinates", self.coordinates, tuple[str, ...]) or tuple(f"x{i}" for i in range(self.dim))
         object.__setattr__(self, "coordinates", names)
-        object.__setattr__(self, "parameters", {str(k): float(v) for k, v in self.parameters.items()})
         if len(names) != self.dim:
-            raise ValueError(f"{len(names)} coordinates named for a map of dim {self.dim}: name each component once")
-        everything = [*self.parameters, *names, *self.observables]
-        if len(set(everything)) < len(everything):
-            twice = sorted({n for n in everything if everything.count(n) > 1})
-            raise ValueError(f"{', '.join(twice)}: used twice among parameters, coordinates and observables")
-        for name in self.periods:
+            raise Refusal(f"{len(names)} coordinates named for a map of dim {self.dim}: name each component once")
+        self._check_names()
+        object.__setattr__(self, "parameters", {k: convert(k, v, float) for k, v in self.parameters.items()})
+        for name, period in self.periods.items():
             self.column(name)
-        for name in (*self.ranges, *self.limits):
+            if not convert(f"period of {name}", period, float) > 0:
+                raise Refusal(f"period of {name} = {period}: give a positive number")
+        if not (self.initial is None or callable(self.initial)):
+            raise Refusal(f"initial = {shown(self.initial)}: give a function of (n, seed)")
+        for name, values in (*self.ranges.items(), *self.limits.items()):
+            if numbers(name, values).shape != (2,):
+                raise Refusal(f"{name}: {shown(values)}: give a range as (low, high)")
             if name not in self.parameters:
-                raise ValueError(unknown("parameter in ranges or limits", name, self.parameters))
+                raise Refusal(unknown("parameter in ranges or limits", name, self.parameters))
         for name, value in self.parameters.items():
             self.check_limits(name, value)
-        low, high = np.asarray(
-            self.box if self.box is not None else (np.zeros(self.dim), np.ones(self.dim)), dtype=float
+        box = numbers("box", self.box if self.box is not None else (np.zeros(self.dim), np.ones(self.dim)))
+        if box.shape != (2, self.dim) or not (np.isfinite(box).all() and (box[0] <= box[1]).all()):
+            raise Refusal(f"box = {shown(self.box)}: give (low, high), each {self.dim} finite numbers, low <= high")
+        object.__setattr__(self, "box", tuple(map(tuple, box.tolist())))
+
+    def _check_names(self) -> None:
+        """Each name once, and such that it can be scanned, drawn, written and typed."""
+        check_name("map", self.name)
+        for name in self.parameters:
+            check_scannable("parameter", name, identifier=True)
+        for name in self.coordinates:
+            check_scannable("coordinate", name)
+        for name, function in self.observables.items():
+            check_name("observable", name)
+            if not callable(function):
+                raise Refusal(f"observable {name!r} = {shown(function)}: give a function of (x, p, t)")
+        everything = [*self.parameters, *self.coordinates, *self.observables]
+        if len(set(everything)) < len(everything):
+            twice = sorted(name for name, count in Counter(everything).items() if count > 1)
+            raise Refusal(f"{', '.join(twice)}: used twice among parameters, coordinates and observables")
+
+    def __repr__(self) -> str:
+        parameters = [f"{name}={value:g}" for name, value in self.parameters.items()]
+        named = {"parameters": parameters, "coordinates": self.coordinates, "observables": list(self.observables)}
+        parts = (
+            f"{kind} {', '.join(names[:6])}{', …' if len(names) > 6 else ''}" for kind, names in named.items() if names
         )
-        if low.shape != (self.dim,) or not (np.isfinite([low, high]).all() and (low <= high).all()):
-            raise ValueError(f"box = {self.box!r}: give (low, high), each {self.dim} finite numbers, low <= high")
-        object.__setattr__(self, "box", (tuple(low.tolist()), tuple(high.tolist())))
+        return f"<{type(self).__name__} {self.name!r} of dim {self.dim}; {'; '.join(parts)}>"
 
     threads: ClassVar[bool] = True  # whether members are best shared out among threads
 
@@ -210,12 +243,12 @@ class Map:
         """The same map with other parameter defaults. Raises ValueError for a name that is no parameter."""
         for name in values:
             if name not in self.parameters:
-                raise ValueError(unknown(f"parameter of {self.name}", name, self.parameters, self.structure_hint(name)))
-            self.check_limits(name, values[name])
+                raise Refusal(unknown(f"parameter of {self.name}", name, self.parameters, self.structure_hint(name)))
+        given = {name: convert(name, value, float) for name, value in values.items()}
+        for name, value in given.items():
+            self.check_limits(name, value)
         changed = object.__new__(type(self))
-        changed.__dict__.update(
-            self.__dict__, parameters={**self.parameters, **{k: float(v) for k, v in values.items()}}
-        )
+        changed.__dict__.update(self.__dict__, parameters={**self.parameters, **given})
         return changed
 
     def check_limits(self, name: str, values: Any) -> None:
@@ -224,7 +257,7 @@ class Map:
         outside = [value for value in np.ravel(values) if value < low or value > high]
         if outside:
             bound = f"{low:g} or more" if high == np.inf else f"{low:g} … {high:g}"
-            raise ValueError(f"{name} = {outside[0]:g}: {self.name} takes {bound}")
+            raise Refusal(f"{name} = {outside[0]:g}: {self.name} takes {bound}")
 
     def structure_hint(self, name: str) -> str:
         """What to say when `name` is structure: fixed when the map is made, so not scannable."""
@@ -233,7 +266,7 @@ class Map:
     def column(self, name: str) -> int:
         """The index of a coordinate. Raises ValueError for an unknown name."""
         if name not in self.coordinates:
-            raise ValueError(unknown(f"coordinate of {self.name}", name, self.coordinates))
+            raise Refusal(unknown(f"coordinate of {self.name}", name, self.coordinates))
         return self.coordinates.index(name)
 
     def chosen(self, where: str | Sequence[str]) -> npt.NDArray[np.bool_]:
@@ -241,23 +274,23 @@ class Map:
 
         Raises ValueError for patterns that match no coordinate.
         """
-        if where == "weights":
+        if isinstance(where, str) and where == "weights":
             return np.arange(self.dim) < self.weights
-        patterns = (where,) if isinstance(where, str) else tuple(where)
+        patterns = convert("where", where, tuple[str, ...])
         patterns = tuple(pattern.replace("[", "[[]") for pattern in patterns)  # names have brackets of their own
         found = np.array([any(fnmatchcase(name, pattern) for pattern in patterns) for name in self.coordinates])
         if not found.any():
             shown = ", ".join(self.coordinates[:12]) + (", …" if self.dim > 12 else "")
-            raise ValueError(f"{where!r}: matches no coordinate of {self.name}: {shown}")
+            raise Refusal(f"{where!r}: matches no coordinate of {self.name}: {shown}")
         return found
 
     def channels(self, observe: str | Sequence[str] | None) -> tuple[str, ...]:
         """The names of what is observed: None is all coordinates. Raises ValueError for an unknown name."""
-        names = self.coordinates if observe is None else (observe,) if isinstance(observe, str) else tuple(observe)
+        names = self.coordinates if observe is None else convert("observe", observe, tuple[str, ...])
         for name in names:
             if name not in self.coordinates and name not in self.observables:
                 known = [*self.coordinates[:12], *(["…"] if self.dim > 12 else []), *self.observables]
-                raise ValueError(unknown(f"observable of {self.name}", name, known))
+                raise Refusal(unknown(f"observable of {self.name}", name, known))
         return tuple(names)
 
     def difference(self, x: Any, y: Any) -> Any:
@@ -389,7 +422,7 @@ def tangent_records(members: int, blocks: int, k: int, dim: int, keep: Sequence[
     """Empty records of the asked-for kinds. Raises ValueError for a kind that does not exist."""
     for name in keep:
         if name not in KEEP:
-            raise ValueError(unknown("record", name, KEEP))
+            raise Refusal(unknown("record", name, KEEP))
     frames = np.empty((members, blocks, k, dim)) if "frames" in keep else None
     factors = np.empty((members, blocks, k, k)) if "factors" in keep else None
     return TangentRecords(np.empty((members, blocks, k)), frames, factors)
@@ -456,4 +489,4 @@ def length(d: Array, norm: str) -> Array:
         return np.asarray(np.sqrt((d * d).sum(axis=-1)))
     if norm == "max":
         return np.asarray(np.abs(d).max(axis=-1))
-    raise ValueError(unknown("norm", norm, NORMS))
+    raise Refusal(unknown("norm", norm, NORMS))

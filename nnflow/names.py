@@ -1,23 +1,61 @@
-"""Names that are not known: one sentence that says which are."""
+"""Names: which may be given, and one sentence for those that are not known; and what misuse raises."""
 
 from __future__ import annotations
 
+import keyword
+import re
+import reprlib
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
-def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> str:
+class Refusal(ValueError):
+    """What the user asked for makes no sense; the message names it, its value, and what to do instead."""
+
+
+def unknown(kind: str, name: object, known: Iterable[str], hint: str = "") -> str:
     """One sentence for a name that is not known: the name, the nearest known one, all known ones.
 
     >>> unknown("map", "henno", ["cat", "henon"])
     "unknown map 'henno'. Did you mean 'henon'? Known: cat, henon."
     """
     known = list(known)
-    near = get_close_matches(name, known, n=1)
+    near = get_close_matches(name, known, n=1) if isinstance(name, str) else []
     nearest = f" Did you mean {near[0]!r}?" if near else ""
     listing = ", ".join(known) if known else "none"
-    return f"unknown {kind} {name!r}.{nearest} Known: {listing}.{' ' + hint if hint else ''}"
+    return f"unknown {kind} {shown(name)}.{nearest} Known: {listing}.{' ' + hint if hint else ''}"
 
 
-class Refusal(ValueError):
-    """What the user asked for makes no sense; the message names it, its value, and what to do instead."""
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 80
+_short.maxtuple = _short.maxlist = 8
+
+
+def shown(value: object) -> str:
+    """A value in a message: its repr on one line, short however large it is.
+
+    >>> shown("steps"), shown([0] * 9)
+    ("'steps'", '[0, 0, 0, 0, 0, 0, 0, 0, ...]')
+    """
+    return " ".join(_short.repr(value).split())
+
+
+TAKEN = ("cls", "self", "map", "states", "inits", "seed", "member", "init", "series")
+"""What `Ensemble.grid` calls its own arguments and axes: under these names nothing else can be scanned."""
+
+ODD = re.compile(r"[\x00-\x1f\x7f/$=\\]|^[\s-]|\s$")
+
+
+def check_name(kind: str, name: object) -> None:
+    """Refuse a name that no axis, file, picture or command line could bear: empty, or with / $ = or a line break."""
+    if not isinstance(name, str) or not name or ODD.search(name):
+        raise Refusal(f"{kind} {shown(name)}: give a name, without / $ = \\, line breaks, and spaces or - at its ends")
+
+
+def check_scannable(kind: str, name: object, identifier: bool = False) -> None:
+    """Refuse a name under which nothing can be scanned; parameters are keywords, so theirs have to be identifiers."""
+    check_name(kind, name)
+    if identifier and not (str(name).isidentifier() and not keyword.iskeyword(str(name))):
+        raise Refusal(f"{kind} {name!r}: give an identifier, for it is a keyword in Python and on the command line")
+    if name in TAKEN:
+        raise Refusal(f"{kind} {name!r}: Ensemble.grid takes this name for itself ({', '.join(TAKEN)}): give another")

@@ -5,11 +5,16 @@ Listing names imports no plugin. The built-in maps and analyses come in through 
 
 from __future__ import annotations
 
+import ast
 import os
 import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from nnflow.names import unknown
@@ -26,13 +31,21 @@ class UnknownPlugin(KeyError):
         return str(self.args[0])
 
 
-class Registry:
-    """The plugins of one entry-point group, as ``Registry("nnflow.maps", "map")``: `names()` lists, ``[name]`` gets."""
+class Registry(Mapping[str, Any]):
+    """The plugins of one entry-point group by name, as ``Registry("nnflow.maps", "map")``, sorted.
 
-    def __init__(self, group: str, kind: str = "plugin") -> None:
+    Names, length and `in` import nothing; ``[name]`` imports one plugin; `values()` and `items()` import them all.
+    `prepare` is applied to each plugin when it is loaded.
+    """
+
+    def __init__(self, group: str, kind: str = "plugin", prepare: Callable[[Any], Any] = lambda plugin: plugin) -> None:
         self.group = group
         self.kind = kind
+        self._prepare = prepare
         self._loaded: dict[tuple[str, str], Any] = {}
+
+    __eq__ = object.__eq__  # a registry is itself, not its contents
+    __hash__ = object.__hash__
 
     def __repr__(self) -> str:
         return f"Registry({self.group!r}): {', '.join(self.names())}"
@@ -47,12 +60,18 @@ class Registry:
         """The sorted names of all installed plugins; imports none of them."""
         return sorted(self._entries())
 
-    def values(self) -> list[tuple[str, str]]:
+    def targets(self) -> list[tuple[str, str]]:
         """(name, "module:object") of every installed plugin; imports none of them."""
         return [(name, entry.value) for name, entries in sorted(self._entries().items()) for entry in entries]
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    def __len__(self) -> int:
+        return len(self._entries())
+
     def __contains__(self, name: object) -> bool:
-        return name in self._entries()
+        return isinstance(name, str) and name in self._entries()
 
     def distribution(self, name: str) -> str:
         """The name of the distribution that declares a plugin. Raises as ``[name]`` does."""
@@ -60,7 +79,7 @@ class Registry:
 
     def _entry(self, name: str) -> EntryPoint:
         entries = self._entries()
-        if name not in entries:
+        if not isinstance(name, str) or name not in entries:
             hint = "" if entries else "Install the package (pip install .): plugins are found through its metadata."
             raise UnknownPlugin(unknown(self.kind, name, sorted(entries), hint))
         if len({entry.value for entry in entries[name]}) > 1:
@@ -77,13 +96,13 @@ class Registry:
         key = (entry.name, entry.value)
         if key not in self._loaded:
             try:
-                self._loaded[key] = entry.load()
+                self._loaded[key] = self._prepare(entry.load())
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # sys.exit() in a plugin ends the plugin, not the program
                 raise PluginError(
-                    f"plugin {name!r} of distribution {_owner(entry)} cannot be imported ({entry.value}): "
-                    f"{type(error).__name__}: {error}"
+                    f"plugin {name!r} of distribution {_owner(entry)} cannot be imported ({entry.value}"
+                    f"{_place(entry.module, error)}): {type(error).__name__}: {error}"
                 ) from error
         return self._loaded[key]
 
@@ -105,3 +124,24 @@ def _installed(group: str, folders: tuple[tuple[str, int], ...]) -> EntryPoints:
 
 def _owner(entry: EntryPoint) -> str:
     return entry.dist.name if entry.dist is not None else "an unknown distribution"
+
+
+def _place(module: str, error: BaseException) -> str:
+    """Where in a plugin's file an error arose: the line, and the class that it lies in; "" where that is unknown."""
+    try:
+        spec = find_spec(module)
+        path = Path(spec.origin if spec is not None and spec.origin is not None else "")
+        frames = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        if isinstance(error, SyntaxError):
+            return f", line {error.lineno}" if error.filename == str(path) else ""
+        tree = ast.parse(path.read_text(encoding="utf-8")) if frames else ast.Module([], [])
+    except (ImportError, OSError, ValueError, SyntaxError, AttributeError):
+        return ""
+    line = frames[-1] if frames else None
+    inside = [
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef) and line is not None
+        if min([node.lineno, *(d.lineno for d in node.decorator_list)]) <= line <= (node.end_lineno or node.lineno)
+    ]
+    return f", line {line}{f', in class {inside[-1]}' if inside else ''}" if line is not None else ""

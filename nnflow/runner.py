@@ -21,7 +21,7 @@ from concurrent.futures import (
     wait,
 )
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import MISSING, fields, is_dataclass, replace
 from functools import cache, partial
 from importlib.metadata import version
 from queue import Empty, SimpleQueue
@@ -32,11 +32,13 @@ import xarray as xr
 from threadpoolctl import ThreadpoolController
 from tqdm import tqdm
 
-from nnflow.analysis import Analysis, Result
-from nnflow.ensemble import Ensemble, Recording, refuse_endless
+from nnflow.analysis import Analysis, Result, refuse_reserved, takes_recordings
+from nnflow.ensemble import Axis, Ensemble, Recording, refuse_endless
 from nnflow.map import IntArray, Map
-from nnflow.names import Refusal, unknown
+from nnflow.names import Refusal, shown, unknown
 from nnflow.registry import PluginError, Registry
+from nnflow.rehearsal import names_of, refuse_clash, rehearse
+from nnflow.settings import as_json, convert, whole
 from nnflow.workers import Workers
 
 PACKAGES = ("nnflow", "numpy", "numba", "torch", "scipy", "xarray")
@@ -74,8 +76,10 @@ def run(
     Returns a dataset whose dims are the scan axes in order, then `init` if there are several, then the analysis's own.
     Its attributes hold the analysis, settings, map, parameters, seed, versions and conventions.
 
-    Raises LookupError for an unknown analysis, ValueError for a setting it does not have or refuses, TypeError if
-    `ensemble` is none, and whatever the analysis raises. An escaping orbit is a value: NaN, and `escaped`.
+    Raises, before anything runs, LookupError for an unknown analysis; Refusal (a ValueError) for a setting it does not
+    have or refuses, a result that would have two things of one name, or records that memory cannot hold; TypeError if
+    `ensemble` is none, or a recording where a map is needed. Later, whatever the analysis raises. An escaping orbit is
+    a value: NaN, and `escaped`.
 
     >>> import nnflow
     >>> dataset = nnflow.run("lyapunov_spectrum", nnflow.maps["henon"](), steps=1000)
@@ -85,52 +89,69 @@ def run(
     if isinstance(ensemble, Map):
         ensemble = Ensemble.grid(ensemble)
     if not isinstance(ensemble, (Ensemble, Recording)):
-        raise TypeError(f"{ensemble!r}: give an Ensemble, a Recording or a Map")
-    if chunk is not None and chunk < 1:
-        raise ValueError(f"chunk = {chunk}: give 1 member or more")
+        raise TypeError(f"{shown(ensemble)}: give an Ensemble, a Recording or a Map")
+    if not len(ensemble):
+        raise Refusal("the ensemble has no members: there is nothing to run")
     if not isinstance(executor, Executor | None):
-        raise Refusal(f"executor = {executor!r}: give a concurrent.futures.Executor, or None for threads of our own")
+        raise Refusal(f"executor = {shown(executor)}: give a concurrent.futures.Executor, or None for our own threads")
+    size = _chunk_size(ensemble) if chunk is None else whole("chunk", chunk, 1)
+    visible = convert("progress", progress, bool | None)
+    visible = bool(sys.stderr and sys.stderr.isatty()) if visible is None else visible
     name, method = resolve(analysis, ensemble, settings)
     refuse_endless(work := method.work(ensemble))
-    size = chunk or _chunk_size(ensemble)
+    attributes = _attributes(name, method, ensemble)  # before the work, so that nothing in them can lose it
     chunks = ensemble.split(size, method.couples(ensemble))
-    shown = bool(sys.stderr and sys.stderr.isatty()) if progress is None else progress
-    with tqdm(total=work, desc=name, unit=" steps", unit_scale=True, disable=not shown) as bar:
-        results = _map(method, chunks, executor, bar)
-    return _shape(name, method, ensemble, [members for members, _ in chunks], results)
+    with tqdm(total=work, desc=name, unit=" steps", unit_scale=True, disable=not visible) as bar:
+        results = _map(name, method, ensemble.axes, chunks, executor, bar)
+    return _shape(name, attributes, ensemble, [members for members, _ in chunks], results)
 
 
 def resolve(
     analysis: str | Analysis, ensemble: Ensemble | Recording, settings: Mapping[str, Any]
 ) -> tuple[str, Analysis]:
     """The name that goes into the result, and the analysis with its settings."""
-    if not isinstance(analysis, str):
+    if isinstance(analysis, Analysis):
         if settings:
-            raise ValueError(f"settings {', '.join(settings)}: put them into the {type(analysis).__name__} instance")
-        if not isinstance(analysis, Analysis) or not is_dataclass(analysis):
-            raise TypeError(f"{analysis!r}: give an analysis by name, or an instance of a nnflow.Analysis dataclass")
+            raise Refusal(f"settings {', '.join(settings)}: put them into the {type(analysis).__name__} instance")
+        _check_kind(type(analysis), ensemble)
         return _registered_name(type(analysis)), analysis
+    if not isinstance(analysis, str):
+        raise TypeError(f"{shown(analysis)}: give an analysis by name, or an instance of a nnflow.Analysis dataclass")
     kind = analyses[analysis]
-    known = [f.name for f in fields(kind)]
+    _check_kind(kind, ensemble)
+    known = {f.name: f for f in fields(kind)}
     for name in settings:
         if name not in known:
-            raise ValueError(unknown(f"setting of {analysis}", name, known))
-    chosen = {**_window_of(ensemble, known, settings), **settings}
-    return analysis, kind(**chosen)
+            raise Refusal(unknown(f"setting of {analysis}", name, known))
+    missing = [n for n, f in known.items() if f.default is f.default_factory is MISSING and n not in settings]
+    if missing:
+        raise Refusal(f"{analysis} has no default for {', '.join(missing)}: give a value")
+    method = kind(**settings)
+    return analysis, replace(method, **_window_of(ensemble, method, settings))
 
 
-def _window_of(ensemble: Ensemble | Recording, known: list[str], settings: Mapping[str, Any]) -> dict[str, int]:
+def _check_kind(kind: Any, ensemble: Ensemble | Recording) -> None:
+    if not (isinstance(kind, type) and issubclass(kind, Analysis) and is_dataclass(kind)):
+        raise TypeError(f"{shown(kind)} is no frozen dataclass derived from nnflow.Analysis")
+    refuse_reserved(kind)
+    if isinstance(ensemble, Recording) and not takes_recordings(kind):
+        raise TypeError(f"a recording has no map, and {kind.__name__} needs one: give it an Ensemble or a Map")
+
+
+def _window_of(ensemble: Ensemble | Recording, method: Any, settings: Mapping[str, Any]) -> dict[str, int]:
     """A recording has its own length: unless told otherwise, all of it is used and nothing is dropped."""
     if not isinstance(ensemble, Recording):
         return {}
-    transient, every = settings.get("transient", 0), settings.get("every", 1)
+    known = [f.name for f in fields(method)]
+    transient = method.transient if "transient" in settings else 0
+    every = getattr(method, "every", 1)
     window = {"transient": transient, "steps": (ensemble.samples - transient) // every * every}
-    return {name: value for name, value in window.items() if name in known}
+    return {name: value for name, value in window.items() if name in known and name not in settings}
 
 
 def _registered_name(kind: type) -> str:
     path = f"{kind.__module__}:{kind.__qualname__}"
-    return next((name for name, value in analyses.values() if value == path), path)
+    return next((name for name, value in analyses.targets() if value == path), path)
 
 
 def _chunk_size(ensemble: Ensemble | Recording) -> int:
@@ -141,7 +162,12 @@ def _chunk_size(ensemble: Ensemble | Recording) -> int:
 
 
 def _map(
-    method: Analysis, chunks: list[tuple[IntArray, Any]], executor: Executor | None, bar: tqdm[Any]
+    name: str,
+    method: Analysis,
+    axes: tuple[Axis, ...],
+    chunks: list[tuple[IntArray, Any]],
+    executor: Executor | None,
+    bar: tqdm[Any],
 ) -> list[Result]:
     """The result of each chunk. After an error or Ctrl-C, threads deep in a kernel are left to it."""
     cancelled, lock = threading.Event(), threading.Lock()
@@ -154,12 +180,16 @@ def _map(
 
     pool = executor or Workers(min(len(chunks), os.cpu_count() or 1))
     local = isinstance(pool, (Workers, ThreadPoolExecutor))
-    call = partial(_in_one_thread, method) if isinstance(pool, ProcessPoolExecutor) else method
+    forked = partial(partial, _in_one_thread) if isinstance(pool, ProcessPoolExecutor) else lambda call: call
     parts = [replace(part, tick=tick if local else None) for _, part in chunks]
-    futures: list[Future[Result]] = []
+    futures: list[Future[Any]] = []
     try:
+        look = partial(rehearse, method, axes=bool(axes))
+        futures.append(_submitted(pool, forked(look), replace(parts[0], tick=None)))
+        refuse_clash(name, axes, next(_outcome(future, pool) for future in _as_completed(futures)))
+        futures.clear()
         with _one_blas_thread() if local and len(chunks) > 1 else nullcontext():
-            futures.extend(_submitted(pool, call, part) for part in parts)
+            futures.extend(_submitted(pool, forked(method), part) for part in parts)
             for future in _as_completed(futures):
                 _outcome(future, pool)
                 if not local:
@@ -177,9 +207,9 @@ def _map(
             pool.shutdown(wait=not cancelled.is_set())
 
 
-def _as_completed(futures: Sequence[Future[Result]]) -> Iterator[Future[Result]]:
+def _as_completed(futures: Sequence[Future[Any]]) -> Iterator[Future[Any]]:
     """The futures in the order in which they end. A signal that comes just before a wait is heard only after it."""
-    ended: SimpleQueue[Future[Result]] = SimpleQueue()
+    ended: SimpleQueue[Future[Any]] = SimpleQueue()
     for future in futures:
         future.add_done_callback(ended.put)
     left = len(futures)
@@ -189,7 +219,7 @@ def _as_completed(futures: Sequence[Future[Result]]) -> Iterator[Future[Result]]
             left -= 1
 
 
-def _submitted(pool: Executor, call: Callable[[Any], Result], part: Any) -> Future[Result]:
+def _submitted(pool: Executor, call: Callable[[Any], Any], part: Any) -> Future[Any]:
     """A future of the pool. Raises Refusal if it takes no work: it has been shut down, or its processes have died."""
     try:
         return pool.submit(call, part)
@@ -197,7 +227,7 @@ def _submitted(pool: Executor, call: Callable[[Any], Result], part: Any) -> Futu
         raise Refusal(f"executor = {pool!r} takes no work ({error}): give one that is open") from error
 
 
-def _outcome(future: Future[Result], pool: Executor) -> Result:
+def _outcome(future: Future[Any], pool: Executor) -> Any:
     """What a chunk gave. Raises whatever the analysis raises, and BrokenExecutor for a pool that lost the chunk."""
     try:
         return future.result()
@@ -212,7 +242,7 @@ def _outcome(future: Future[Result], pool: Executor) -> Result:
         raise PluginError(f"the analysis ended by {end!r} instead of returning its variables") from end
 
 
-def _in_one_thread(method: Analysis, part: Any) -> Result:
+def _in_one_thread(method: Callable[[Any], Any], part: Any) -> Any:
     """A chunk in a process of its own. Torch's threads do not survive a fork: an operation would wait for them."""
     if (torch := sys.modules.get("torch")) is not None:
         torch.set_num_threads(1)
@@ -235,8 +265,13 @@ def _libraries() -> Any:
 
 
 def _shape(
-    name: str, method: Analysis, ensemble: Ensemble | Recording, members: list[IntArray], results: list[Result]
+    name: str,
+    attributes: dict[str, Any],
+    ensemble: Ensemble | Recording,
+    members: list[IntArray],
+    results: list[Result],
 ) -> xr.Dataset:
+    refuse_clash(name, ensemble.axes, names_of(results[0]))  # of names that no rehearsal could foresee
     if "escaped" not in results[0]:
         raise ValueError(f"{name} returned no 'escaped': return {{…, 'escaped': ('member', after.escaped)}}")
     axes = [axis.name for axis in ensemble.axes]
@@ -250,7 +285,7 @@ def _shape(
         else:
             variables[variable] = (dims, values, attrs)
     variables["escaped"][2].setdefault("long_name", "step index of the first non-finite state, -1 = never")
-    return xr.Dataset(variables, coordinates, _attributes(name, method, ensemble))
+    return xr.Dataset(variables, coordinates, attributes)
 
 
 def _joined(
@@ -283,7 +318,7 @@ def _versions() -> str:
 def _attributes(name: str, method: Analysis, ensemble: Ensemble | Recording) -> dict[str, Any]:
     attributes = {
         "analysis": name,
-        "settings": json.dumps(asdict(method)),
+        "settings": as_json(method),
         "versions": _versions(),
         "conventions": CONVENTIONS,
     }

@@ -6,22 +6,22 @@ raises AssertionError with the reason. `nnflow check NAME` runs them on a regist
 
 from __future__ import annotations
 
-import json
 import pickle
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from nnflow.analysis import RESERVED, Analysis
+from nnflow.analysis import Analysis, refuse_reserved
 from nnflow.ensemble import Ensemble
 from nnflow.map import Array, Map, project_out
 from nnflow.results import load, save
 from nnflow.runner import run
+from nnflow.settings import as_json
 
 STATES = 100  # states of an orbit at which a step and a tangent are compared
 EXACT = 1e-13  # relative: the compiled and the plain step of the same rule
@@ -227,13 +227,13 @@ def _settings(kind: type[Analysis]) -> str:
     name = getattr(kind, "__name__", repr(kind))
     fit = isinstance(kind, type) and issubclass(kind, Analysis) and is_dataclass(kind)
     require(fit and kind.__dataclass_params__.frozen, f"{name} is no frozen dataclass derived from nnflow.Analysis")  # type: ignore[attr-defined]
-    taken = [f.name for f in fields(kind) if f.name in RESERVED]
-    require(not taken, f"the settings {', '.join(taken)} are the command line's own options: rename them")
+    require("__dataclass_fields__" in vars(kind), f"{name} adds settings, but is no dataclass itself: decorate it")
     require((kind.__doc__ or "").strip(), f"{name} has no docstring: it is the help text")
     try:
-        json.dumps(asdict(kind()))
-    except TypeError as error:
-        raise AssertionError(f"{name}() does not make settings that can be written as JSON: {error}") from error
+        refuse_reserved(kind)
+        as_json(kind())
+    except (TypeError, ValueError) as error:
+        raise AssertionError(f"{name}: {error}") from error
     return f"its settings have defaults and can be written down: {', '.join(f.name for f in fields(kind)) or 'none'}"
 
 

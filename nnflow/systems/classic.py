@@ -9,6 +9,9 @@ import numpy as np
 
 from nnflow.compiled import CompiledMap
 from nnflow.map import Array
+from nnflow.names import Refusal
+from nnflow.room import room
+from nnflow.settings import whole
 
 TURN = 2 * math.pi
 ULP = 2.0**-53  # spacing of floats just below 1
@@ -265,9 +268,10 @@ def logistic_ring(size: int = 8, box: Any = None, **parameters: float) -> Compil
 
     (Kaneko 1984, doi:10.1143/PTP.72.480.) ε is `coupling`. Raises ValueError for fewer than 3 sites.
     """
-    if int(size) != size or size < 3:
-        raise ValueError(f"size = {size}: a ring needs 3 sites or more")
-    n = int(size)
+    n = whole("size", size)
+    if n < 3:
+        raise Refusal(f"size = {n}: a ring needs 3 sites or more")
+    room("size (each site has a name and a box)", n, 25)
 
     def rule(x: Array, p: Array, t: int, out: Array) -> None:
         for i in range(n):

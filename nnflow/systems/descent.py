@@ -13,7 +13,9 @@ from numba import njit
 
 from nnflow.compiled import CompiledMap
 from nnflow.map import Array, generator
-from nnflow.names import Refusal
+from nnflow.names import Refusal, shown
+from nnflow.room import room
+from nnflow.settings import checked, numbers
 from nnflow.systems.optimisers import (
     LIMITS,
     Descent,
@@ -22,7 +24,7 @@ from nnflow.systems.optimisers import (
     optimiser,
     tensor_descent,
 )
-from nnflow.systems.schedules import Schedule, checked, name_of
+from nnflow.systems.schedules import Schedule, name_of, refuse_schedule
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,6 +48,7 @@ def marked(map: Any, **attributes: Any) -> Any:
     return map
 
 
+@checked
 def gradient_map(
     loss: Callable[[Tensor], Tensor],
     dim: int,
@@ -84,9 +87,10 @@ def gradient_map(
     def weights(x: Tensor) -> Tensor:
         return x[:dim]
 
-    checked(schedule)
-    if not callable(loss) or int(dim) != dim or dim < 1:
+    refuse_schedule(schedule)
+    if not callable(loss) or dim < 1:
         raise Refusal(f"loss = {loss!r}, dim = {dim!r}: give a function of a tensor (dim,), and dim >= 1")
+    room("weights (each has a name and a box)", dim, 25)
     gradient = grad(loss)
     parameters = optimiser(optimizer, defaults)
     names = tuple(f"w{i}" for i in range(dim)) if dim > 1 else ("w",)
@@ -236,7 +240,10 @@ def _one_weight(
     known = optimiser(optimizer, {}, decay=False)
     known = optimiser(optimizer, {key: defaults.get(key, known[key]) for key in known} | given, decay=False)
     memory = memory_names(optimizer, ("w",))
-    low, high = (np.ravel(side).tolist() for side in box)
+    sides = numbers("box", box)
+    if sides.ndim != 2 or len(sides) != 2:
+        raise Refusal(f"box = {shown(box)}: give (low, high), each a number for each component")
+    low, high = sides.tolist()
     padding = [0.0] * (1 + len(memory) - len(low))
     made = CompiledDescent(
         *compiled_descent(gradient, products, 1, optimizer, known),

@@ -18,13 +18,15 @@ import numpy as np
 from nnflow.compiled import CompiledMap, Component, glue
 from nnflow.map import Array, End, Into, TangentRecords, generator
 from nnflow.names import Refusal, unknown
+from nnflow.room import room
+from nnflow.settings import checked
 from nnflow.systems.data import Split, iris_split
 from nnflow.systems.data import digits as digits_table
 from nnflow.systems.descent import is_repeating, marked, structure_of
 from nnflow.systems.memory import remembered
 from nnflow.systems.optimisers import LIMITS, OPTIMISERS, Descent, compiled_descent, memory_names, optimiser
 from nnflow.systems.perceptron import Perceptron, Watched
-from nnflow.systems.schedules import Schedule, checked
+from nnflow.systems.schedules import Schedule, refuse_schedule
 
 if TYPE_CHECKING:
     import torch
@@ -197,6 +199,7 @@ class CompiledTraining(TrainingMap, CompiledMap):
 
 def coordinate_names(layout: Layout, optimizer: str) -> tuple[str, ...]:
     """A name for every component of the state: "0.weight[2,1]", "0.bias[2]", …, "velocity.0.weight[2,1]", …."""
+    room("weights (each has a name and a box)", sum(math.prod(shape) for _, shape in layout), 25)
     names = [
         f"{name}[{','.join(map(str, index))}]" if shape else name
         for name, shape in layout
@@ -423,6 +426,7 @@ def _classifier(
     return perceptron_map(network, optimizer, name=name, source=source, **settings, **defaults)
 
 
+@checked
 def training_map(
     module: torch.nn.Module,
     loss_fn: Callable[[Any, Any], Any],
@@ -483,7 +487,7 @@ def training_map(
     if backend not in BACKENDS:
         raise Refusal(unknown("backend", backend, BACKENDS))
     optimiser(optimizer, defaults)
-    checked(schedule)
+    refuse_schedule(schedule)
     with everyday(), torch.enable_grad():
         task = Training.checked(
             module, loss_fn, inputs, targets, test, device, dtype, scale, batch, shuffle, noise, probe, microbatch

@@ -21,7 +21,7 @@ Schedule = Callable[[int], float]
 TRIED = (0, 1, 2, 7, 1000)  # the t at which a schedule is tried
 
 
-def checked(schedule: Schedule | None) -> None:
+def refuse_schedule(schedule: Schedule | None) -> None:
     """Refuse what is no function of t alone: it must give one finite number, and the same each time."""
     if schedule is None:
         return

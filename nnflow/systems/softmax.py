@@ -9,14 +9,15 @@ Complex Syst. 2, 1367957 (2024), arXiv:2404.05782).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from numba import njit
 
 from nnflow.compiled import CompiledMap
 from nnflow.map import Array
+from nnflow.settings import numbers
 
 
 @njit(error_model="numpy")
@@ -42,7 +43,7 @@ class SoftmaxMap(CompiledMap):
 
 
 def softmax(
-    frequencies: Sequence[float] = (39 / 120, 40 / 120, 41 / 120), box: Any = None, **parameters: float
+    frequencies: npt.ArrayLike = (39 / 120, 40 / 120, 41 / 120), box: Any = None, **parameters: float
 ) -> SoftmaxMap:
     """z' = z − kappa (softmax z − p), p the class `frequencies` (structure; made to add up to 1).
 
@@ -51,7 +52,7 @@ def softmax(
     the mean cross-entropy ln Σ exp z − p·z. Raises ValueError for fewer than two classes, or frequencies that are not
     positive.
     """
-    weights = np.asarray(frequencies, dtype=np.float64)
+    weights = numbers("frequencies", frequencies)
     if weights.ndim != 1 or len(weights) < 2 or not (np.isfinite(weights) & (weights > 0)).all():
         raise ValueError(f"frequencies = {frequencies!r}: give two or more positive numbers, one a class")
     share, classes = weights / weights.sum(), len(weights)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from nnflow.analysis import Analysis, Result, at_least, first
 from nnflow.ensemble import Ensemble, Recording
 from nnflow.map import generator
+from nnflow.room import room
 from nnflow_plugins.observed import exponent_of, floor_of, straightened
 from nnflow_plugins.trajectory_autocorrelation import trajectory_correlation
 
@@ -71,6 +72,7 @@ class Autocorrelation(Analysis):
             raise ValueError(f"level = {self.level}: give a share between 0 and 1")
         if self.lags >= self.steps // self.every:
             raise ValueError(f"lags = {self.lags}: {self.steps // self.every} samples need a smaller one")
+        room("shuffles", self.shuffles, self.steps // self.every)
 
     def __call__(self, ensemble: Ensemble | Recording) -> Result:
         """Compute the variables."""

@@ -13,6 +13,7 @@ from nnflow.analysis import Analysis, Result, at_least
 from nnflow.curvature import broadened, quadrature
 from nnflow.ensemble import Ensemble
 from nnflow.map import project_out
+from nnflow.room import room
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -59,6 +60,7 @@ class HessianSpectrum(Analysis):
         at_least(0, transient=self.transient, dense=self.dense, flat=self.flat, seed=self.seed)
         at_least(1, probes=self.probes, order=self.order)
         at_least(2, points=self.points)
+        room("points", self.points, self.probes * self.order)
         if not 0 < self.width < 1:
             raise ValueError(f"width = {self.width}: give a share of the range, between 0 and 1")
 

@@ -139,6 +139,7 @@ class LaminarLengths(Analysis):
         at_least(0, transient=self.transient)
         at_least(1, bins=self.bins)
         at_least(self.period + self.shortest, steps=self.steps)
+        at_least(self.bins, steps=self.steps)  # a bin holds a length or more
 
     def __call__(self, ensemble: Ensemble | Recording) -> Result:
         """Compute the variables."""

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from nnflow.analysis import Result, at_least
 from nnflow.ensemble import Ensemble
 from nnflow.map import generator
+from nnflow.room import room
 from nnflow_plugins.separation import Separation
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ def windows(first: int, last: int, stride: int, shortest: int, longest: int, sam
 
     Lengths run from `shortest` to `longest` by the same stride; windows that end after `samples` are left out.
     """
-    starts, lengths = np.arange(first, last + 1, stride), np.arange(shortest, longest + 1, stride)
+    starts = np.arange(first, min(last, samples) + 1, stride)
+    lengths = np.arange(shortest, min(longest, samples) + 1, stride)
     pairs = np.stack(np.meshgrid(starts, lengths, indexing="ij"), axis=-1).reshape(-1, 2)
     ends = pairs.sum(axis=1)
     return np.asarray(np.stack([pairs[:, 0], ends], axis=1)[ends <= samples])
@@ -139,6 +141,9 @@ class NetworkLyapunov(Separation):
         at_least(self.first, last=self.last)
         at_least(self.shortest, longest=self.longest)
         at_least(self.first + self.shortest, steps=self.steps)
+        room("bootstrap", self.bootstrap, self.perturbations)
+        starts, lengths = self.last - self.first, self.longest - self.shortest
+        room("windows", 2, 1 + min(starts, self.steps) // self.stride, 1 + min(lengths, self.steps) // self.stride)
 
     def __call__(self, ensemble: Ensemble) -> Result:
         """Compute the variables."""

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from nnflow.analysis import Analysis, Result, at_least, first
 from nnflow.ensemble import Ensemble, Recording
+from nnflow.room import room
 from nnflow.values import real
 from nnflow_plugins.observed import ROUNDING, exponent_of, floor_of, largest_of, turn_of
 
@@ -80,7 +81,7 @@ def segment(
     x, step = np.ldexp(x, -exponent), float(np.ldexp(least, -exponent))  # sums are within bounds
     means = block_means(x, block)
     scaled, noise = (means - means.mean()) / step, block_noise(means) / step
-    penalty = max(shortest / 2, 3 * noise**2 * np.log(len(means)))  # `shortest` blocks that are one jump away pay
+    penalty = max(shortest / 2, 3 * noise * noise * np.log(len(means)))  # `shortest` blocks that are one jump away pay
     edges = merged(scaled, partition(scaled, penalty))
     edges, flat = _united(edges, _flat(scaled, edges, noise, shortest))
     edges, flat = _without_transits(scaled, edges, flat)
@@ -238,6 +239,7 @@ class Plateaus(Analysis):
         at_least(0, transient=self.transient)
         at_least(1, most=self.most)
         at_least(self.block * self.shortest, steps=self.steps)
+        room("segments", 5, self.most)
 
     def __call__(self, ensemble: Ensemble | Recording) -> Result:
         """Compute the variables."""

@@ -28,7 +28,7 @@ from nnflow.ensemble import Ensemble, Recording
 from nnflow.names import Refusal
 from nnflow.values import real
 from nnflow_plugins.lines import Counts, count_recurrences, lines_of_cells, lines_of_points, matrix_of_points
-from nnflow_plugins.observed import ROUNDING, exponent_of, floor_of, largest_of, turn_of
+from nnflow_plugins.observed import ROUNDING, exponent_of, floor_of, largest_of, straightened, turn_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -364,8 +364,9 @@ class Recurrence(Analysis):
     J. Kurths, Phys. Rep. 438, 237 (2007), doi:10.1016/j.physrep.2006.11.001.)
     """
 
-    observable: str | None = None
-    """A coordinate or observable of the map (default: the loss if it has one, else the first coordinate)."""
+    observable: str | tuple[str, ...] | None = None
+    """A coordinate or observable of the map (default: the loss if it has one, else the first coordinate), or several:
+    then distances are measured in the space that they span."""
     embedding: int = 1
     """How many delay coordinates."""
     delay: int = 1
@@ -396,6 +397,8 @@ class Recurrence(Analysis):
         at_least(1, embedding=self.embedding, delay=self.delay, steps=self.steps, every=self.every)
         at_least(1, min_diagonal=self.min_diagonal, min_vertical=self.min_vertical)
         one_of(list(NORMS), norm=self.norm)
+        if self.observable == ():
+            raise ValueError("observable = (): give a name or more")
         _check_choice(self.threshold, self._aim)
         if self.steps % self.every:
             raise ValueError(f"steps = {self.steps}, every = {self.every}: steps must be a multiple of every")
@@ -417,15 +420,19 @@ class Recurrence(Analysis):
 
     def __call__(self, ensemble: Ensemble | Recording) -> Result:
         """Compute the variables. Raises ValueError for an unknown observable, and for matrices too large to keep."""
-        name = first(ensemble, self.observable)
+        several = isinstance(self.observable, tuple)
+        names: Any = self.observable if several else (first(ensemble, self.observable),)  # type: ignore[arg-type]
+        name = ", ".join(names)
         if self.matrix and len(ensemble) * self._size**2 > LARGEST:
             raise ValueError(
                 f"{len(ensemble)} matrices of {self._size} x {self._size} cells are too much to keep: take fewer "
                 "steps, fewer members at a time (chunk), or leave the matrix out"
             )
-        records, after = ensemble.advance(self.transient).orbit(self.steps, self.every, name)
-        floors, turn = floor_of(ensemble, name, records[:, :, 0]), turn_of(ensemble, name)
-        members = [self._member(series, after, turn, floor) for series, floor in zip(records, floors, strict=True)]
+        records, after = ensemble.advance(self.transient).orbit(self.steps, self.every, names)
+        floors = np.max([floor_of(ensemble, n, records[:, :, c]) for c, n in enumerate(names)], axis=0)
+        turn = turn_of(ensemble, name) if len(names) == 1 else None
+        series = records if len(names) == 1 else straightened(ensemble, names, records)
+        members = [self._member(one, after, turn, floor) for one, floor in zip(series, floors, strict=True)]
         attrs = {"convention": CONVENTION, "observable": name}
         result: dict[str, Any] = {
             measure: ("member", np.array([values[measure] for values, _, _ in members]), {"long_name": words, **attrs})

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from nnflow.analysis import Analysis, Result, at_least, first, one_of
 from nnflow.ensemble import Ensemble, Recording
 from nnflow.map import NORMS, generator, length
+from nnflow.room import room
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -48,6 +49,7 @@ class Series(Analysis):
         at_least(1, steps=self.steps, every=self.every)
         if self.distance is not None:
             one_of(NORMS, distance=self.distance)
+        room("projections", self.projections, self.steps // self.every)
 
     def __call__(self, ensemble: Ensemble | Recording) -> Result:
         """Compute the variables."""

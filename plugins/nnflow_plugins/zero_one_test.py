@@ -30,6 +30,7 @@ from scipy import fft
 
 from nnflow.analysis import Analysis, Result, at_least, first
 from nnflow.ensemble import Ensemble, Recording
+from nnflow.room import room
 from nnflow.values import real
 from nnflow_plugins.observed import ROUNDING, floor_of, on_circle, turn_of
 
@@ -305,6 +306,7 @@ class ZeroOneTest(Analysis):
     def __post_init__(self) -> None:
         at_least(0, transient=self.transient)
         at_least(1, steps=self.steps, every=self.every, frequencies=self.frequencies)
+        room("frequencies", self.frequencies, self.steps // self.every // 10 + 1)
         if self.steps % self.every or self.steps // self.every < SHORTEST:
             raise ValueError(
                 f"steps = {self.steps}, every = {self.every}: give a multiple of every, and at least {SHORTEST} samples"

@@ -1,0 +1,109 @@
+"""What can be known before the work: an analysis is rehearsed, on an ensemble that computes nothing.
+
+Two short looks. First the analysis itself, with its own settings, up to its first record: the ensemble that it is given
+takes steps for granted, so that unknown observables, a k beyond dim and records that fit into no memory are found at
+once, whatever transient comes before. Then, if the members have axes, the analysis with as few steps as it accepts, on
+one member: that shows the names of its variables and dims, which may not be those of the axes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from nnflow.analysis import Analysis
+from nnflow.ensemble import Axis, Ensemble, Recording
+from nnflow.names import Refusal
+from nnflow.settings import whole
+
+MOST = 2**20  # steps of a rehearsal
+
+
+class Enough(BaseException):
+    """A rehearsal has come to the first record. No Exception: an analysis may catch those."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Rehearsed(Ensemble):
+    """An ensemble that checks what it is asked for, and stops there."""
+
+    def advance(self, steps: int) -> Ensemble:
+        """As if it had been: at step index t + steps."""
+        return replace(self, frame=None, t=self.t + whole("steps", steps, 0))
+
+    def _blocks(self, verb: str, steps: int, every: int, least: int = 1, most: int | None = None) -> Iterator[int]:
+        raise Enough
+
+
+def rehearse(method: Analysis, ensemble: Ensemble | Recording, axes: bool) -> set[str]:
+    """Call an analysis as far as its first record, and return the names that its result will have.
+
+    Only the names that can be known: none where there are no axes that they could clash with, or where the analysis
+    cannot be shortened. Raises whatever the analysis raises before its first record.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if isinstance(ensemble, Ensemble):
+            with suppress(Enough):
+                method(_stopping(ensemble))
+        return _names(method, ensemble) if axes else set()
+
+
+def _stopping(ensemble: Ensemble) -> Rehearsed:
+    """The ensemble for a rehearsal. Its map gives one curvature, to see that it has any, and stops, too."""
+    kind = type(ensemble.map)
+
+    def curvature(self: Any, x: Any, p: Any, t: int, v: Any) -> Any:
+        kind.curvature(self, x[:1], p[:1], t, v[:1, :1])
+        raise Enough
+
+    map: Any = object.__new__(type(kind.__name__, (kind,), {"curvature": curvature}))
+    map.__dict__.update(ensemble.map.__dict__)
+    given = {f.name: getattr(ensemble, f.name) for f in fields(Ensemble)}
+    return Rehearsed(**{**given, "map": map, "tick": None, "pace": {}})
+
+
+def _names(method: Analysis, ensemble: Ensemble | Recording) -> set[str]:
+    """The names in the result of a short run of one member; none if it fails, for it may only have been too short."""
+    one: Any = ensemble.take([0], tuple(Axis(axis.name, axis.values[:1], axis.kind) for axis in ensemble.axes))
+    with suppress(Exception), np.errstate(all="ignore"):
+        return names_of(shortened(method)(replace(one, tick=None)))
+    return set()
+
+
+def names_of(result: Any) -> set[str]:
+    """The names of variables and dims in what an analysis returned, but for "member"."""
+    dims = ((part[0],) if isinstance(part[0], str) else part[0] for part in result.values())
+    return {*result, *(name for several in dims for name in several)} - {"member"}
+
+
+def refuse_clash(name: str, axes: tuple[Axis, ...], names: set[str]) -> None:
+    """Refuse axes named like a variable or a dim of the result: one of the two would be lost."""
+    taken = [axis.name for axis in axes if axis.name in names]
+    if taken:
+        raise Refusal(
+            f"axis {', '.join(taken)}: {name} returns a variable or dim of this name, so the result could not hold "
+            "both; give the map's parameter or coordinate another name"
+        )
+
+
+def shortened(method: Analysis) -> Analysis:
+    """The analysis with as few steps as its own checks allow. Raises ValueError if it stays long.
+
+    Steps are often a multiple of another setting: those settings, doubled again and again, are tried in order.
+    """
+    settings: dict[str, Any] = {f.name: getattr(method, f.name) for f in fields(method)}
+    steps, at_once = settings.get("steps", 0), {"transient": 0} if "transient" in settings else {}
+    units = {1, *(value for value in settings.values() if type(value) is int and value > 0)}
+    for fewer in sorted({unit << i for unit in units for i in range(MOST.bit_length())}):
+        if fewer < min(steps, MOST):
+            with suppress(ValueError):
+                return replace(method, **{"steps": fewer, **at_once})
+    if steps > MOST:
+        raise ValueError(f"steps = {steps}: too many to try")
+    return replace(method, **at_once)

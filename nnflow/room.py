@@ -1,0 +1,38 @@
+"""Whether an array fits into memory, found out before it is made: the system gives it, and kills who fills it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from psutil import virtual_memory
+
+from nnflow.names import Refusal
+
+LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container, which sees the whole machine's memory otherwise
+COPIES = 3
+UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
+
+
+def available() -> int:
+    """Bytes that may be taken at present."""
+    free = int(virtual_memory().available)  # type: ignore[no-untyped-call]
+    limit = LIMIT.read_text().strip() if LIMIT.exists() else "max"
+    return min(free, int(limit)) if limit.isdigit() else free
+
+
+def room(what: str, *shape: int) -> None:
+    """Refuse an array of so many 8-byte numbers if memory cannot hold it and two like it, which work on it will need.
+
+    Raises Refusal with what is asked for.
+    """
+    size = COPIES * 8 * math.prod(shape)
+    if size > 2**20 and size > (free := available()):
+        numbers = " x ".join(map(str, shape))
+        taken = f"{numbers} numbers and work on them take {_bytes(size)}"
+        raise Refusal(f"{what}: {taken}, but {_bytes(free)} of memory are free: ask for less")
+
+
+def _bytes(size: int) -> str:
+    power = min(len(UNITS) - 1, (len(str(size)) - 1) // 3)
+    return f"{size / 1000**power:.3g} {UNITS[power]}"
