@@ -32,7 +32,7 @@ from nnflow.guard import VECTORS, Call, try_out
 from nnflow.machine import loop
 from nnflow.map import NORMS, Array, End, Into, Map, TangentRecords, begin, new_records, tangent_records
 from nnflow.names import Refusal, unknown
-from nnflow.straight import lasting, straight
+from nnflow.straight import lasting, reads, straight
 
 FUNCTIONS = (types.FunctionType, Dispatcher)  # what numba compiles
 SMALL = 8  # a state of at most so many components lies on the stack, and so does its frame
@@ -164,6 +164,12 @@ class CompiledMap(Map):
     def exact_tangent(self) -> bool:
         """Whether the map was given a tangent; otherwise central differences are used."""
         return self.functions.tangent is not None or self.functions.frame_tangent is not None
+
+    @property
+    def autonomous(self) -> bool:
+        """Whether the rule does without t: as the fields say, or, if `repeats` says nothing, as its bytecode does."""
+        said = self.repeats is not None or not any(reads(f, 2) for f in self.functions if f is not None)
+        return super().autonomous and said
 
     def tangent(self, x: Array, p: Array, t: int, v: Array) -> Array:
         """The Jacobian at x times each row of ``v (member, k, dim)``, by the tangent as plain Python."""

@@ -16,7 +16,6 @@ from numba import jit
 from nnflow.compiled import CompiledMap, _load, _python
 from nnflow.map import Array, Map
 from nnflow.names import unknown
-from nnflow.straight import reads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,7 +89,7 @@ def numba_mapping(map: Map, clock: bool = False) -> NumbaMapping:
     """
     if not isinstance(map, CompiledMap):
         raise TypeError(f"{map!r:.80} is not a CompiledMap, which numba could call: use nnflow.numpy_mapping")
-    if not (clock or (map.autonomous and not _reads_t(map))):
+    if not (clock or map.autonomous):
         raise ValueError(
             f"{map.name} depends on the step index t: call numba_mapping(map, clock=True), "
             "which puts t into the state as its last component"
@@ -106,11 +105,6 @@ def numba_mapping(map: Map, clock: bool = False) -> NumbaMapping:
     }
     module = _load(map._frame_glue(names) + FUNCTIONS, names)
     return NumbaMapping(module.mapping, module.jacobian)
-
-
-def _reads_t(map: CompiledMap) -> bool:
-    """Whether a function of the map looks at t, unless the map says that it does without (`Map.repeats`)."""
-    return map.repeats is None and any(reads(function, 2) for function in map.functions if function is not None)
 
 
 def numpy_mapping(map: Map) -> Callable[..., Array]:

@@ -154,7 +154,11 @@ class _Reading:
             options["boundscheck"] = True
         kind = self._all((type(thing).__name__, options, thing.locals, list(map(str, signatures))))[1]
 
+        lasts = own(thing.py_func) and thing.py_func.__closure__ is None  # a kernel of this package, for all maps
+
         def wrap(function: Any) -> Any:
+            if lasts:
+                return thing
             return type(thing)(function, dict(thing.locals), options, thing._compiler.pipeline_class)
 
         copy, digest = self._function(thing, thing.py_func, wrap)

@@ -71,7 +71,7 @@ def loop(mark: str | None = None, **options: Any) -> Callable[[Function], Functi
     """
 
     def compiled(function: Function) -> Function:
-        made = njit(nogil=True, error_model="numpy", pipeline_class=Alone, **options)(function)
+        made = njit(**{"nogil": True, "error_model": "numpy", "pipeline_class": Alone, **options})(function)
         made._cache = Kept(function, mark)
         return cast(Function, made)
 

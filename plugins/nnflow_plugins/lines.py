@@ -7,14 +7,15 @@ vectorises; where lines begin and end is then found without a branch. Serial, an
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from nnflow.machine import loop
 
 Array = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 
-@njit(nogil=True, cache=True)
+@loop()
 def lines_of_points(
     points: Array, turns: Array, power: int, threshold: float, theiler: int
 ) -> tuple[Counts, Counts, Counts, Counts]:
@@ -35,7 +36,7 @@ def lines_of_points(
     return diagonal, vertical, white, time
 
 
-@njit(nogil=True, cache=True)
+@loop()
 def lines_of_cells(matrix: NDArray[np.uint8], theiler: int) -> tuple[Counts, Counts, Counts, Counts]:
     """The same histograms of a given matrix, square or not."""
     rows, columns = matrix.shape
@@ -55,7 +56,7 @@ def lines_of_cells(matrix: NDArray[np.uint8], theiler: int) -> tuple[Counts, Cou
     return diagonal, vertical, white, time
 
 
-@njit(nogil=True, cache=True)
+@loop()
 def matrix_of_points(points: Array, turns: Array, power: int, threshold: float) -> NDArray[np.uint8]:
     """The matrix itself: 1 where two points are within the threshold."""
     size = points.shape[1]
@@ -65,7 +66,7 @@ def matrix_of_points(points: Array, turns: Array, power: int, threshold: float) 
     return matrix
 
 
-@njit(nogil=True, cache=True)
+@loop()
 def count_recurrences(points: Array, turns: Array, power: int, threshold: float, theiler: int) -> int:
     """How many cells outside the Theiler window recur."""
     size, count = points.shape[1], 0
@@ -76,12 +77,12 @@ def count_recurrences(points: Array, turns: Array, power: int, threshold: float,
     return count
 
 
-@njit(nogil=True, cache=True)
+@loop()
 def _histograms(size: int) -> Counts:
     return np.zeros(size + 1, np.int64)
 
 
-@njit(nogil=True, cache=True)
+@loop()
 def _compare_shifted(
     points: Array, turns: Array, shift: int, power: int, threshold: float, total: Array, near: NDArray[np.uint8]
 ) -> None:
@@ -94,7 +95,7 @@ def _compare_shifted(
         _within(total[:size], threshold**power, near)
 
 
-@njit(nogil=True, cache=True)
+@loop()
 def _compare_with(
     points: Array,
     turns: Array,
@@ -114,7 +115,7 @@ def _compare_with(
         _within(total, threshold**power, near)
 
 
-@njit(nogil=True, cache=True)
+@loop()
 def _begin(size: int, power: int, total: Array, near: NDArray[np.uint8]) -> None:
     if power:
         total[:size] = 0.0
@@ -122,7 +123,7 @@ def _begin(size: int, power: int, total: Array, near: NDArray[np.uint8]) -> None
         near[:size] = 1
 
 
-@njit(nogil=True, cache=True)
+@loop()
 def _add(x: Array, y: Array, turn: float, power: int, threshold: float, total: Array, near: NDArray[np.uint8]) -> None:
     """Add one coordinate to the comparison; the difference of angles is the shorter way round."""
     if power == 0:
@@ -140,13 +141,13 @@ def _add(x: Array, y: Array, turn: float, power: int, threshold: float, total: A
             total[i] += min(gap, turn - gap) ** 2
 
 
-@njit(nogil=True, cache=True)
+@loop()
 def _within(total: Array, limit: float, near: NDArray[np.uint8]) -> None:
     for i in range(total.size):
         near[i] = total[i] <= limit
 
 
-@njit(nogil=True, cache=True)
+@loop()
 def _sum(near: NDArray[np.uint8]) -> int:
     count = 0
     for i in range(near.size):
@@ -154,7 +155,7 @@ def _sum(near: NDArray[np.uint8]) -> int:
     return count
 
 
-@njit(nogil=True, cache=True)
+@loop()
 def _changes(near: NDArray[np.uint8], changes: NDArray[np.int32]) -> int:
     """Write where lines begin and end, alternately, and return how many numbers that are. No branch to mispredict."""
     count, before = 0, 0
@@ -166,13 +167,13 @@ def _changes(near: NDArray[np.uint8], changes: NDArray[np.int32]) -> int:
     return count + before
 
 
-@njit(nogil=True, cache=True)
+@loop()
 def _tally_diagonal(near: NDArray[np.uint8], changes: NDArray[np.int32], weight: int, lines: Counts) -> None:
     for i in range(0, _changes(near, changes), 2):
         lines[changes[i + 1] - changes[i]] += weight
 
 
-@njit(nogil=True, cache=True)
+@loop()
 def _tally_column(
     near: NDArray[np.uint8],
     j: int,
@@ -190,7 +191,7 @@ def _tally_column(
         _tally_segment(near[j + theiler :], changes, lines, white, time)
 
 
-@njit(nogil=True, cache=True)
+@loop()
 def _tally_segment(
     near: NDArray[np.uint8], changes: NDArray[np.int32], lines: Counts, white: Counts, time: Counts
 ) -> None:

@@ -12,9 +12,9 @@ measure of equality and the number of turns asked for are choices, stated in `de
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
+from nnflow.machine import loop
 from nnflow.values import real
 from nnflow_plugins.observed import ROUNDING
 
@@ -89,7 +89,7 @@ def _ranges(rows: Array, turn: float | None) -> Array:
     return np.asarray(turn - gaps.max(axis=1))
 
 
-@njit(nogil=True, cache=True)
+@loop()
 def _periods(rows: Array, widths: Array, turn: float, maximum: int) -> Integers:
     found = np.zeros(rows.shape[0], np.int64)
     for member in range(rows.shape[0]):
@@ -97,7 +97,7 @@ def _periods(rows: Array, widths: Array, turn: float, maximum: int) -> Integers:
     return found
 
 
-@njit(nogil=True, cache=True)
+@loop()
 def _smallest_period(row: Array, width: float, turn: float, maximum: int) -> int:
     """Try one period after another.
 
@@ -119,7 +119,7 @@ def _smallest_period(row: Array, width: float, turn: float, maximum: int) -> int
     return 0
 
 
-@njit(nogil=True, cache=True)
+@loop()
 def _first_broken(row: Array, period: int, width: float, turn: float) -> tuple[int, int]:
     """Two samples, a multiple of the period apart, that differ by more than the width; −1 twice if there are none."""
     for phase in range(period):
@@ -129,7 +129,7 @@ def _first_broken(row: Array, period: int, width: float, turn: float) -> tuple[i
     return -1, -1
 
 
-@njit(nogil=True, cache=True)
+@loop()
 def _broken(row: Array, phase: int, period: int, width: float, turn: float) -> tuple[int, int]:
     """The same within one phase."""
     low, high, lowest, highest = phase, phase, 0.0, 0.0

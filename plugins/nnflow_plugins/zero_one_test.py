@@ -24,12 +24,12 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
 from scipy import fft
 
 from nnflow.analysis import Analysis, Result, at_least, first
 from nnflow.ensemble import Ensemble, Recording
+from nnflow.machine import loop
 from nnflow.room import room
 from nnflow.values import real
 from nnflow_plugins.observed import ROUNDING, floor_of, on_circle, turn_of
@@ -210,7 +210,7 @@ def _lagged_products(rows: Array) -> Array:
     return np.ascontiguousarray(fft.irfft(spectrum, size)[:, : longest + 1], dtype=np.float64)
 
 
-@njit(nogil=True, cache=True)
+@loop()
 def _correlations(rows: Array, products: Array, cosine: Array, sine: Array) -> Array:
     """Return the correlation of P(n) with n, `(member, frequency)`."""
     correlation = np.empty((rows.shape[0], cosine.size))
@@ -221,7 +221,7 @@ def _correlations(rows: Array, products: Array, cosine: Array, sine: Array) -> A
     return correlation
 
 
-@njit(nogil=True, cache=True)
+@loop()
 def _walk(values: Array, products: Array, cosine: Array, sine: Array, total: Array) -> None:
     """Sum the recurrence of the module's docstring into total: P(n), n = 1 … N/10, `(n, frequency)`."""
     windows = values.size - total.shape[0]
@@ -238,7 +238,7 @@ def _walk(values: Array, products: Array, cosine: Array, sine: Array, total: Arr
         total[n] = total[n - 1] + growth
 
 
-@njit(nogil=True, cache=True)
+@loop()
 def _grow(
     growth: Array, leaving: float, entering: float, product: float, head: Array, tail: Array, wave: Array
 ) -> None:
@@ -249,7 +249,7 @@ def _grow(
         growth[i] += enters - leaves + 2.0 * product * wave[i]
 
 
-@njit(nogil=True, cache=True)
+@loop()
 def _turn(real: Array, imaginary: Array, added: float, cosine: Array, sine: Array) -> None:
     """Take u to (u + added) e^{ic}, for every frequency."""
     for i in range(real.size):
@@ -258,7 +258,7 @@ def _turn(real: Array, imaginary: Array, added: float, cosine: Array, sine: Arra
         imaginary[i] = sine[i] * x + cosine[i] * y
 
 
-@njit(nogil=True, cache=True)
+@loop()
 def _correlate_with_n(total: Array, correlation: Array) -> None:
     """Write the correlation of every column with n; 0 for a column that does not vary."""
     count = total.shape[0]
@@ -273,7 +273,7 @@ def _correlate_with_n(total: Array, correlation: Array) -> None:
         correlation[i] = correlation[i] / math.sqrt(variance * square[i]) if square[i] > 0.0 else 0.0
 
 
-@njit(nogil=True, cache=True)
+@loop()
 def _add_products(row: Array, mean: Array, n: float, square: Array, product: Array) -> None:
     for i in range(row.size):
         deviation = row[i] - mean[i]
