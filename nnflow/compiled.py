@@ -1,9 +1,9 @@
 """A map whose rule numba compiles: the four verbs as compiled loops over members, kept in a cache on disk.
 
-Loops that take the rule as an argument are never found again in numba's disk cache. So each rule gets modules of its
-own (one for each k in few dimensions, and for each choice of observables): a copy of `loops.py` in the cache directory,
-named by a fingerprint of the rule's bytecode, its constants and everything it calls, with the rule bound to a global
-name. A rule typed at a prompt is cached like any other.
+Loops that take the rule as an argument are never found again in numba's disk cache. So each rule gets loops of its own
+(for each k in few dimensions, and for each choice of observables): the text of `loops.py`, executed with the rule bound
+to a global name, its machine code kept under a fingerprint of the rule's bytecode, its constants and everything it
+calls (`frozen`, `machine`). A rule typed at a prompt is kept like any other.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from numba.core.bytecode import FunctionIdentity
 from numba.core.dispatcher import Dispatcher
 from numba.core.errors import NumbaError
 
-from nnflow.frozen import fingerprint, frozen, own
-from nnflow.guard import VECTORS, Call, try_out
+from nnflow.frozen import UNTOLD, fingerprint, frozen, own
+from nnflow.guard import VECTORS, Call, is_arithmetic, try_out
 from nnflow.machine import loop
 from nnflow.map import NORMS, Array, End, Into, Map, TangentRecords, begin, new_records, tangent_records
 from nnflow.names import Refusal, unknown
@@ -256,6 +256,8 @@ class CompiledMap(Map):
                     "Write it as rule(x, p, t, out) in numba's subset of Python, or use nnflow.TensorMap."
                 ) from error
             except IndexError as error:
+                if not loop.signatures:  # numba's own, on the way to a signature
+                    raise
                 raise Refusal(
                     f"a function of {self.name!r} reads or writes out of bounds on the way: an index grows beyond its "
                     "array with t, the state or a parameter"
@@ -264,6 +266,10 @@ class CompiledMap(Map):
         return call
 
     def _module(self, k: int, observe: tuple[str, ...]) -> types.ModuleType:
+        with _loading:
+            return self._loops(k, observe)
+
+    def _loops(self, k: int, observe: tuple[str, ...]) -> types.ModuleType:
         if not any(name in self.observables for name in observe):
             observe = ()  # coordinates are chosen by number: one module serves them all
         small = self.dim <= SMALL
@@ -380,7 +386,9 @@ def _call_plain(function: Any, *arguments: Any) -> None:
     with np.errstate(all="ignore"):
         try:
             function(*arguments)
-        except (OverflowError, ZeroDivisionError):
+        except (ArithmeticError, ValueError) as error:
+            if not is_arithmetic(error):
+                raise
             arguments[-1][...] = np.nan
 
 
@@ -401,16 +409,17 @@ if sys.platform != "win32":
 # -- modules made for one map, found again on disk ----------------------------------------------------------------
 
 _loaded: dict[str, types.ModuleType] = {}
-_loading = threading.Lock()
+_loading = threading.RLock()
 
 
 def _load(glue: str, names: dict[str, Any]) -> types.ModuleType:
     """The loops bound to one map's functions: loaded once a process, compiled once a machine."""
     text = _template("loops.py") + glue
     digest = fingerprint(text, names)
-    with _loading:
-        if digest not in _loaded:
-            _loaded[digest] = _execute(text, names, digest)
+    if digest.startswith(UNTOLD):
+        return _execute(text, names, digest)  # nobody will ask for it by this name again
+    if digest not in _loaded:
+        _loaded[digest] = _execute(text, names, digest)
     return _loaded[digest]
 
 

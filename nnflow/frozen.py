@@ -16,12 +16,15 @@ import dataclasses
 import dis
 import enum
 import hashlib
+import os
 import secrets
 import sys
 import types
 from collections.abc import Callable, Iterable
 from functools import cache, lru_cache
 from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -34,6 +37,8 @@ from numba.np.ufunc.dufunc import DUFunc
 Thing = TypeVar("Thing")
 PLAIN = (int, float, complex, bool, str, bytes, type(None), type(...), slice, range, np.dtype, Type, types.CodeType)
 COMPILED = (types.FunctionType, Dispatcher, DUFunc)
+LIBRARIES = ("numba", "llvmlite", "numpy")
+MACHINERY = ("arithmetic", "compiled", "exchange", "frozen", "lanes", "loops", "machine", "straight")
 UNFINISHED = b"is being read"
 UNTOLD = "?"  # how the fingerprint of something begins whose contents cannot be told
 
@@ -72,7 +77,9 @@ def fingerprint(*things: Any) -> str:
 
 @cache
 def _versions() -> bytes:
-    return repr((sys.version, version("numba"), version("llvmlite"), version("numpy"))).encode()
+    """Of Python, of the libraries, and of what this package itself makes machine code with."""
+    texts = [files("nnflow").joinpath(f"{name}.py").read_bytes() for name in MACHINERY]
+    return _digest(repr((sys.version, *map(version, LIBRARIES))).encode(), *texts)
 
 
 def _digest(*parts: bytes) -> bytes:
@@ -91,7 +98,7 @@ class _Reading:
         self.checked = checked
         self.seen: dict[int, tuple[Any, bytes]] = {}
         self.alive: list[Any] = []  # what was read, so that its id stays its own
-        self.within = 0  # functions that are being read
+        self.within: list[int] = []  # ids of the functions that are being read, one within the other
         self.untold: list[Any] = []  # what has contents that cannot be told
 
     def read(self, thing: Any) -> tuple[Any, bytes]:
@@ -100,7 +107,7 @@ class _Reading:
             self.alive.append(thing)
             self.seen[id(thing)] = self._read(thing)
         copy, digest = self.seen[id(thing)]
-        if digest == UNFINISHED:
+        if digest == UNFINISHED and id(thing) != self.within[-1]:  # but a function may name itself
             self.untold.append(thing)
         return copy, digest
 
@@ -123,10 +130,11 @@ class _Reading:
 
         The copy stands in `seen` before what it names is read, so that a function may name itself.
         """
-        copy = _bare(function)
+        (defaults, keywords), third = self._all((function.__defaults__, function.__kwdefaults__))
+        copy = _bare(function, defaults, keywords)
         made = copy if self.interpreted else wrap(copy)
         self.seen[id(whole)] = made, UNFINISHED
-        self.within += 1
+        self.within.append(id(whole))
         names = _named(function)
         values, first = self._all(names.values())
         copy.__globals__.update(zip(names, values, strict=True))
@@ -135,9 +143,9 @@ class _Reading:
         contents, second = self._all(old.cell_contents for _, old in pairs)
         for (new, _), value in zip(pairs, contents, strict=True):
             new.cell_contents = value
-        defaults = self._all((function.__defaults__, function.__kwdefaults__))[1]
-        self.within -= 1
-        return made, _digest(self._code(function.__code__), defaults, repr(list(names)).encode(), first, second)
+        self.within.pop()
+        head = repr((list(names), getattr(function, "glue", False))).encode()
+        return made, _digest(self._code(function.__code__), head, first, second, third)
 
     def _plain(self, function: types.FunctionType) -> tuple[Any, bytes]:
         """A function that another one calls as it is: numba knows it by itself, not by its contents."""
@@ -152,14 +160,11 @@ class _Reading:
         options = dict(thing.targetoptions)
         if self.checked and options.get("boundscheck") is None and not own(thing.py_func):
             options["boundscheck"] = True
-        kind = self._all((type(thing).__name__, options, thing.locals, list(map(str, signatures))))[1]
+        compiler, lasting = thing._compiler.pipeline_class, own(thing.py_func) and not thing.py_func.__closure__
+        kind = self._all((type(thing), compiler.__qualname__, options, thing.locals, list(map(str, signatures))))[1]
 
-        lasts = own(thing.py_func) and thing.py_func.__closure__ is None  # a kernel of this package, for all maps
-
-        def wrap(function: Any) -> Any:
-            if lasts:
-                return thing
-            return type(thing)(function, dict(thing.locals), options, thing._compiler.pipeline_class)
+        def wrap(function: Any) -> Any:  # a kernel of this package stays itself, compiled once for all maps
+            return thing if lasting else type(thing)(function, dict(thing.locals), options, compiler)
 
         copy, digest = self._function(thing, thing.py_func, wrap)
         copy, digest = self._one(copy, _digest(kind, digest))
@@ -174,18 +179,22 @@ class _Reading:
         kind = self._all((inner.targetoptions, thing.identity, list(map(str, signatures))))[1]
 
         def wrap(function: Any) -> Any:
-            made = DUFunc(function, identity=thing.identity, targetoptions=dict(inner.targetoptions))
-            for signature in signatures:
-                made.add(signature)
-            return made
+            return DUFunc(function, identity=thing.identity, targetoptions=dict(inner.targetoptions))
 
         copy, digest = self._function(thing, inner.py_func, wrap)
         if self.interpreted:
             return np.vectorize(copy), digest
-        return self._one(copy, _digest(b"vectorize", kind, digest))
+        copy, digest = self._one(copy, _digest(b"vectorize", kind, digest))
+        if signatures and not copy._frozen:
+            for signature in signatures:
+                copy.add(signature)
+            copy.disable_compile()
+        return copy, digest
 
     def _intrinsic(self, thing: Any) -> tuple[Any, bytes]:
-        """Its definition tells; it stays the object that numba knows."""
+        """Its definition tells; it stays the object that numba knows. The package's own are told by `_versions`."""
+        if own(thing._defn):
+            return thing, _name(thing._defn)
         return thing, _digest(b"intrinsic", self._function(thing, thing._defn, lambda copy: thing)[1])
 
     def _one(self, copy: Any, digest: bytes) -> tuple[Any, bytes]:
@@ -211,7 +220,7 @@ class _Reading:
         if array.dtype.hasobject:
             return self._other(array)
         flags = array.flags.c_contiguous, array.flags.f_contiguous, array.flags.aligned
-        head = repr((type(array).__name__, array.dtype.descr, array.shape, flags)).encode()
+        head = repr((type(array).__name__, repr(array.dtype), array.shape, flags)).encode()
         digest = _digest(head, np.ascontiguousarray(array).tobytes())
         copy = _copies.setdefault(digest, array.copy(order="K"))
         copy.flags.writeable = False
@@ -258,15 +267,17 @@ class _Reading:
     def _kind(self, kind: type) -> tuple[Any, bytes]:
         if issubclass(kind, enum.Enum):
             return kind, _digest(_name(kind), self._all(list(kind))[1])
-        if _versioned(kind.__module__) or hasattr(kind, "_fields"):
-            return kind, _digest(_name(kind), repr(getattr(kind, "_fields", ())).encode())
+        if hasattr(kind, "_fields"):
+            rest = self._all((getattr(kind, "_fields", ()), getattr(kind, "_field_defaults", {})))[1]
+            return kind, _digest(_name(kind), rest)
         return self._other(kind)
 
     def _other(self, thing: Any) -> tuple[Any, bytes]:
         """What has a name in a library of known version is told by it; anything else cannot be told."""
-        home = getattr(thing, "__module__", None) or getattr(type(thing), "__module__", None)
-        if callable(thing) and (isinstance(thing, np.ufunc) or _versioned(home)) and hasattr(thing, "__name__"):
-            return thing, _name(thing)
+        home, name = getattr(thing, "__module__", None), getattr(thing, "__name__", "")
+        home = "numpy" if type(thing) is np.ufunc else home
+        if _versioned(home) and getattr(sys.modules[str(home)], name, None) is thing:
+            return thing, f"{home}.{name}".encode()
         self.untold.append(thing)
         return thing, b"untold"
 
@@ -290,13 +301,13 @@ _Reading._READERS = (
 )  # fmt: skip
 
 
-def _bare(function: types.FunctionType) -> Any:
+def _bare(function: types.FunctionType, defaults: Any, keywords: Any) -> Any:
     """A copy that does not yet know what it names."""
     space = {"__builtins__": function.__globals__.get("__builtins__", __builtins__)}
     space["__name__"] = function.__module__ or __name__
     cells = tuple(types.CellType() for _ in function.__closure__ or ())
-    copy = types.FunctionType(function.__code__, space, function.__name__, function.__defaults__, cells)
-    copy.__kwdefaults__ = None if function.__kwdefaults__ is None else dict(function.__kwdefaults__)
+    copy = types.FunctionType(function.__code__, space, function.__name__, defaults, cells)
+    copy.__kwdefaults__ = keywords
     copy.__qualname__, copy.__module__, copy.__doc__ = function.__qualname__, function.__module__, function.__doc__
     vars(copy).update(vars(function))
     return copy
@@ -346,5 +357,17 @@ def _name(thing: Any) -> bytes:
 
 
 def _versioned(module: str | None) -> bool:
-    """Whether a module's contents are told by the versions in the fingerprint."""
-    return (module or "").partition(".")[0] in ("numpy", "numba", *sys.stdlib_module_names)
+    """Whether a module's contents are told by the versions in the fingerprint: by its name, and by where it lies."""
+    top = (module or "").partition(".")[0]
+    if module not in sys.modules or top not in (*LIBRARIES, *sys.stdlib_module_names):
+        return False
+    file = getattr(sys.modules[top], "__file__", None)
+    return top in sys.builtin_module_names if file is None else _installed(top, file)
+
+
+@cache
+def _installed(top: str, file: str) -> bool:
+    """Whether this file is that of a library, and not of somebody's module that bears its name."""
+    path, standard = Path(file).resolve(), Path(os.__file__).resolve().parent
+    installed = "site-packages" in path.parts or "dist-packages" in path.parts
+    return installed if top in LIBRARIES else path.is_relative_to(standard) and not installed

@@ -57,7 +57,7 @@ def _fault(call: Call, state: Array, parameters: Mapping[str, float], t: int) ->
             value = call.function(*read[:2], t, *read[2:], *written)
     except IndexError as error:
         return f"reads or writes out of bounds: {error}"
-    except (ArithmeticError, ValueError, TypeError, AttributeError, NameError, NotImplementedError) as error:
+    except Exception as error:
         return _meaning(error)
     if not call.writes and not isinstance(value, (int, float, np.number, np.bool_)):
         return f"returns {value!r:.60}, no number"
@@ -69,8 +69,17 @@ def _fault(call: Call, state: Array, parameters: Mapping[str, float], t: int) ->
 
 def _meaning(error: Exception) -> str:
     """What an exception says of a function; nothing, if compiled code goes on with inf or NaN there."""
-    if isinstance(error, ArithmeticError) or "math domain error" in str(error) or "math range error" in str(error):
+    if is_arithmetic(error):
         return ""
     if "read-only" in str(error):
         return "changes x, p or the vectors that it is given: write into out only"
     return f"fails: {type(error).__name__}: {error}"
+
+
+def is_arithmetic(error: Exception) -> bool:
+    """Whether Python refuses arithmetic that gives inf or NaN in compiled code: 1/0, math.exp(1e4), math.log(-1).
+
+    The words are those of `math`, of Python before 3.14 and since.
+    """
+    words = ("math domain error", "math range error", "expected a ", "expected argument ")
+    return isinstance(error, ArithmeticError) or (type(error) is ValueError and str(error).startswith(words))

@@ -57,6 +57,11 @@ class Iterated(Map):
         """Whether the inner map's tangent is exact."""
         return self.inner.exact_tangent
 
+    @property
+    def resolution(self) -> float:
+        """That of the inner map."""
+        return self.inner.resolution
+
     def step(self, x: Any, p: Any, t: int) -> Any:
         """n steps of the inner map."""
         for s in range(t * self.n, (t + 1) * self.n):

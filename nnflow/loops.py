@@ -1,8 +1,8 @@
 """The verbs as compiled loops over members: a template, never imported.
 
-`compiled.py` copies this text into the cache once per rule (and number of vectors, where a frame lies on the stack),
-with the names below bound to the map's own functions and constants, so that numba compiles them as constants and finds
-the machine code on disk next time. Where `lanes.py` stands behind it, the ensembles of a small map run side by side.
+`compiled.py` executes this text once per rule (and number of vectors, where a frame lies on the stack), with the names
+below bound to the map's own functions and constants, so that numba compiles them as constants; `machine.py` finds the
+machine code on disk next time. Where `lanes.py` stands behind it, the ensembles of a small map run side by side.
 
 Two things make it fast to run and to compile. The loops own no array (scratch comes in as an argument, or lies on the
 stack where the map is small, so that the processor holds it in registers), so they are compiled without reference

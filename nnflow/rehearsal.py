@@ -8,9 +8,10 @@ one member: that shows the names of its variables and dims, which may not be tho
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -46,12 +47,33 @@ def rehearse(method: Analysis, ensemble: Ensemble | Recording, axes: bool) -> se
     Only the names that can be known: none where there are no axes that they could clash with, or where the analysis
     cannot be shortened. Raises whatever the analysis raises before its first record.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _quiet():
         if isinstance(ensemble, Ensemble):
             with suppress(Enough):
                 method(_stopping(ensemble))
         return _names(method, ensemble) if axes else set()
+
+
+_silence: list[Any] = []  # what to leave again, once for each rehearsal that goes on
+_changing = threading.Lock()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No warnings. Their filters are the whole process's: the first of several threads sets them, the last one back."""
+    with _changing:
+        if not _silence:
+            _silence.append(warnings.catch_warnings())
+            _silence[0].__enter__()
+            warnings.simplefilter("ignore")
+        _silence.append(None)
+    try:
+        yield
+    finally:
+        with _changing:
+            _silence.pop()
+            if len(_silence) == 1:
+                _silence.pop().__exit__(None, None, None)
 
 
 def _stopping(ensemble: Ensemble) -> Rehearsed:

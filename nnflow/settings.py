@@ -25,6 +25,7 @@ from pydantic import BeforeValidator, ConfigDict, PydanticUserError, TypeAdapter
 from pydantic_core import to_jsonable_python
 
 from nnflow.names import Refusal, shown
+from nnflow.values import real
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -207,7 +208,9 @@ def numbers(name: str, values: Any) -> Array:
             found = np.array([_read(value) for value in found.ravel()], dtype=np.float64).reshape(found.shape)
         if masked or found.dtype.kind not in "iufU":
             raise ValueError("masked values" if masked else f"they are {found.dtype}")
-        return np.array(found, dtype=np.float64)
+        return np.array(real(found.astype(np.float64) if found.dtype.kind == "U" else found, name))
+    except Refusal:
+        raise
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         reason = str(error).partition("\n")[0]
     raise Refusal(f"{name} = {shown(values)}: give numbers, in rows of equal length ({reason})")
@@ -272,6 +275,8 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
     def read(name: str, value: Any) -> Any:
         if name not in settings:
             return value
+        if kinds[name].kind is inspect.Parameter.VAR_POSITIONAL:
+            return tuple(settings[name].read(name, each) for each in value)
         if kinds[name].kind is inspect.Parameter.VAR_KEYWORD:
             known = {key: each for key, each in value.items() if not _is_infinite(each)}
             return {**value, **{key: settings[name].read(key, each) for key, each in known.items()}}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import lru_cache
 from types import FunctionType
 from typing import Any
@@ -67,7 +67,7 @@ def _goes_on(code: Any, label: int, step: Any, callers: tuple[Any, ...]) -> bool
             return isinstance(_constant(code, step.value.index), int)
         if step.value.op == "call":
             function = _constant(code, step.value.func)
-            return function is not None and straight(function, callers)
+            return isinstance(function, Hashable) and straight(function, callers)
         return step.value.op in EXPRESSIONS
     return isinstance(step, (ir.Assign, ir.Del, ir.Return))
 

@@ -22,6 +22,7 @@ class Workers(Executor):
 
     def __init__(self, count: int) -> None:
         self._tasks: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._ended = False
         self._threads = [Thread(target=_work, args=(self._tasks,), daemon=True) for _ in range(count)]
         try:
             for thread in self._threads:
@@ -31,13 +32,19 @@ class Workers(Executor):
             raise OSError(errno.EAGAIN, f"{error}: too little memory, or too many threads") from error
 
     def submit(self, function: Callable[..., T], /, *arguments: Any, **keywords: Any) -> Future[T]:
-        """The future of a call."""
+        """The future of a call. Raises RuntimeError after `shutdown`."""
+        if self._ended:
+            raise RuntimeError("cannot submit after shutdown")
         future: Future[T] = Future()
         self._tasks.put((future, partial(function, *arguments, **keywords)))
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Let each thread end after what has been submitted, and wait for that; whoever submitted cancels futures."""
+        """Let each thread end after what has been submitted, or with `cancel_futures` has begun, and wait for that."""
+        self._ended = True
+        while cancel_futures and not self._tasks.empty():
+            if (task := self._tasks.get()) is not None:
+                task[0].cancel()
         for _ in self._threads:
             self._tasks.put(None)
         for thread in self._threads if wait else ():

@@ -9,12 +9,15 @@ next one that writes into the folder.
 from __future__ import annotations
 
 import os
+import platform
 import stat
 import tempfile
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+
+from psutil import pid_exists
 
 from nnflow.names import Refusal
 
@@ -32,7 +35,7 @@ def write(path: str | os.PathLike[str], *parts: bytes | memoryview) -> None:
     try:
         with open(os.open(scratch, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666), "wb") as file:
             if place.exists():
-                os.fchmod(file.fileno(), stat.S_IMODE(place.stat().st_mode))
+                os.chmod(scratch, stat.S_IMODE(place.stat().st_mode))
             for part in parts:
                 file.writelines(part[i : i + BLOCK] for i in range(0, len(part), BLOCK))
             file.flush()
@@ -87,23 +90,13 @@ def check_file(path: str | os.PathLike[str]) -> bool:
 
 def _stem() -> str:
     """How the names of unfinished files begin on this machine: other machines may share the folder."""
-    return f".nnflow-{zlib.crc32(os.uname().nodename.encode()):08x}-"
+    return f".nnflow-{zlib.crc32(platform.node().encode()):08x}-"
 
 
 def _remove_stale(folder: Path) -> None:
     """Remove the unfinished files of processes of this machine that are no more."""
     for scratch in folder.glob(f"{_stem()}*"):
         process = scratch.name.removeprefix(_stem()).partition("-")[0]
-        if process.isascii() and process.isdigit() and not _alive(int(process)):
+        if process.isascii() and process.isdigit() and not pid_exists(int(process)):  # type: ignore[no-untyped-call]
             with suppress(OSError):  # another user's, in a folder that all may write
                 scratch.unlink()
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):  # another user's; no process has such a number
-        return True
-    return True

@@ -32,9 +32,16 @@ class WrittenOut(TorchFunctionMode):
             return out, weights if given.get("need_weights", True) else None
         if func is functional.scaled_dot_product_attention:
             return attention(*args, **given)
-        if getattr(func, "__name__", "") in RECURRENT and len(args) == 9 and args[5] > 0 and args[6]:
+        if getattr(func, "__name__", "") in RECURRENT and len(args) == 9 and drops(*args):
             return recurrent(func, *args)
         return func(*args, **given)
+
+
+def drops(*args: Any) -> bool:
+    """Whether a recurrent layer has dropout between its parts. Raises TypeError for packed sequences."""
+    if not isinstance(args[3], bool):
+        raise TypeError("packed sequences go through torch's own dropout, which has no forward derivative: pad them")
+    return bool(args[5] > 0 and args[6])
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, train: bool = True) -> Tensor:
