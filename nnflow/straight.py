@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from functools import lru_cache
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from numba.core.compiler import run_frontend
 from numba.core.dispatcher import Dispatcher
 from numba.core.errors import ConstantInferenceError, NumbaError
 
+KNOWN = (Dispatcher, FunctionType, BuiltinFunctionType, type, np.ufunc)  # what may run straight through
 BUILTINS = (abs, bool, float, max, min, pow, round)
 EXPRESSIONS = ("binop", "build_tuple", "cast", "getattr", "inplace_binop", "unary")
 ARITHMETIC = tuple(getattr(operator, name) for name in ("add", "sub", "mul", "iadd", "isub", "imul", "neg", "pos"))
@@ -67,7 +68,7 @@ def _goes_on(code: Any, label: int, step: Any, callers: tuple[Any, ...]) -> bool
             return isinstance(_constant(code, step.value.index), int)
         if step.value.op == "call":
             function = _constant(code, step.value.func)
-            return isinstance(function, Hashable) and straight(function, callers)
+            return isinstance(function, KNOWN) and straight(function, callers)
         return step.value.op in EXPRESSIONS
     return isinstance(step, (ir.Assign, ir.Del, ir.Return))
 

@@ -14,11 +14,11 @@ import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from numba import njit, vectorize
+from numba import cfunc, njit, vectorize
 from numba.extending import overload
 
 import nnflow
@@ -212,11 +212,15 @@ def test_explicit_signatures_stay() -> None:
         return x
 
     def rule(x: Array, p: Array, t: int, out: Array) -> None:
-        out[0], out[1] = rounded(x[0]), spread(x[1])
+        out[0] = rounded(x[0])
 
-    map = nnflow.CompiledMap(rule, dim=2)
-    found = map.advance(np.array([[0.1, 0.1]]), np.empty((1, 0)), 0, 1).states[0]
-    assert found.tolist() == [np.float32(0.1), np.float32(0.1)]
+    def refused(x: Array, p: Array, t: int, out: Array) -> None:
+        out[0] = spread(x[0])
+
+    x, p = np.array([[0.1]]), np.empty((1, 0))
+    assert nnflow.CompiledMap(rule).advance(x, p, 0, 1).states[0, 0] == np.float32(0.1)
+    with pytest.raises(nnflow.CompilationError, match="cannot call"):  # by numba, as everywhere
+        nnflow.CompiledMap(refused).advance(x, p, 0, 1)
 
 
 class Color(enum.Enum):
@@ -227,3 +231,67 @@ class Color(enum.Enum):
 def test_everything_a_rule_may_name_has_a_name(thing: Any) -> None:
     assert not fingerprint(thing).startswith("?")
     assert fingerprint(thing) == fingerprint(thing)
+
+
+def test_default_arguments_are_frozen() -> None:
+    table = np.array([2.0])
+
+    @njit
+    def helper(x: float, table: Array = table) -> float:
+        return float(table[0] * x)
+
+    def rule(x: Array, p: Array, t: int, out: Array, table: Array = table) -> None:
+        out[0], out[1] = table[0] * x[0], helper(x[1])
+
+    map = nnflow.CompiledMap(rule, dim=2)
+    table[0] = 3.0
+    x = np.ones((1, 2))
+    assert map.advance(x, np.empty((1, 0)), 0, 1).states.tolist() == [[2.0, 2.0]]
+    assert nnflow.CompiledMap(rule, dim=2).advance(x, np.empty((1, 0)), 0, 1).states.tolist() == [[3.0, 3.0]]
+
+
+def test_an_eager_helper_may_name_constants() -> None:
+    here: dict[str, Any] = {"vectorize": vectorize, "njit": njit, "A": 2.0}
+    exec("@vectorize(['float64(float64)'])\ndef spread(x):\n    return A * x\n"
+         "@njit(['float64(float64)'])\ndef grown(x):\n    return A * x\n"
+         "def rule(x, p, t, out):\n    out[0] = spread(x[0]) + grown(x[0])", here)  # fmt: skip
+    assert value_of(nnflow.CompiledMap(here["rule"])) == 4.0
+
+
+def test_a_module_that_bears_the_name_of_a_library_is_read(tmp_path: Path) -> None:
+    """profile.py, signal.py, statistics.py: names of the standard library that a user's file may have, too."""
+    code = "import nnflow, numpy as np\nfrom profile import rule\nprint(float(nnflow.CompiledMap(rule)"
+    code += ".advance(np.ones((1, 1)), np.empty((1, 0)), 0, 1).states[0, 0]))"
+    environment = {**os.environ, "NNFLOW_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(tmp_path)}
+    for value in (0.5, 0.25):
+        (tmp_path / "profile.py").write_text(f"A = {value}\ndef rule(x, p, t, out):\n    out[0] = A * x[0]\n")
+        done = subprocess.run([sys.executable, "-B", "-c", code], env=environment, capture_output=True, text=True)
+        assert done.stdout == f"{value}\n", done.stderr
+
+
+def test_named_tuples_differ_by_their_defaults() -> None:
+    made = [NamedTuple("Made", [("a", float)]) for _ in range(2)]
+    for kind, value in zip(made, (1.0, 2.0), strict=True):
+        kind.__new__.__defaults__ = (value,)  # type: ignore[attr-defined]
+        kind._field_defaults = {"a": value}  # type: ignore[attr-defined]
+    assert fingerprint(made[0]) != fingerprint(made[1])
+
+
+@cfunc("float64(float64)")
+def twice(x: float) -> float:
+    return 2.0 * x
+
+
+@pytest.mark.parametrize("thing", [twice, np.frompyfunc(lambda x: x, 1, 1), object(), lambda x: x], ids=repr)
+def test_what_only_has_a_name_is_not_told_by_it(thing: Any) -> None:
+    def rule(x: Array, p: Array, t: int, out: Array) -> None:
+        out[0] = thing(x[0])
+
+    assert fingerprint(rule).startswith("?")
+
+
+@pytest.mark.parametrize("name", nnflow.maps.names())
+def test_every_registered_map_can_be_kept(name: str) -> None:
+    map = nnflow.maps[name]()
+    assert isinstance(map, nnflow.CompiledMap)
+    assert not fingerprint(map.functions, dict(map.observables)).startswith("?")

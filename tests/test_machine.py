@@ -69,6 +69,7 @@ OTHERS = [name for name in nnflow.maps.names() if name not in ("henon", "logisti
 def test_a_cold_and_a_warm_cache_give_the_same_bits_for_every_verb(names: list[str], tmp_path: Path) -> None:
     cold = verbs_of(names, tmp_path, 1)
     kept = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert len(kept) >= 3 * len(names)  # of each map two orbits, the tangents, the distances
     assert verbs_of(names, tmp_path, -1) == cold
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == kept  # nothing was compiled again
     for found in cold.values():
@@ -91,7 +92,9 @@ def test_a_half_filled_cache_gives_the_bits_of_an_empty_one(tmp_path: Path) -> N
     """A module of one's own, trained: with a fast-math rule, verbs met in another order followed other orbits."""
     whole = eval(python(f"{VERBS}{SMALL}\nprint(verbs(made, 1))", tmp_path / "a"))
     (tmp_path / "b").mkdir(mode=0o700)
-    for i, path in enumerate(sorted((tmp_path / "a").iterdir())):
+    kept = sorted((tmp_path / "a").iterdir())
+    assert len(kept) == 4
+    for i, path in enumerate(kept):
         if i % 2:
             shutil.copy(path, tmp_path / "b")
     assert eval(python(f"{VERBS}{SMALL}\nprint(verbs(made, -1))", tmp_path / "b")) == whole
