@@ -223,11 +223,11 @@ def from_mapping(
 
     frame_tangent = None if jacobian is None else _by_matrix(_dispatcher(jacobian), dim)
     settings = {"name": getattr(mapping, "__name__", "mapping"), **settings}
-    map = CompiledMap(rule, frame_tangent=frame_tangent, dim=dim, parameters=parameters or {}, **settings)
-    _try(map, "mapping", mapping, (dim,))
+    drawn = Map(dim=dim, parameters=parameters or {}, **settings)
+    _try(drawn, "mapping", mapping, (dim,))
     if jacobian is not None:
-        _try(map, "jacobian", jacobian, (dim, dim))
-    return map
+        _try(drawn, "jacobian", jacobian, (dim, dim))
+    return CompiledMap(rule, frame_tangent=frame_tangent, dim=dim, parameters=parameters or {}, **settings)
 
 
 def _dispatcher(function: Any) -> Any:

@@ -236,9 +236,10 @@ there = Event()
 @dataclass(frozen=True)
 class Mixed(nnflow.Analysis):
     def __call__(self, ensemble):
+        ensemble.orbit(1)
         if ensemble.init[0]:
             there.set(); ctypes.CDLL(None).sleep(600)
-        there.wait(); raise RuntimeError("broken")
+        there.wait(2); raise RuntimeError("broken")
 import os; os.cpu_count = lambda: 2
 try: nnflow.run(Mixed(), nnflow.Ensemble.grid(nnflow.maps["logistic"](), inits=2), chunk=1)
 except RuntimeError as error: print(error)

@@ -239,7 +239,7 @@ def test_it_satisfies_the_contract() -> None:
         ({"longest": 9}, "longest = 9: give 10 or more"),
         ({"shortest": 30}, "longest = 24: give 30 or more"),
         ({"radius": 0.0}, "radius = 0.0: give a positive number"),
-        ({"tolerance": math.nan}, "tolerance = nan: give a positive number"),
+        ({"tolerance": math.nan}, "tolerance = nan: give a finite number"),
         ({"significance": 0.0}, "significance = 0.0"),
         ({"significance": 1.5}, "significance = 1.5"),
         ({"transient": -1}, "transient = -1: give 0 or more"),

@@ -58,7 +58,7 @@ def test_the_attributes_tell_how_it_was_made(scan: nnflow.Ensemble) -> None:
     assert json.loads(attrs["settings"])["steps"] == 30
     assert json.loads(attrs["settings"])["every"] == 1
     assert (attrs["map"], attrs["seed"], attrs["tangent"]) == ("logistic", 9, "exact")
-    assert json.loads(attrs["parameters"]) == {"r": 4.0}
+    assert json.loads(attrs["parameters"]) == {"r": 3.9999}
     assert set(json.loads(attrs["versions"])) == {"nnflow", "numpy", "numba", "torch", "scipy", "xarray"}
     assert "natural logarithms" in attrs["conventions"]
     assert "May" in attrs["source"]
