@@ -27,7 +27,8 @@ from numba.core.bytecode import FunctionIdentity
 from numba.core.dispatcher import Dispatcher
 from numba.core.errors import NumbaError
 
-from nnflow.frozen import UNTOLD, fingerprint, frozen, own
+from nnflow.differences import misfit
+from nnflow.frozen import UNTOLD, fingerprint, frozen, own, plain
 from nnflow.guard import VECTORS, Call, is_arithmetic, try_out
 from nnflow.machine import loop
 from nnflow.map import NORMS, Array, End, Into, Map, TangentRecords, begin, new_records, tangent_records
@@ -127,7 +128,9 @@ class CompiledMap(Map):
         object.__setattr__(self, "functions", kept)
         object.__setattr__(self, "check", check)
         if check and self.guarded:
-            try_out(self._calls(), self.name, self.initial_states(2, 0), self.parameters)
+            states = self.initial_states(2, 0)
+            try_out(self._calls(), self.name, states, self.parameters)
+            self._try_tangent(states)
 
     guarded: ClassVar[bool] = True  # whether its functions are tried out as plain Python when the map is made
 
@@ -150,6 +153,33 @@ class CompiledMap(Map):
             function, writes = (seen.function, ((seen.size,),)) if isinstance(seen, Component) else (seen, ())
             calls.append(Call(f"observable {name}", function, (), writes))
         return calls
+
+    def _try_tangent(self, states: Array) -> None:
+        """Compare the tangent, as plain Python, with differences of the rule. Raises Refusal if it is another one."""
+        functions, p = plain(self.functions), np.array(list(self.parameters.values()))
+        if (tangent := functions.frame_tangent or functions.tangent) is None:
+            return
+
+        def step(x: Array) -> Array:
+            out = np.full_like(x, np.nan)
+            for row, result in zip(x, out, strict=True):
+                _call_plain(functions.rule, row, p, 0, result)
+            return out
+
+        def derivative(x: Array, v: Array) -> Array:
+            out = np.full_like(v, np.nan)
+            pairs = [(v, out)] if functions.frame_tangent else zip(v, out, strict=True)
+            for vectors, results in pairs:
+                _call_plain(tangent, x[0], p, 0, vectors, results)
+            return out
+
+        for x in states:
+            if found := misfit(step, derivative, x, self.resolution, self.difference):
+                raise Refusal(
+                    f"the tangent of {self.name!r} says that {self.coordinates[found.component]} changes by "
+                    f"{found.claimed:g} along a direction in which differences of the rule say {found.found:g}, at "
+                    f"x = {np.array2string(x, threshold=8)}: mend it, or leave it out (check=False leaves this out)"
+                )
 
     # -- the definition: the same functions, called from Python ---------------------------------------------------
 
@@ -213,7 +243,7 @@ class CompiledMap(Map):
         x, escaped = np.array(x, dtype=np.float64), begin(x)
         columns, scratch = self._columns(tuple(observe)), np.empty((2, self.dim))
         loop = self._kernel("orbit", observe=tuple(observe))
-        loop(x, p, t, steps, every, columns, records, first, escaped, *scratch)
+        loop(x, _given(p), t, steps, every, columns, records, first, escaped, *scratch)
         return records, End(x, None, t + steps, escaped)
 
     def tangent_orbit(
@@ -228,7 +258,7 @@ class CompiledMap(Map):
         x, frame, escaped = np.array(x, dtype=np.float64), np.array(frame, dtype=np.float64), begin(x)
         loop = self._kernel("tangent_orbit", k)
         scratch = (*np.empty((2, dim)), *np.empty((2, k, dim)), *np.empty((2, k, k)))
-        loop(x, p, t, frame, steps, every, records.log_stretches, frames, factors, escaped, *scratch)
+        loop(x, _given(p), t, frame, steps, every, records.log_stretches, frames, factors, escaped, *scratch)
         return records, End(x, frame, t + steps, escaped)
 
     def separation_orbit(
@@ -240,7 +270,7 @@ class CompiledMap(Map):
         x, y, escaped = np.array(x, dtype=np.float64), np.array(y, dtype=np.float64), begin(x)
         distances = np.empty((*y.shape[:2], steps // every))
         loop = self._kernel("separation_orbit")
-        loop(x, y, p, t, steps, every, NORMS.index(norm), distances, escaped, np.empty(self.dim))
+        loop(x, y, _given(p), t, steps, every, NORMS.index(norm), distances, escaped, np.empty(self.dim))
         return distances, End(x, y, t + steps, escaped)
 
     def _kernel(self, name: str, k: int = 1, observe: tuple[str, ...] = ()) -> Callable[..., None]:
@@ -375,6 +405,13 @@ def _compiled(function: Any, checked: bool) -> Dispatcher:
     elif checked and not own(_python(function)) and not straight(function):
         options["boundscheck"] = True
     return cast(Dispatcher, njit(**options)(passed_on if isinstance(function, Dispatcher) else function))
+
+
+def _given(p: Array) -> Array:
+    """Parameters that no rule can write to: numba does not compile it."""
+    given = np.array(p, dtype=np.float64)
+    given.flags.writeable = False
+    return given
 
 
 def _python(function: Any) -> Any:

@@ -34,6 +34,8 @@ from numba.core.extending import _Intrinsic
 from numba.core.types import Type
 from numba.np.ufunc.dufunc import DUFunc
 
+from nnflow.names import Refusal
+
 Thing = TypeVar("Thing")
 PLAIN = (int, float, complex, bool, str, bytes, type(None), type(...), slice, range, np.dtype, Type, types.CodeType)
 COMPILED = (types.FunctionType, Dispatcher, DUFunc)
@@ -152,6 +154,11 @@ class _Reading:
         if _versioned(function.__module__):
             return function, _name(function)
         if self.within and not self.interpreted:
+            if self.checked:
+                raise Refusal(
+                    f"{function.__qualname__} is a plain function, which compiled code cannot call: decorate it with "
+                    "numba.njit (if numba knows it by an overload, whose meaning cannot be read: check=False)"
+                )
             return self._other(function)
         return self._one(*self._function(function, function, lambda copy: copy))
 

@@ -3,12 +3,14 @@
 A rule that reads `p[1]` of one parameter would get its neighbour's; one that writes past `out`, somebody else's memory.
 Here its arrays have bounds, `x`, `p` and the tangent vectors cannot be written to, and what is to be written is filled
 with a mark that has to be gone afterwards. Helpers run as plain Python, too. Arithmetic that Python refuses (1/0,
-math.log(0)) gives inf or NaN in compiled code, so it is no fault; the rest of such a call is not tried.
+math.log(0)) gives inf or NaN in compiled code, so it is no fault; the rest of such a call is not tried. Ways that were
+not taken are read: those of functions without loops (see `straight`); others keep bounds checks when compiled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +18,7 @@ import numpy as np
 from nnflow.frozen import plain
 from nnflow.map import Array
 from nnflow.names import Refusal
+from nnflow.straight import fault
 
 MARK = np.array(0x7FF8_5EED_0F0F_0001).view(np.float64)  # a NaN of its own: what is computed from it is still it
 VECTORS = 2  # of a frame
@@ -36,9 +39,15 @@ def try_out(calls: Sequence[Call], name: str, states: Array, parameters: Mapping
     Raises Refusal, with function and reason, for one that looks out of bounds, changes what it is given, leaves a part
     of its result unwritten, returns no number where it has to, or cannot run as plain Python.
     """
+    for call in calls:
+        sizes = (len(states[0]), len(parameters), None, *(shape[0] for shape in (*call.reads, *call.writes)))
+        flat = all(len(shape) == 1 for shape in (*call.reads, *call.writes))
+        if flat and (reason := fault(call.function, sizes, len(sizes) - 1 if call.writes else None)):
+            raise Refusal(f"the {call.kind} of {name!r} {reason} (read in its bytecode; check=False leaves this out)")
     for call in (call._replace(function=plain(call.function)) for call in calls):
         for t, state in enumerate(states):
-            if reason := _fault(call, state, parameters, t):
+            reason = _fault(call, state, parameters, t)
+            if reason or (reason := _changed(call, state, parameters, t)):
                 raise Refusal(
                     f"the {call.kind} of {name!r} {reason} (tried as plain Python at t = {t}, with x of {len(state)} "
                     f"components and p of {len(parameters)}: {', '.join(parameters) or 'no parameters'}; "
@@ -46,12 +55,30 @@ def try_out(calls: Sequence[Call], name: str, states: Array, parameters: Mapping
                 )
 
 
-def _fault(call: Call, state: Array, parameters: Mapping[str, float], t: int) -> str:
+def _arguments(call: Call, state: Array, parameters: Mapping[str, float]) -> tuple[list[Array], list[Array]]:
+    """What a function reads, which cannot be written to, and what it writes, which is marked."""
     rng = np.random.default_rng(0)
     read = [state.copy(), np.array(list(parameters.values())), *(rng.standard_normal(shape) for shape in call.reads)]
-    written = [np.full(shape, MARK) for shape in call.writes]
     for array in read:
         array.flags.writeable = False
+    return read, [np.full(shape, MARK) for shape in call.writes]
+
+
+def _changed(call: Call, state: Array, parameters: Mapping[str, float], t: int) -> str:
+    """Whether two calls with the same arguments give two results: a draw, or a count of calls."""
+    seen: list[list[Array]] = []
+    for _ in range(2):
+        read, written = _arguments(call, state, parameters)
+        with np.errstate(all="ignore"), suppress(Exception):
+            value = call.function(*read[:2], t, *read[2:], *written)
+            seen.append([*written, np.array(0.0 if value is None else value, dtype=np.float64)])
+    if len(seen) < 2 or all(np.array_equal(a, b, equal_nan=True) for a, b in zip(*seen, strict=True)):
+        return ""
+    return "gives another result each time: take random numbers from (seed, t), and keep nothing between calls"
+
+
+def _fault(call: Call, state: Array, parameters: Mapping[str, float], t: int) -> str:
+    read, written = _arguments(call, state, parameters)
     try:
         with np.errstate(all="ignore"):
             value = call.function(*read[:2], t, *read[2:], *written)

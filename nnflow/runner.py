@@ -271,6 +271,9 @@ def _shape(
     members: list[IntArray],
     results: list[Result],
 ) -> xr.Dataset:
+    for result in results:
+        if not isinstance(result, Mapping):
+            raise TypeError(f"{name} returned {shown(result)}: return {{name: (dims, array)}}, first dim 'member'")
     refuse_clash(name, ensemble.axes, names_of(results[0]))  # of names that no rehearsal could foresee
     if "escaped" not in results[0]:
         raise ValueError(f"{name} returned no 'escaped': return {{…, 'escaped': ('member', after.escaped)}}")
@@ -295,8 +298,13 @@ def _joined(
     dims = (parts[0][0],) if isinstance(parts[0][0], str) else tuple(parts[0][0])
     attrs = dict(parts[0][2]) if len(parts[0]) > 2 else {}
     arrays = [np.asarray(part[1]) for part in parts]
-    if dims[:1] != ("member",):
+    if dims == (variable,) and all(np.array_equal(array, arrays[0]) for array in arrays):
         return dims, arrays[0], attrs
+    if dims[:1] != ("member",):
+        raise ValueError(
+            f"{name}: variable {variable!r} has dims {dims}: its first dim must be 'member', unless it is the "
+            "coordinate of its own dim, the same for all members"
+        )
     for rows, array in zip(members, arrays, strict=True):
         if array.ndim != len(dims) or array.shape[0] != len(rows) or array.shape[1:] != arrays[0].shape[1:]:
             raise ValueError(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
@@ -21,6 +21,8 @@ from numba.core import ir
 from numba.core.compiler import run_frontend
 from numba.core.dispatcher import Dispatcher
 from numba.core.errors import ConstantInferenceError, NumbaError
+
+from nnflow.frozen import own
 
 KNOWN = (Dispatcher, FunctionType, BuiltinFunctionType, type, np.ufunc)  # what may run straight through
 BUILTINS = (abs, bool, float, max, min, pow, round)
@@ -62,15 +64,81 @@ def _goes_on(code: Any, label: int, step: Any, callers: tuple[Any, ...]) -> bool
         targets: Any = step.get_targets()  # type: ignore[no-untyped-call]
         return all(target > label for target in targets)
     if isinstance(step, ir.SetItem):
-        return isinstance(_constant(code, step.index), int)
+        return _foreseen(code, step.target, step.index, callers)
     if isinstance(step, ir.Assign) and isinstance(step.value, ir.Expr):
         if step.value.op == "getitem":
-            return isinstance(_constant(code, step.value.index), int)
+            return _foreseen(code, step.value.value, step.value.index, callers)
         if step.value.op == "call":
             function = _constant(code, step.value.func)
             return isinstance(function, KNOWN) and straight(function, callers)
         return step.value.op in EXPRESSIONS
     return isinstance(step, (ir.Assign, ir.Del, ir.Return))
+
+
+def _foreseen(code: Any, array: ir.Var, index: ir.Var, callers: tuple[Any, ...]) -> bool:
+    """Whether an index is a number, of an array whose size is known: an argument of the rule (see `fault`), a constant.
+
+    The arguments of a function that the rule calls are known to this package's own functions only.
+    """
+    if not isinstance(number := _constant(code, index), int):
+        return False
+    if (values := _constant(code, array)) is not None:
+        return hasattr(values, "__len__") and -len(values) <= number < len(values)
+    return own(callers[-1]) or (len(callers) == 1 and _argument(code, array) is not None)
+
+
+def _argument(code: Any, array: ir.Var) -> int | None:
+    """The position of the argument that a variable always is; None for anything else."""
+    found = {step.value for block in code.blocks.values() for step in block.find_insts(ir.Assign)
+             if step.target.name == array.name}  # fmt: skip
+    (value,) = found if len(found) == 1 else (None,)
+    if isinstance(value, ir.Var):
+        return _argument(code, value)
+    return value.index if isinstance(value, ir.Arg) else None
+
+
+def fault(function: Callable[..., Any], sizes: Sequence[int | None], out: int | None) -> str:
+    """What a function that runs straight through would do wrong on any of its ways; nothing if it does not.
+
+    `sizes` of its arguments, `out` the position of the one that it writes: no index is beyond, nothing else is written,
+    and each entry of out is written on every way, and not read before. Of other functions nothing is said.
+    """
+    function = getattr(function, "py_func", function)
+    if not straight(function):
+        return ""
+    code, entries = _read(function), set(range(sizes[out] or 0)) if out is not None else set()
+    written: dict[int, list[set[int]]] = {min(code.blocks): [set()]}  # block -> what is on each way into it
+    for label in sorted(code.blocks):
+        done = set(entries).intersection(*written[label]) if label in written else set(entries)
+        for step in code.blocks[label].body:
+            if isinstance(step, (ir.Jump, ir.Branch)):
+                targets: Any = step.get_targets()  # type: ignore[no-untyped-call]
+                for target in targets:
+                    written.setdefault(target, []).append(set(done))
+            elif isinstance(step, ir.Return) and entries - done:
+                return f"does not write {code.arg_names[out]}[{min(entries - done)}] on every way"
+            elif reason := _wrong(code, step, sizes, out, done):
+                return reason
+    return ""
+
+
+def _wrong(code: Any, step: Any, sizes: Sequence[int | None], out: int | None, done: set[int]) -> str:
+    """What is wrong with a statement, after which `done` holds the entries of out that are written."""
+    write = isinstance(step, ir.SetItem)
+    value: Any = step if write else getattr(step, "value", None)
+    if not (write or (isinstance(value, ir.Expr) and value.op == "getitem")):
+        return ""
+    at = _argument(code, step.target if write else value.value)
+    if at is None or (size := sizes[at]) is None:
+        return ""
+    index, name = _constant(code, value.index), code.arg_names[at]
+    if not -size <= index < size:
+        return f"reads or writes out of bounds: {name}[{index}], of {size} entries"
+    if write and at != out:
+        return f"changes {name}[{index}], which it is given: write into out only"
+    if write:
+        done.add(index % size)
+    return f"reads {name}[{index}] before it writes it" if at == out and index % size not in done else ""
 
 
 def _constant(code: Any, variable: ir.Var) -> Any:
