@@ -353,6 +353,7 @@ def _run(argv: list[str]) -> int:
     dataset = nnflow.run(argv[0], ensemble, **settings)
     if said:
         print(said)
+        dataset.attrs["recording"] = said
     if options.output is not None:
         nnflow.save(dataset, options.output)
         print(f"wrote {options.output}: {title(dataset, ensemble)}")
@@ -459,6 +460,8 @@ def _recording(path: Path, kind: type, settings: dict[str, Any]) -> tuple[nnflow
     series = read_series(path, wanted, alone=name is not None)
     if not wanted and name is not None and series.others:
         settings[name] = series.recording.names[0] if name == "observable" else series.recording.names
+    for uneven in series.uneven:
+        print(f"nnflow: warning: {path}: {uneven}; the samples are taken as equally spaced", file=sys.stderr)
     return series.recording, f"{path}: {series}"
 
 

@@ -82,7 +82,7 @@ def _check_array(name: str, array: Any) -> None:
     """Refuse an array that lies elsewhere, or that memory cannot hold."""
     if array.is_virtual or array.external:
         raise Refusal(f"the numbers of {shown(name)} lie in another file, which is not read")
-    room(f"the numbers of {shown(name)}", *(array.shape or ()))
+    room(f"the numbers of {shown(name)}", *(array.shape or ()), -(-array.dtype.itemsize // 8))
 
 
 def _seal(content: bytes | memoryview) -> bytes:
