@@ -14,10 +14,10 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 NAMES = {
     "batch", "batches", "count", "counter", "date", "datetime", "day", "elapsed", "epoch", "epochs", "frame",
-    "generation", "global step", "hour", "i", "id", "idx", "index", "it", "iter", "iteration", "iterations", "iters", "k",
-    "line", "minute", "month", "n", "no", "nr", "num", "number", "round", "row", "rownames", "sample", "samples", "second",
-    "seconds", "step", "steps", "t", "time", "time step", "timestamp", "timestep", "update", "updates", "wall time",
-    "walltime", "year",
+    "generation", "global step", "hour", "i", "id", "idx", "index", "it", "iter", "iteration", "iterations",
+    "iters", "k", "line", "minute", "month", "n", "no", "nr", "num", "number", "round", "row", "rownames",
+    "sample", "samples", "second", "seconds", "step", "steps", "t", "time", "time step", "timestamp",
+    "timestep", "update", "updates", "wall time", "walltime", "year",
 }  # fmt: skip
 MOSTLY = 0.9  # of the steps go one way: a run that was resumed, or rows that were swapped, and no noise
 

@@ -215,7 +215,5 @@ def _times(table: Table, wanted: Sequence[str]) -> list[str]:
                 return found
         found.append(name)
     if not wanted:
-        raise ValueError(
-            f"it holds nothing but an index, {_listed(found)}: if it was measured, say --observable {last}"
-        )
+        raise ValueError(f"it holds nothing but an index, {_listed(found)}: give --observable {last} if measured")
     return found

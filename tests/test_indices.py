@@ -30,7 +30,7 @@ def read(tmp_path: Path, *wanted: str, **columns: Any) -> Any:
 
 
 def spoilt(at: int, value: float) -> Any:
-    return np.where(COUNT == at, value, COUNT)
+    return np.where(at == COUNT, value, COUNT)
 
 
 @pytest.mark.parametrize(
