@@ -323,8 +323,9 @@ def _attributes(name: str, method: Analysis, ensemble: Ensemble | Recording) -> 
         "conventions": CONVENTIONS,
     }
     if isinstance(ensemble, Recording):
-        seen = {"observable": first(ensemble, method.observable)} if hasattr(method, "observable") else {}
-        return {**attributes, "map": "recording", **seen}
+        seen: Any = first(ensemble, getattr(method, "observable", None))
+        named = {"observable": seen if isinstance(seen, str) else ", ".join(seen)}
+        return {**attributes, "map": "recording", **(named if hasattr(method, "observable") else {})}
     map = ensemble.map
     return {
         **attributes,

@@ -31,7 +31,8 @@ def title(dataset: xr.Dataset, ensemble: Ensemble | Recording) -> str:
 def _missing(dataset: xr.Dataset, recording: Recording) -> str:
     """How many of the values that were analysed are not finite, and which is the first; samples count from 0."""
     settings = json.loads(dataset.attrs["settings"])
-    asked = dataset.attrs.get("observable") or settings.get("observe") or dataset.coords.get("channel", ())
+    asked = settings.get("observable") or settings.get("observe") or dataset.attrs.get("observable")
+    asked = asked or dataset.coords.get("channel", ())
     names = [name for name in recording.names if name in np.ravel(asked)] or recording.names
     every, start = settings.get("every", 1), recording.t + settings.get("transient", 0)
     stop = start + settings.get("steps", recording.samples)

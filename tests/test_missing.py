@@ -67,10 +67,14 @@ def test_each_series_has_its_own_holes() -> None:
     assert recording.orbit(10)[1].take([2, 1]).escaped.tolist() == [5, 7]
 
 
-def test_a_result_names_the_channel() -> None:
+def test_a_result_names_the_channel(tmp_path: Path) -> None:
     recording = nnflow.Recording(np.stack([X, X], axis=1), ("a", "b"))
     assert nnflow.run("zero_one_test", recording).attrs["observable"] == "a"
     assert nnflow.run("zero_one_test", recording, observable="b").attrs["observable"] == "b"
+    both = nnflow.run("recurrence", recording, observable=("a", "b"))
+    assert both.attrs["observable"] == "a, b"
+    nnflow.save(both, tmp_path / "a.nc")
+    assert nnflow.load(tmp_path / "a.nc").identical(both)
     method = nnflow.analyses["recurrence"]
     assert nnflow.run(method(transient=0, steps=500), recording).attrs["observable"] == "a"
 
