@@ -191,8 +191,8 @@ class Options:
     """Scan parameters or coordinates: COUNT evenly spaced values with both ends (descending is fine), or a list."""
     inits: int | None = None
     """How many initial states to draw, the same ones at every point of the scan (default: one)."""
-    seed: int = 0
-    """Seed of the initial states, and of the analysis if it draws something."""
+    seed: int | None = None
+    """Seed of the initial states, and of the analysis if it draws something (default: 0)."""
     output: Path | None = None
     """Write the result to this netCDF file (.nc)."""
     plot: Path | None = None
@@ -353,6 +353,7 @@ def _run(argv: list[str]) -> int:
     dataset = nnflow.run(argv[0], ensemble, **settings)
     if said:
         print(said)
+        dataset.attrs["recording"] = said
     if options.output is not None:
         nnflow.save(dataset, options.output)
         print(f"wrote {options.output}: {title(dataset, ensemble)}")
@@ -383,6 +384,8 @@ def _ensemble(options: Options, kind: type, settings: dict[str, Any]) -> tuple[n
     if Path(options.map).suffix.lower() in SERIES:
         if values or axes or options.inits is not None:
             raise Misuse(f"{options.map} is a recorded series: --set, --scan and --inits are for maps")
+        if options.seed is not None and "seed" not in settings:
+            raise Misuse(f"--seed {options.seed}: {options.map} is a recorded series, and this analysis draws nothing")
         return _recording(Path(options.map), kind, settings)
     twice = sorted(set(values) & set(axes))
     if twice:
@@ -392,7 +395,7 @@ def _ensemble(options: Options, kind: type, settings: dict[str, Any]) -> tuple[n
         if name not in map.parameters and name not in map.coordinates:
             shown = [*map.parameters, *map.coordinates[:12]]
             raise Misuse(unknown(f"parameter or coordinate of {map.name}", name, shown, map.structure_hint(name)))
-    return nnflow.Ensemble.grid(map, inits=options.inits, seed=options.seed, **axes), ""
+    return nnflow.Ensemble.grid(map, inits=options.inits, seed=options.seed or 0, **axes), ""
 
 
 def _map(name: str, values: Mapping[str, Any]) -> nnflow.Map:
@@ -459,6 +462,8 @@ def _recording(path: Path, kind: type, settings: dict[str, Any]) -> tuple[nnflow
     series = read_series(path, wanted, alone=name is not None)
     if not wanted and name is not None and series.others:
         settings[name] = series.recording.names[0] if name == "observable" else series.recording.names
+    for uneven in series.uneven:
+        print(f"nnflow: warning: {path}: {uneven}; the samples are taken as equally spaced", file=sys.stderr)
     return series.recording, f"{path}: {series}"
 
 

@@ -386,8 +386,8 @@ class Recording:
     """Measured series that go through the same analyses: an ensemble that offers only `orbit`.
 
     `values` is ``(time,)``, ``(time, channel)`` or ``(series, time, channel)``; `names` name the channels. `advance`
-    drops samples from the start. Masked samples are missing, NaN. What needs a map (tangents, perturbations) raises
-    TypeError.
+    drops samples from the start. Masked samples are missing, NaN; `lost (series,)` is the first such one that `orbit`
+    has given, which `escaped` tells. What needs a map (tangents, perturbations) raises TypeError.
 
     >>> Recording([1.0, 2.0, 3.0, 4.0]).orbit(4, every=2)[0].ravel()
     array([1., 3.])
@@ -397,6 +397,7 @@ class Recording:
     names: Sequence[str] = ("x",)
     t: int = 0
     tick: Tick | None = field(default=None, repr=False)
+    lost: IntArray | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         values = real(self.values, "the values of a recording")
@@ -447,9 +448,8 @@ class Recording:
 
     @property
     def escaped(self) -> IntArray:
-        """The index of the first sample that is not finite, per series; -1 = none."""
-        bad = np.asarray(~np.isfinite(self.cube[:, : self.t]).all(axis=2))
-        return np.where(bad.any(axis=1), bad.argmax(axis=1), -1).astype(np.int64)
+        """The index of the first sample that is not finite, per series, of those that `orbit` gave; -1 = none."""
+        return np.full(len(self), -1) if self.lost is None else self.lost
 
     @property
     def map(self) -> Map:
@@ -458,7 +458,8 @@ class Recording:
 
     def take(self, members: npt.ArrayLike, axes: tuple[Axis, ...] | None = None) -> Recording:
         """The series of these indices, or those that a mask marks. Raises Refusal as `Ensemble.take`."""
-        return replace(self, values=self.cube[_members(members, len(self))])
+        chosen = _members(members, len(self))
+        return replace(self, values=self.cube[chosen], lost=self.escaped[chosen])
 
     @checked
     def split(self, size: int, whole: Sequence[str] = ()) -> list[tuple[IntArray, Recording]]:
@@ -486,7 +487,10 @@ class Recording:
                 raise Refusal(unknown("channel of the recording", name, names))
         steps, every, _ = _whole(steps, every)
         after = self.advance(steps)
-        return self.cube[:, self.t : after.t : every, [names.index(name) for name in wanted]].copy(), after
+        records = self.cube[:, self.t : after.t : every, [names.index(name) for name in wanted]].copy()
+        bad = np.asarray(~np.isfinite(records).all(axis=2))
+        found = np.where(bad.any(axis=1), self.t + every * bad.argmax(axis=1), -1)
+        return records, replace(after, lost=np.where(self.escaped >= 0, self.escaped, found))
 
 
 def _named(axes: Sequence[Axis], names: Sequence[str]) -> list[Axis]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # blue, orange, green, … of Okabe and Ito (2008): told apart by colour-blind readers too
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
+LONGEST = 200  # letters of a text in a picture
 
 
 def plot(dataset: xr.Dataset, axes: Axes | None = None, *, analysis: Analysis | type[Analysis] | None = None) -> Figure:
@@ -61,8 +62,8 @@ def analysis_of(dataset: xr.Dataset) -> Analysis:
         raise Refusal("the dataset has no attributes 'analysis' and 'settings': give one that nnflow.run made")
     if ":" in name:
         raise Refusal(
-            f"the dataset was made by {name}, which is not registered, and nothing is imported by a name in a dataset: "
-            "give the class, nnflow.plot(dataset, analysis=...)"
+            f"the dataset was made by {name:.200}, which is not registered, and nothing is imported by a name in a "
+            "dataset: give the class, nnflow.plot(dataset, analysis=...)"
         )
     return _with_settings(analyses[name], dataset)
 
@@ -106,13 +107,18 @@ def _frozen(value: Any) -> Any:
 
 
 def _spell_out(figure: Any) -> None:
-    """Show letter by letter what matplotlib would take for a formula and fail at: names with dollar signs."""
+    """Show letter by letter what matplotlib would take for a formula and fail at: names with dollar signs.
+
+    Texts have an end: to set a long one takes minutes, and no picture would hold it.
+    """
     from matplotlib.cbook import is_math_text
     from matplotlib.mathtext import MathTextParser
     from matplotlib.text import Text
 
     parser = MathTextParser("path")
     for text in figure.findobj(Text):
+        if len(text.get_text()) > LONGEST:
+            text.set_text(f"{text.get_text()[:LONGEST]}…")
         try:
             for line in text.get_text().split("\n"):
                 if is_math_text(line):

@@ -7,6 +7,7 @@ the first row is a header, which leading columns only count the rows or tell the
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
@@ -15,30 +16,32 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from nnflow.ensemble import Recording
+from nnflow.indices import is_index, is_named, unevenness
 from nnflow.map import Array
 from nnflow.names import Refusal, unknown
 from nnflow.values import real
 
 SERIES = (".csv", ".npy")
 Table: TypeAlias = dict[str, Array | str]  # a column of numbers, or the first of its cells that is none
-TIMES = {
-    "date", "datetime", "epoch", "epochs", "idx", "index", "iter", "iteration", "iterations", "row", "sample", "step",
-    "steps", "t", "time", "timestamp", "wall time",
-}  # fmt: skip
+WHOLE = re.compile(r"[+-]?[0-9]+")
 
 
 class Series(NamedTuple):
-    """What is analysed of a file, which columns were taken for the time or a count of the rows, and what is left."""
+    """What is analysed of a file, which columns were taken for the time or a count of the rows, and what is left.
+
+    `uneven` says of each index where it is not equally spaced, and so whether the samples are.
+    """
 
     recording: Recording
     times: tuple[str, ...]
     others: tuple[str, ...]
+    uneven: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         words = [f"{_listed(self.recording.names)} is analysed, {self.recording.samples} samples"]
         words += [f"taken as the index: {_listed(self.times)}"] if self.times else []
         words += [f"left out: {_listed(self.others)}"] if self.others else []
-        return "; ".join(words)
+        return "; ".join([*words, *self.uneven])
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -48,7 +51,8 @@ def _listed(names: Sequence[str]) -> str:
 def read_series(path: Path, wanted: Sequence[str] = (), alone: bool = False) -> Series:
     """The series of a file. `wanted`: columns asked for by name; `alone`: else the first only, not all of them.
 
-    Raises Refusal for a file that is no table of numbers, or can be read in two ways; OSError if there is none.
+    Raises Refusal for a file that is no table of numbers, can be read in two ways, or holds but an index; OSError if
+    there is none.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
@@ -63,7 +67,8 @@ def read_series(path: Path, wanted: Sequence[str] = (), alone: bool = False) -> 
         recording = Recording(np.stack([_checked(name, table[name]) for name in chosen], axis=-1), chosen)
     except (ValueError, EOFError, csv.Error) as error:
         raise Refusal(f"{path} cannot be read as a table of numbers: {error}") from error
-    return Series(recording, tuple(times), tuple(name for name in names if name not in chosen))
+    uneven = filter(None, (unevenness(name, table[name]) for name in times))
+    return Series(recording, tuple(times), tuple(name for name in names if name not in chosen), tuple(uneven))
 
 
 def _array(path: Path) -> Table:
@@ -102,7 +107,8 @@ def _table(path: Path) -> Table:
 
 def _checked(name: str, column: Array | str) -> Array:
     if isinstance(column, str):
-        raise ValueError(f"{column!r} in column {name} is no number")
+        wrong = "loses digits as float64: scale or shift the column" if WHOLE.fullmatch(column) else "is no number"
+        raise ValueError(f"{column!r} in column {name} {wrong}")
     return column
 
 
@@ -156,13 +162,15 @@ def _numbers(cells: Any) -> Array | str:
                 values[i] = float(cell if "_" not in cell else "")
             except ValueError:
                 return cell
+            if WHOLE.fullmatch(cell) and (np.isinf(values[i]) or int(cell) != int(values[i])):
+                return cell
     return values
 
 
 def _header(rows: list[list[str]]) -> list[str]:
     """The names in the first row, or none if it is a row of numbers. Raises ValueError if it may be either."""
     first = _columns(rows[:1])
-    texts = [column for column in first if isinstance(column, str)]
+    texts = [column for column in first if isinstance(column, str) and not WHOLE.fullmatch(column)]
     numbers = [column for column, cell in zip(first, rows[0], strict=True) if cell and not isinstance(column, str)]
     if texts and numbers:
         raise ValueError(f"the first row has numbers and {texts[0]!r}: give a row of names, or numbers in every row")
@@ -189,20 +197,23 @@ def _pandas_columns(rows: list[list[str]]) -> bool:
 def _times(table: Table, wanted: Sequence[str]) -> list[str]:
     """The leading columns that are no measured series: they tell the time, count the rows, or are text beside numbers.
 
-    At least one column is left, and none of them is `wanted`.
+    None of them is `wanted`. Raises ValueError if nothing is wanted and a column may be one, or nothing else is there.
     """
     found: list[str] = []
-    for name, column in list(table.items())[:-1]:
-        if name in wanted or not (isinstance(column, str) or _tells_time(name, column)):
-            break
+    last = list(table)[-1]
+    for name, column in table.items():
+        if name in wanted or (name == last and (isinstance(column, str) or not is_named(name))):
+            return found
+        if not isinstance(column, str):
+            index = is_index(name, column, first=not found)
+            if index is None and not wanted:
+                raise ValueError(
+                    f"column {name} may be an index or measured: say which column is to be analysed (--observable), "
+                    "or leave the index out of the file"
+                )
+            if not index:
+                return found
         found.append(name)
+    if not wanted:
+        raise ValueError(f"it holds nothing but an index, {_listed(found)}: give --observable {last} if measured")
     return found
-
-
-def _tells_time(name: str, values: Array) -> bool:
-    """Whether values only rise, and are named as times are, or in equal steps."""
-    steps = np.diff(values)
-    if not steps.size or not (steps > 0).all():
-        return False
-    named = name.lower() in TIMES or name.startswith("Unnamed")
-    return named or (steps.shape[-1] > 1 and bool(np.allclose(steps, steps.flat[0], rtol=1e-6, atol=0.0)))

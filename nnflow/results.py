@@ -2,7 +2,8 @@
 
 The file is made in memory, so that no full disk can break the library that writes it, and its last line is the SHA-256
 of all bytes before: what is damaged is refused before anything tries to understand it. Other programs read the file as
-any netCDF file; HDF5 does not look behind its own end. Nothing that a file says is imported, called or unpickled.
+any netCDF file; HDF5 does not look behind its own end. Nothing that a file says is imported, called or unpickled, and
+no other file is read in its name: the checksum shows what is damaged, not who wrote it.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import hashlib
 import os
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import xarray as xr
 
-from nnflow.names import Refusal
+from nnflow.names import Refusal, shown
+from nnflow.room import room
 from nnflow.writing import check_file, check_writable, write
 
 MARK = b"\nnnflow-sha256 "
@@ -50,11 +53,36 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
     if seal != _seal(content):
         raise Refusal(f"{os.fspath(path)} is damaged: its checksum is not that of its content")
     try:
+        _check_whole(content)
         return _dataset(content)
     except MemoryError:
         raise
     except Exception as error:
-        raise Refusal(f"{os.fspath(path)} is no netCDF file: {error}") from error
+        raise Refusal(f"{os.fspath(path)} is no netCDF file: {' '.join(str(error).split())}") from error
+
+
+def _check_whole(content: bytes) -> None:
+    """Refuse what holds anything but arrays of its own: HDF5 would fetch the others from wherever the file says.
+
+    What cannot be read at all raises here already, whatever h5py raises.
+    """
+    import h5py
+
+    with h5py.File(BytesIO(content), "r") as file:
+        dict(file.attrs)
+        for name in file:
+            if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+                raise Refusal(f"{shown(name)} is a link, which nnflow.save never writes: what it leads to is not read")
+            if not isinstance(file[name], h5py.Dataset):
+                raise Refusal(f"{shown(name)} is no array: nnflow.save writes nothing else")
+            _check_array(name, file[name])
+
+
+def _check_array(name: str, array: Any) -> None:
+    """Refuse an array that lies elsewhere, or that memory cannot hold."""
+    if array.is_virtual or array.external:
+        raise Refusal(f"the numbers of {shown(name)} lie in another file, which is not read")
+    room(f"the numbers of {shown(name)}", *(array.shape or ()), -(-array.dtype.itemsize // 8))
 
 
 def _seal(content: bytes | memoryview) -> bytes:

@@ -32,7 +32,7 @@ import xarray as xr
 from threadpoolctl import ThreadpoolController
 from tqdm import tqdm
 
-from nnflow.analysis import Analysis, Result, refuse_reserved, takes_recordings
+from nnflow.analysis import Analysis, Result, first, refuse_reserved, takes_recordings
 from nnflow.ensemble import Axis, Ensemble, Recording, refuse_endless
 from nnflow.map import IntArray, Map
 from nnflow.names import Refusal, shown, unknown
@@ -331,7 +331,9 @@ def _attributes(name: str, method: Analysis, ensemble: Ensemble | Recording) -> 
         "conventions": CONVENTIONS,
     }
     if isinstance(ensemble, Recording):
-        return {**attributes, "map": "recording"}
+        seen: Any = first(ensemble, getattr(method, "observable", None))
+        named = {"observable": seen if isinstance(seen, str) else ", ".join(seen)}
+        return {**attributes, "map": "recording", **(named if hasattr(method, "observable") else {})}
     map = ensemble.map
     return {
         **attributes,

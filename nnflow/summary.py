@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Callable
@@ -19,14 +20,27 @@ NARROW = 4  # a variable with at most so many entries a member gets a column eac
 
 
 def title(dataset: xr.Dataset, ensemble: Ensemble | Recording) -> str:
-    """One line: the analysis, the map, how many members, how many escaped."""
+    """One line: the analysis, the map, how many members, how many escaped, or are missing of a recording."""
     shape = " x ".join(f"{len(axis.values)} {axis.name}" for axis in ensemble.axes)
     members = f"{len(ensemble)} member{'s' if len(ensemble) > 1 else ''}"
     escaped = int((dataset["escaped"] >= 0).sum())
-    return (
-        f"{dataset.attrs['analysis']} of {dataset.attrs['map']}, {members}"
-        f"{f' ({shape})' if shape else ''}, {escaped or 'none'} escaped"
-    )
+    lost = _missing(dataset, ensemble) if isinstance(ensemble, Recording) else f"{escaped or 'none'} escaped"
+    return f"{dataset.attrs['analysis']} of {dataset.attrs['map']}, {members}{f' ({shape})' if shape else ''}, {lost}"
+
+
+def _missing(dataset: xr.Dataset, recording: Recording) -> str:
+    """How many of the values that were analysed are not finite, and which is the first; samples count from 0."""
+    settings = json.loads(dataset.attrs["settings"])
+    asked = settings.get("observable") or settings.get("observe") or dataset.attrs.get("observable")
+    asked = asked or dataset.coords.get("channel", ())
+    names = [name for name in recording.names if name in np.ravel(asked)] or recording.names
+    every, start = settings.get("every", 1), recording.t + settings.get("transient", 0)
+    stop = start + settings.get("steps", recording.samples)
+    seen = recording.cube[:, start:stop:every, [recording.names.index(name) for name in names]]
+    count, lost = int((~np.isfinite(seen)).sum()), np.argwhere(~np.isfinite(seen).all(axis=(0, 2)))
+    if not count:
+        return "no values missing"
+    return f"{count} of {seen.size} values missing, the first at sample {start + every * int(lost[0, 0])}"
 
 
 def summary(dataset: xr.Dataset, ensemble: Ensemble | Recording) -> str:
@@ -34,6 +48,8 @@ def summary(dataset: xr.Dataset, ensemble: Ensemble | Recording) -> str:
     axes = [axis.name for axis in ensemble.axes]
     row = next((axis for axis in ensemble.axes if axis.kind != "init"), None)
     columns = _columns(dataset, axes, row.name if row else None)
+    if isinstance(ensemble, Recording):
+        columns["series with missing values"] = columns.pop("escaped members")
     lines = [title(dataset, ensemble)]
     others = [name for name in axes if row is None or name != row.name]
     if others:

@@ -155,7 +155,6 @@ def test_tables_are_read_as_pandas_reads_them(tmp_path: Path, text: str, name: s
         ("0.0,.5\n0.1,.6\n0.2,.1\n0.3,.4\n", ["x0"], "x1"),
         ("t,x\n3,1\n2,5\n4,1\n", [], "t"),  # it does not rise: a measured t
         ("loss,square\n.1,.01\n.2,.04\n.4,.16\n", [], "loss"),
-        ("time\n0\n1\n2\n", [], "time"),  # nothing else is there
     ],
 )
 def test_an_index_is_not_analysed_and_that_is_said(tmp_path: Path, text: str, times: list[str], name: str) -> None:

@@ -12,7 +12,7 @@ from nnflow.analysis import Analysis, Result, at_least, first
 from nnflow.ensemble import Ensemble, Recording
 from nnflow.map import generator
 from nnflow.room import room
-from nnflow_plugins.observed import exponent_of, floor_of, straightened
+from nnflow_plugins.observed import exponent_of, floor_of, share_of, straightened
 from nnflow_plugins.trajectory_autocorrelation import trajectory_correlation
 
 if TYPE_CHECKING:
@@ -85,7 +85,10 @@ class Autocorrelation(Analysis):
         parts = dict(zip(("autocorrelation", "null_low", "null_high"), zip(*found, strict=True), strict=True))
         return {
             "lag": ("lag", np.arange(self.lags + 1) * self.every, {"units": "iterations"}),
-            **{name: (("member", "lag"), np.array(part)) for name, part in parts.items()},
+            **{
+                name: (("member", "lag"), np.array(part), {"rounding": share_of(ensemble)})
+                for name, part in parts.items()
+            },
             "escaped": ("member", after.escaped),
         }
 

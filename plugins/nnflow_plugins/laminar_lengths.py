@@ -17,7 +17,7 @@ import numpy.typing as npt
 from nnflow.analysis import Analysis, Result, at_least, first
 from nnflow.ensemble import Ensemble, Recording
 from nnflow.values import real
-from nnflow_plugins.observed import ROUNDING, exponent_of, floor_of, gap, largest_of, on_circle, turn_of
+from nnflow_plugins.observed import ROUNDING, exponent_of, floor_of, gap, largest_of, on_circle, share_of, turn_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -54,7 +54,7 @@ def laminar_phases(
     tolerance: float | None = None,
     shortest: int = 2,
     turn: float | None = None,
-    floor: float = 0.0,
+    floor: float | None = None,
 ) -> Phases:
     """The longest runs of laminar samples, those of at least `shortest`, of a series ``(time,)``.
 
@@ -71,7 +71,7 @@ def laminar_phases(
     with np.errstate(over="ignore", invalid="ignore"):
         apart = gap(x[period:], x[:-period], turn)
         limit = default_tolerance(x, turn) if tolerance is None and known else tolerance or 0.0
-    rounding = max(ROUNDING * float(largest_of(x) if turn is None else turn), floor)
+    rounding = ROUNDING * float(largest_of(x) if turn is None else turn) if floor is None else floor
     laminar = ((apart < limit) | (apart <= rounding)) & known
     turns = np.diff(np.concatenate([[0], laminar.astype(np.int8), [0]]))
     start, end = np.flatnonzero(turns == 1), np.flatnonzero(turns == -1)
@@ -150,11 +150,11 @@ class LaminarLengths(Analysis):
         floors, turn = floor_of(ensemble, name, records[:, :, 0]), turn_of(ensemble, name)
         found = [self._of(x, edges, turn, floor) for x, floor in zip(records[:, :, 0], floors, strict=True)]
         names = ("laminar_share", "phases", "mean_length", "longest")
-        unit = {"units": "iterations"}
+        unit, rounding = {"units": "iterations"}, {"rounding": share_of(ensemble)}
         return {
             "length": ("length", np.sqrt(edges[:-1] * (edges[1:] - 1.0)), unit),
             "width": ("length", np.diff(edges), unit),
-            **{name: ("member", np.array([row[i] for row in found])) for i, name in enumerate(names)},
+            **{name: ("member", np.array([row[i] for row in found]), rounding) for i, name in enumerate(names)},
             "histogram": (("member", "length"), np.array([row[-1] for row in found])),
             "escaped": ("member", after.escaped),
         }

@@ -23,7 +23,7 @@ from nnflow.ensemble import Ensemble, Recording
 from nnflow.map import generator
 from nnflow.values import real
 from nnflow_plugins.network_lyapunov import best_window, fits, logarithm, windows
-from nnflow_plugins.observed import ROUNDING, exponent_of, floor_of, gap, largest_of, turn_of
+from nnflow_plugins.observed import ROUNDING, exponent_of, floor_of, gap, largest_of, share_of, turn_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -171,7 +171,7 @@ class LocalExpansion(Analysis):
         found = [self.rates(x, turn, floor) for x, floor in zip(series, floors, strict=True)]
         parts = {name: np.stack([getattr(rates, name) for rates in found]) for name in Rates._fields}
         medians = [np.median(rates.rate[rates.kept]) if rates.kept.any() else np.nan for rates in found]
-        unit = {"units": "nats per iteration"}
+        unit = {"units": "nats per iteration", "rounding": share_of(ensemble)}
         units = {"rate": {"long_name": "local expansion rate", **unit}}
         time = parts.pop("time")[0] + now.t
         return {
@@ -181,14 +181,14 @@ class LocalExpansion(Analysis):
             "escaped": ("member", after.escaped),
         }
 
-    def rates(self, x: Array, turn: float | None = None, floor: float = 0.0) -> Rates:
+    def rates(self, x: Array, turn: float | None = None, floor: float | None = None) -> Rates:
         """What is found on one series ``(steps,)``, of angles of this period perhaps; what is below the floor is 0."""
         moments = np.arange(self._past, self.steps - self._future)
         times = np.sort(generator(self.seed, "seed times").choice(moments, self.seeds, replace=False))
         x = x if np.isfinite(x).all() else np.full(len(x), np.nan)  # NaN has no neighbours
         value, exponent = x[times], exponent_of(x)
         x = np.ldexp(x, -exponent)  # no sum overflows
-        radius, floor = (float(np.ldexp(length, -exponent)) for length in (self.radius, floor))
+        radius = float(np.ldexp(self.radius, -exponent))
         if turn is not None:
             turn = float(np.ldexp(turn, -exponent))
             x %= turn
@@ -203,7 +203,8 @@ class LocalExpansion(Analysis):
                 distance[i] = gap(ahead[found], ahead[t], turn).mean(axis=0)[1:]
                 apart = gap(x[found + self.delay], x[t + self.delay], turn)
                 share[i] = (apart > self.tolerance * radius).mean()
-        distance[distance <= max(ROUNDING * float(largest_of(x) if turn is None else turn), floor)] = 0.0
+        rounding = ROUNDING * float(largest_of(x) if turn is None else turn)
+        distance[distance <= (rounding if floor is None else np.ldexp(floor, -exponent))] = 0.0
         rate, r_squared, kept = self._fitted(distance)
         return Rates(times, value, rate, r_squared, count, share, kept)
 

@@ -17,29 +17,36 @@ from nnflow.ensemble import Ensemble, Recording
 Array = npt.NDArray[np.float64]
 
 ROUNDING = 1e-12
-"""Differences below this share of the largest value are rounding: some thousands of units in the last place."""
+"""Differences below this share of the largest value are rounding: some thousands of units in the last place.
+
+So much adds up along the orbit of a map near a bifurcation."""
+
+RECORDED = 32 * 2.0**-52
+"""The same of what was recorded: some tens of units in the last place, for a small signal may lie on a high level."""
 
 FADED = 1e-2
 """This share of ROUNDING is about the last digit of a number."""
 
 
 def share_of(ensemble: Ensemble | Recording) -> float:
-    """The share of the largest value that is rounding: ROUNDING, more for a map in single precision."""
-    return ROUNDING if isinstance(ensemble, Recording) else max(ROUNDING, 16 * ensemble.map.resolution)
+    """The share of the largest value that is rounding, which results tell as `rounding`.
+
+    RECORDED for a recording, which counts as double precision; ROUNDING for a map, more for one in single precision.
+    """
+    return RECORDED if isinstance(ensemble, Recording) else max(ROUNDING, 16 * ensemble.map.resolution)
 
 
 def floor_of(ensemble: Ensemble | Recording, name: str, values: Array) -> Array:
     """``(member,)``: differences of an observable up to this size are rounding, for its ``values (member, sample)``.
 
     That is a share of the largest value, or of the turn of an angle. And as to what decays to 0: its numbers get ever
-    finer, with noise among them at last, but it has died out where it is about the last digit of what it was at first,
-    FADED times that share. What was recorded counts as double precision.
+    finer, with noise among them at last, but it has died out where it is about the last digit of what it was at first.
     """
     share = share_of(ensemble)
     if (turn := turn_of(ensemble, name)) is not None:
         return np.full(len(values), share * turn)
     start = replace(ensemble, tick=None).orbit(1, 1, name)[0][:, :, 0]
-    return share * np.maximum(largest_of(values), FADED * largest_of(start))
+    return np.maximum(share * largest_of(values), max(FADED * share, RECORDED) * largest_of(start))
 
 
 def turn_of(ensemble: Ensemble | Recording, name: str) -> float | None:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from nnflow.analysis import Analysis, Result, at_least, first
 from nnflow.ensemble import Ensemble, Recording
-from nnflow_plugins.observed import floor_of, turn_of
+from nnflow_plugins.observed import floor_of, share_of, turn_of
 from nnflow_plugins.periods import detect_period
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class OrbitDiagram(Analysis):
         return {
             "sample": ("sample", samples, {"long_name": "step of the sample after the transient"}),
             "value": (("member", "sample"), values, {"long_name": name}),
-            "period": ("member", period, {"long_name": "period, 0 = none found"}),
+            "period": ("member", period, {"long_name": "period, 0 = none found", "rounding": share_of(ensemble)}),
             "escaped": ("member", escaped),
         }
 

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nnflow.machine import loop
 from nnflow.values import real
-from nnflow_plugins.observed import ROUNDING
+from nnflow_plugins.observed import RECORDED, ROUNDING
 
 Array = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -32,11 +32,11 @@ def detect_period(
     tolerance: float = 1e-6,
     maximum: int | None = None,
     turn: float | None = None,
-    floor: ArrayLike = 0.0,
+    floor: ArrayLike | None = None,
 ) -> Integers:
     """Return the smallest period of every recording, `(member,)` int64: 1 for a fixed point, 0 for none found.
 
-    period = min p: max − min of {x(i), x(i+p), x(i+2p), …} ≤ max(tolerance · range, 1e-12 · max |x|, floor), all i
+    period = min p: max − min of {x(i), x(i+p), x(i+2p), …} ≤ max(tolerance · range, floor), all i
 
     The tolerance is relative to the range max − min of the recording: chaos of a small amplitude on a high level is
     chaos, a 2-cycle just past its bifurcation is a 2-cycle, and the unit does not matter. What varies by rounding only
@@ -50,7 +50,7 @@ def detect_period(
         maximum: the largest period looked for; a third of the samples when None, and never more.
         turn: the period of the values themselves, if they are angles: differences are taken the shorter way round, and
             the range is what is left of the turn beside the largest gap.
-        floor: `(member,)` or one for all: differences up to this size are none, either.
+        floor: `(member,)` or one for all: differences up to this size are none, either; 1e-12 · max |x| when None.
 
     Raises ValueError for another shape, no samples, a tolerance that is not between 0 and 1 or a maximum below 1.
 
@@ -73,10 +73,11 @@ def detect_period(
     size = np.abs(rows).max(axis=1) if turn is None else np.full(len(rows), turn)
     scale = np.where(size > 0, size, 1.0)  # no difference overflows in this unit
     rows = rows / scale[:, None]
-    widths = np.maximum(tolerance * _ranges(rows, None if turn is None else 1.0), ROUNDING)
-    widths = np.maximum(widths, np.broadcast_to(np.asarray(floor, dtype=np.float64), found.shape)[known] / scale)
-    least = longest if maximum is None else min(maximum, longest)
-    found[known] = _periods(rows, widths, 0.0 if turn is None else 1.0, least)
+    floors = np.broadcast_to(np.asarray(floor, dtype=np.float64), found.shape)[known]  # NaN if there is none
+    least = ROUNDING if floor is None else floors / scale
+    widths = np.maximum(tolerance * _ranges(rows, None if turn is None else 1.0), np.maximum(least, RECORDED))
+    longest = longest if maximum is None else min(maximum, longest)
+    found[known] = _periods(rows, widths, 0.0 if turn is None else 1.0, longest)
     return found
 
 

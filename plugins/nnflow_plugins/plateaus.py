@@ -20,7 +20,7 @@ from nnflow.analysis import Analysis, Result, at_least, first
 from nnflow.ensemble import Ensemble, Recording
 from nnflow.room import room
 from nnflow.values import real
-from nnflow_plugins.observed import ROUNDING, exponent_of, floor_of, largest_of, turn_of
+from nnflow_plugins.observed import ROUNDING, exponent_of, floor_of, largest_of, share_of, turn_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -56,7 +56,7 @@ class Segments(NamedTuple):
 
 
 def segment(
-    series: npt.ArrayLike, block: int = 20, jump: float | None = None, shortest: int = 5, floor: float = 0.0
+    series: npt.ArrayLike, block: int = 20, jump: float | None = None, shortest: int = 5, floor: float | None = None
 ) -> Segments:
     """Cut a series ``(time,)`` into plateaus, and the stretches between them on which it moves.
 
@@ -105,16 +105,17 @@ def block_noise(means: Array) -> float:
     return float(np.quantile(bends, 0.9)) / (1.645 * 6**0.5) if bends.size else 0.0
 
 
-def smallest_jump(series: Array, block: int, floor: float = 0.0) -> float:
+def smallest_jump(series: Array, block: int, floor: float | None = None) -> float:
     """The default of `jump`: 2 % of the range, but at least three times the noise of a block mean, and not rounding.
 
-    Rounding is 1e-12 of the largest value, or the floor if that is more.
+    Rounding is the floor, by default 1e-12 of the largest value.
     """
     exponent = exponent_of(series)
     x = np.ldexp(series, -exponent)
     noise = NOISES * block_noise(block_means(x, block))
-    smallest = max(SHARE * float(np.ptp(x)), noise, ROUNDING * float(largest_of(x)))
-    return max(float(np.ldexp(smallest, exponent)), floor) or 1.0  # of zeros
+    smallest = max(SHARE * float(np.ptp(x)), noise)
+    rounding = ROUNDING * float(largest_of(series)) if floor is None else floor
+    return max(float(np.ldexp(smallest, exponent)), rounding) or 1.0  # of zeros
 
 
 def partition(values: Array, penalty: float) -> IntArray:
@@ -251,10 +252,11 @@ class Plateaus(Analysis):
         rows = [self._of(series, now.t, floor) for series, floor in zip(values, floors, strict=True)]
         index = {"long_name": "step", "units": "iterations"}
         dims = ("member", "segment")
+        words = {"long_name": name, "rounding": share_of(ensemble)}
         return {
             "start": (dims, np.array([row["start"] for row in rows]), index),
             "end": (dims, np.array([row["end"] for row in rows]), index),
-            "level": (dims, np.array([row["level"] for row in rows]), {"long_name": name}),
+            "level": (dims, np.array([row["level"] for row in rows]), words),
             "spread": (dims, np.array([row["spread"] for row in rows]), {"long_name": f"range of {name}"}),
             "flat": (dims, np.array([row["flat"] for row in rows])),
             **{key: ("member", np.array([row[key] for row in rows])) for key in SUMMARY},

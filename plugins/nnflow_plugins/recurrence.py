@@ -28,7 +28,7 @@ from nnflow.ensemble import Ensemble, Recording
 from nnflow.names import Refusal
 from nnflow.values import real
 from nnflow_plugins.lines import Counts, count_recurrences, lines_of_cells, lines_of_points, matrix_of_points
-from nnflow_plugins.observed import ROUNDING, exponent_of, floor_of, largest_of, straightened, turn_of
+from nnflow_plugins.observed import ROUNDING, exponent_of, floor_of, largest_of, share_of, straightened, turn_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -265,7 +265,7 @@ def _points(
     theiler: int,
     norm: str,
     turn: float | None,
-    floor: float = 0.0,
+    floor: float | None = None,
 ) -> Points:
     """Return the embedded series as the kernels want it; what is not finite becomes NaN, which is near to nothing."""
     at_least(0, theiler=theiler)
@@ -284,7 +284,7 @@ def _points(
     values = np.ldexp(values, -exponent)
     turns = np.full(len(values), np.inf if turn is None else math.ldexp(turn, -exponent))
     largest = largest_of(values.ravel()) if turn is None else turns[0]
-    rounding = max(ROUNDING * float(largest), float(np.ldexp(floor, -exponent)))
+    rounding = ROUNDING * float(largest) if floor is None else float(np.ldexp(floor, -exponent))
     return Points(values, turns, exponent, min(rounding, _longest(values)))
 
 
@@ -433,7 +433,7 @@ class Recurrence(Analysis):
         turn = turn_of(ensemble, name) if len(names) == 1 else None
         series = records if len(names) == 1 else straightened(ensemble, names, records)
         members = [self._member(one, after, turn, floor) for one, floor in zip(series, floors, strict=True)]
-        attrs = {"convention": CONVENTION, "observable": name}
+        attrs: dict[str, Any] = {"convention": CONVENTION, "observable": name, "rounding": share_of(ensemble)}
         result: dict[str, Any] = {
             measure: ("member", np.array([values[measure] for values, _, _ in members]), {"long_name": words, **attrs})
             for measure, words in MEASURES.items()
@@ -456,7 +456,7 @@ class Recurrence(Analysis):
         matrix = _matrix(points, threshold, self.norm) if self.matrix else None
         return measures, _in_units_of_the_series(points, threshold), matrix
 
-    def _matrices(self, matrices: list[Any], attrs: dict[str, str]) -> dict[str, Any]:
+    def _matrices(self, matrices: list[Any], attrs: dict[str, Any]) -> dict[str, Any]:
         times = np.arange(self._size) * self.every
         stacked = np.array(matrices, dtype=np.int8)
         return {

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float64]
 
 
-def trajectory_correlation(trajectory: npt.ArrayLike, lags: int, floor: float = 0.0) -> Array:
+def trajectory_correlation(trajectory: npt.ArrayLike, lags: int, floor: float | None = None) -> Array:
     """C(τ) = Σ_t ⟨W_t − W̄, W_{t+τ} − W̄⟩ / Σ_t |W_t − W̄|² for τ = 0 … lags, of a trajectory ``(time, component)``.
 
     (Or of a series ``(time,)``.) ⟨·, ·⟩ sums over components: of adjacency matrices, the trace of AᵀB. The sum over t
@@ -39,10 +39,11 @@ def trajectory_correlation(trajectory: npt.ArrayLike, lags: int, floor: float = 
     exponent = exponent_of(w)
     if not np.isfinite(w).all():
         return np.full(lags + 1, np.nan)
-    w, floor = np.ldexp(w, -exponent), float(np.ldexp(floor, -exponent))  # squares are within bounds
+    rounding = ROUNDING * float(largest_of(w.ravel())) if floor is None else floor
+    w, rounding = np.ldexp(w, -exponent), float(np.ldexp(rounding, -exponent))  # squares are within bounds
     away = w - w.mean(axis=0)
     total = float((away * away).sum())
-    if total <= w.size * max(ROUNDING * np.abs(w).max(initial=0.0), floor) ** 2:
+    if total <= w.size * rounding**2:
         return np.full(lags + 1, np.nan)
     size = next_fast_len(len(w) + lags, real=True)
     power = np.abs(rfft(away, size, axis=0)) ** 2
@@ -91,7 +92,7 @@ class TrajectoryAutocorrelation(Analysis):
             "autocorrelation": (
                 ("member", "lag"),
                 np.array(found),
-                {"long_name": "autocorrelation of the trajectory"},
+                {"long_name": "autocorrelation of the trajectory", "rounding": share_of(ensemble)},
             ),
             "escaped": ("member", after.escaped),
         }

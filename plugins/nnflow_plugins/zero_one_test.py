@@ -32,7 +32,7 @@ from nnflow.ensemble import Ensemble, Recording
 from nnflow.machine import loop
 from nnflow.room import room
 from nnflow.values import real
-from nnflow_plugins.observed import ROUNDING, floor_of, on_circle, turn_of
+from nnflow_plugins.observed import ROUNDING, floor_of, on_circle, share_of, turn_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -78,10 +78,11 @@ def zero_one(series: ArrayLike, frequencies: int | ArrayLike = 101) -> float:
     return float(np.median(growth_rates(series, frequencies)))
 
 
-def zero_one_batch(series: ArrayLike, frequencies: int | ArrayLike = 101, floor: ArrayLike = 0.0) -> Array:
+def zero_one_batch(series: ArrayLike, frequencies: int | ArrayLike = 101, floor: ArrayLike | None = None) -> Array:
     """Return `zero_one` of every row: `(member, sample)` → `(member,)`. Serial, and most of it without the GIL.
 
-    A row whose standard deviation is at most `floor`, `(member,)` or one for all, counts as constant, too.
+    A row whose standard deviation is at most `floor`, `(member,)` or one for all, counts as constant (default: 1e-12 of
+    its mean).
     """
     rows, chosen = _checked(series, ndim=2), _frequencies(frequencies)
     floors = np.broadcast_to(np.asarray(floor, dtype=np.float64), len(rows))
@@ -95,7 +96,7 @@ def zero_one_batch(series: ArrayLike, frequencies: int | ArrayLike = 101, floor:
 def growth_rates(series: ArrayLike, frequencies: int | ArrayLike = 101) -> Array:
     """Return K_c for every frequency, `(frequency,)`: the correlation of D_c(n) with n. See `zero_one`."""
     values, chosen = _checked(series, ndim=1), _frequencies(frequencies)
-    rates: Array = _growth_rates(values[None], chosen, np.zeros(1))[0]
+    rates: Array = _growth_rates(values[None], chosen, np.full(1, np.nan))[0]
     return rates
 
 
@@ -110,7 +111,7 @@ def displacements(series: ArrayLike, frequencies: int | ArrayLike = 101) -> Arra
     A constant series gives zeros and one with a value that is not finite NaN. Arguments and errors as `zero_one`.
     """
     values, chosen = _checked(series, ndim=1), _frequencies(frequencies)
-    (standard,), (spread,) = _standardised(values[None], np.zeros(1))
+    (standard,), (spread,) = _standardised(values[None], np.full(1, np.nan))
     longest = values.size // 10
     if not spread > 0.0:
         return np.full((chosen.size, longest), spread)
@@ -120,7 +121,7 @@ def displacements(series: ArrayLike, frequencies: int | ArrayLike = 101) -> Arra
     return np.ascontiguousarray(total.T)
 
 
-def drift(series: ArrayLike, floor: float = 0.0) -> float:
+def drift(series: ArrayLike, floor: float | None = None) -> float:
     """Return how far apart the quarters of a series lie: 0 … 4, above `DRIFT_THRESHOLD` = 1 the series has not settled.
 
     drift = max over pairs of quarters of W₁(quarter, quarter) / mean |φ − median φ|
@@ -136,7 +137,7 @@ def drift(series: ArrayLike, floor: float = 0.0) -> float:
     Constant series (see `zero_one`, and `floor` in `zero_one_batch`) give 0, values that are not finite NaN. Raises
     ValueError as `zero_one`.
     """
-    (standard,), (spread,) = _standardised(_checked(series, ndim=1)[None], np.array([floor]))
+    (standard,), (spread,) = _standardised(_checked(series, ndim=1)[None], np.array([floor], dtype=np.float64))
     if not spread > 0.0:
         return float(spread)
     quarter = standard.size // 4
@@ -145,7 +146,7 @@ def drift(series: ArrayLike, floor: float = 0.0) -> float:
     return farthest / float(np.mean(np.abs(standard - np.median(standard))))
 
 
-def drift_batch(series: ArrayLike, floor: ArrayLike = 0.0) -> Array:
+def drift_batch(series: ArrayLike, floor: ArrayLike | None = None) -> Array:
     """Return `drift` of every row: `(member, sample)` → `(member,)`; `floor` as in `zero_one_batch`."""
     rows = _checked(series, ndim=2)
     floors = np.broadcast_to(np.asarray(floor, dtype=np.float64), len(rows))
@@ -186,7 +187,7 @@ def _growth_rates(rows: Array, frequencies: Array, floors: Array) -> Array:
 def _standardised(rows: Array, floors: Array) -> tuple[Array, Array]:
     """Return the rows with mean 0 and standard deviation 1, and the deviations they had: 0 constant, NaN not finite.
 
-    Constant is what deviates by rounding only, relative to the mean, or by no more than the floor `(member,)`.
+    Constant is what deviates by no more than the floor `(member,)`, or if that is NaN by rounding only.
     """
     size = np.max(np.abs(rows), axis=1, keepdims=True)
     finite = np.isfinite(size)
@@ -196,7 +197,7 @@ def _standardised(rows: Array, floors: Array) -> tuple[Array, Array]:
     unit -= mean
     unit -= unit.mean(axis=1, keepdims=True)
     spread = np.sqrt(np.mean(unit**2, axis=1, keepdims=True))
-    spread[spread <= np.maximum(ROUNDING * np.abs(mean), floors[:, None] / scale)] = 0.0
+    spread[spread <= np.where(np.isnan(floors[:, None]), ROUNDING * np.abs(mean), floors[:, None] / scale)] = 0.0
     unit /= np.where(spread > 0.0, spread, 1.0)
     return unit, np.where(finite, spread * scale, np.nan)[:, 0]
 
@@ -324,7 +325,7 @@ class ZeroOneTest(Analysis):
         drifts = [drift_batch(part, floor) for part in series]
         seen = name if turn is None else f"cosine and sine of {name}, the larger"
         return {
-            "K": ("member", np.max(k, axis=0), {"long_name": f"K of {seen}"}),
+            "K": ("member", np.max(k, axis=0), {"long_name": f"K of {seen}", "rounding": share_of(ensemble)}),
             "drift": ("member", np.max(drifts, axis=0), {"long_name": "drift", "threshold": DRIFT_THRESHOLD}),
             "escaped": ("member", after.escaped),
         }

@@ -1,0 +1,127 @@
+"""An index is no measured series, though it has holes; where it may be either, nobody guesses.
+
+What else could go wrong with the columns beside a series: rows that were lost, put in twice or swapped, an index that
+falls, that was resumed, that is empty somewhere, equal stamps, one epoch for many rows, names in other writings, with
+units or underscores, no names at all, a measured count of whole numbers, a schedule in equal steps, whole numbers that
+float64 cannot hold, nothing but an index.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import nnflow
+from nnflow.__main__ import main
+from nnflow.recorded import read_series
+
+LOSS = np.random.default_rng(0).random(1000)
+COUNT = np.arange(1000)
+
+
+def read(tmp_path: Path, *wanted: str, **columns: Any) -> Any:
+    table = pd.DataFrame({name.replace("__", " "): column for name, column in columns.items()})
+    table.to_csv(tmp_path / "a.csv", index=False)
+    return read_series(tmp_path / "a.csv", wanted, alone=True)
+
+
+def spoilt(at: int, value: float) -> Any:
+    return np.where(at == COUNT, value, COUNT)
+
+
+@pytest.mark.parametrize(
+    ("name", "index", "said"),
+    [
+        ("n", np.delete(np.arange(1001), 500), "499, then 501 at sample 500"),
+        ("whatever", np.delete(np.arange(1001), 500), "499, then 501 at sample 500"),
+        ("n", spoilt(500, 499), "499, then 499 at sample 500"),
+        ("k", -COUNT, ""),
+        ("step", COUNT[::-1], ""),
+        ("step", spoilt(500, np.nan), "empty at sample 500"),
+        ("epoch", COUNT // 10, "0, then 1 at sample 10"),
+        ("global_step", np.concatenate([np.arange(600), np.arange(500, 900)]), "599, then 500 at sample 600"),
+        ("i", spoilt(500, 502), "499, then 502 at sample 500"),
+        ("Wall time", 1.7e9 + 0.5 * spoilt(500, 499), "at sample 500"),
+        ("time [s]", 0.1 * np.delete(np.arange(1001), 500), "at sample 500"),
+        ("Unnamed: 0", np.delete(np.arange(1001), 500), "499, then 501"),
+        ("count", 7 * COUNT, ""),
+        ("Time", 1.7e9 + 0.001 * COUNT, ""),
+    ],
+    ids=range(14),
+)
+def test_an_index_is_known_whatever_happened_to_it(tmp_path: Path, name: str, index: Any, said: str) -> None:
+    series = read(tmp_path, **{name: index, "loss": LOSS})
+    assert series.times == (name,)
+    np.testing.assert_array_equal(series.recording.cube[0, :, 0], LOSS)
+    assert len(series.uneven) == bool(said)
+    assert said in str(series)
+
+
+def test_an_index_without_a_name_is_known_too(tmp_path: Path) -> None:
+    for index in (np.delete(np.arange(1001), 500), spoilt(500, 499), -COUNT, 0.1 * COUNT):
+        np.save(tmp_path / "a.npy", np.stack([index, LOSS], axis=1))
+        assert read_series(tmp_path / "a.npy", alone=True).times == ("x0",)
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("lr", np.linspace(0.1, 0.2, 1000)),
+        ("lr", np.linspace(0.2, 0.1, 1000)),
+        ("batch", COUNT % 5),
+        ("whatever", spoilt(500, 400)),
+        ("time", LOSS),
+    ],
+    ids=range(5),
+)
+def test_what_may_be_an_index_is_asked_for(tmp_path: Path, name: str, column: Any) -> None:
+    columns = {name: column, "loss": LOSS}
+    with pytest.raises(nnflow.Refusal, match=f"column {name} may be an index or measured.*--observable"):
+        read(tmp_path, **columns)
+    assert read(tmp_path, "loss", **columns).recording.cube[0, 0, 0] == LOSS[0]
+    assert read(tmp_path, name, **columns).recording.names == (name,)
+
+
+def test_times_without_a_name_are_asked_for(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.stack([np.cumsum(LOSS), LOSS], axis=1))
+    with pytest.raises(nnflow.Refusal, match="column x0 may be an index"):
+        read_series(tmp_path / "a.npy", alone=True)
+
+
+@pytest.mark.parametrize("name", ["time", "n", "step"])
+def test_nothing_but_an_index_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(nnflow.Refusal, match=f"nothing but an index, {name}"):
+        read(tmp_path, **{name: COUNT})
+    assert read(tmp_path, name, **{name: COUNT}).recording.names == (name,)
+
+
+@pytest.mark.parametrize(
+    "column", [LOSS, np.round(9 * LOSS), np.ones(1000), np.exp(-LOSS.cumsum() / 99), np.cumsum(LOSS)], ids=range(5)
+)
+def test_what_was_measured_is_analysed(tmp_path: Path, column: Any) -> None:
+    assert read(tmp_path, measured=column, loss=LOSS).recording.names == ("measured",)
+
+
+def test_no_digits_are_lost(tmp_path: Path) -> None:
+    for text in ("a\n1\n10000000000000001\n", "10000000000000001\n1\n", "a\n" + "9" * 400 + "\n"):
+        (tmp_path / "a.csv").write_text(text)
+        with pytest.raises(nnflow.Refusal, match="loses digits"):
+            read_series(tmp_path / "a.csv", alone=True)
+    (tmp_path / "a.csv").write_text("time,a\n1700000000000000001,1\n1700000000000000002,10000000000000000\n")
+    assert read_series(tmp_path / "a.csv", alone=True).recording.cube.ravel().tolist() == [1, 1e16]
+
+
+def test_a_hole_is_said_and_stays_in_the_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pd.DataFrame({"n": COUNT, "loss": LOSS}).drop(index=500).to_csv("a.csv", index=False)
+    assert main(["run", "zero_one_test", "--map", "a.csv", "-o", "a.nc"]) == 0
+    assert "warning: a.csv: n is not equally spaced: 499, then 501 at sample 500" in capsys.readouterr().err
+    found = nnflow.load("a.nc")
+    assert float(found.K) > 0.9
+    assert "loss is analysed, 999 samples; taken as the index: n; n is not equally" in found.attrs["recording"]
