@@ -153,7 +153,7 @@ class LaminarLengths(Analysis):
         unit, rounding = {"units": "iterations"}, {"rounding": share_of(ensemble)}
         return {
             "length": ("length", np.sqrt(edges[:-1] * (edges[1:] - 1.0)), unit),
-            "width": ("length", np.diff(edges), unit),
+            "width": (("member", "length"), np.tile(np.diff(edges), (len(found), 1)), unit),
             **{name: ("member", np.array([row[i] for row in found]), rounding) for i, name in enumerate(names)},
             "histogram": (("member", "length"), np.array([row[-1] for row in found])),
             "escaped": ("member", after.escaped),
@@ -178,7 +178,8 @@ class LaminarLengths(Analysis):
         known = totals[:, 0] > 0
         density = np.full(counts.shape[1], np.nan)
         if known.any():
-            density = np.median(counts[known] / totals[known], axis=0) / dataset["width"].values
+            width = dataset["width"].values.reshape(counts.shape)[0]
+            density = np.median(counts[known] / totals[known], axis=0) / width
         shown = np.where(density > 0, density, np.nan)
         axes.plot(dataset["length"], shown, color=COLOURS[0], marker=".", linewidth=1)
         scale = "log" if (density > 0).any() else "linear"  # matplotlib refuses a logarithmic axis without data
