@@ -233,7 +233,8 @@ class TensorMap(Map):
             if self.grouped and count > 1:
                 fit = max(1, ROOM // self._made((kind, members[-1].shape[1:]), function, *members))
                 size = fit if fit < count else None
-            return self._vmap(function, size)(*members)
+            out = self._vmap(function, size)(*members)
+            return torch.zeros_like(out) if out._is_zerotensor() else out  # a derivative that is 0 has no memory
 
     def _vmap(self, function: Callable[..., Tensor], size: int | None = None) -> Callable[..., Tensor]:
         return vmap(function, randomness=self.randomness, chunk_size=size)

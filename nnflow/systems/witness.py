@@ -51,8 +51,16 @@ def attest(map: TensorTraining, task: Training, module: nn.Module, loss_fn: Call
     _compare(task, changed, slope_of_torch(at(task, task.module, near), task.loss_fn, task), room)
     wide = max(1.0, torch.finfo(kind).eps / torch.finfo(task.dtype).eps)
     if task.noise is None or wide == 1.0:  # other noise than dropout is drawn by number type
-        _compare(task, ours, slope_of_torch(module, loss_fn, task), Slope(room.loss * wide, room.gradient * wide))
+        _compare(task, ours, _slope_of_either(task, module, loss_fn), Slope(room.loss * wide, room.gradient * wide))
     differentiate(map, near, task.parameter_at)
+
+
+def _slope_of_either(task: Training, module: nn.Module, loss_fn: Callable[[Any, Any], Any]) -> Slope:
+    """Of the module as it is; or where torch cannot train that, a loss with weights in float64 say, of the copy."""
+    try:
+        return slope_of_torch(module, loss_fn, task)
+    except Refusal:
+        return slope_of_torch(at(task, task.module, task.start(0)), task.loss_fn, task)
 
 
 def nearby(task: Training, w: Array, way: float = NEARBY) -> Array:
