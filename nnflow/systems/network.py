@@ -66,8 +66,10 @@ class TrainingMap(Descent):
         """The state ``(dim,)`` of a module of this map's shape, or of a checkpoint: its `state_dict()`.
 
         Optimiser memory is 0, or that of a torch `optimizer` of the module's parameters, or of its `state_dict()` (for
-        Adam, start at its step: ``ensemble.with_states(states, t=step)``). Raises Refusal if module, checkpoint or
-        optimizer do not fit, or if the optimizer steps by another rule than this map.
+        Adam, start at its step: ``ensemble.with_states(states, t=step)``). Such a dict has names only if the optimizer
+        was made of `module.named_parameters()`; without, it is refused where two parameters have the same shape, whose
+        memories could be interchanged: give the optimizer itself. Raises Refusal if module, checkpoint or optimizer do
+        not fit, or if the optimizer steps by another rule than this map.
         """
         saved = isinstance(module, Mapping)
         parameters = self._checkpoint(module) if saved else self._fitting(module)
