@@ -206,7 +206,7 @@ def try_step(map: TensorMap, task: Training) -> None:
     p = np.array([list(map.parameters.values())])
     try:
         map.step(x, p, 0)
-        tangent = map.tangent(x, p, 0, torch.ones_like(x)[:, None])
+        tangent, _ = map.unchecked_tangent(x, p, 0, torch.ones_like(x)[:, None])
     except FAILURES as error:
         raise Refusal(
             f"the module has no map: torch cannot batch it, or differentiate it forward: {first_line(error)}"

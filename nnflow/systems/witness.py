@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nnflow.differences import Misfit, misfit
+from nnflow.differences import misfit
 from nnflow.map import Array, generator
 from nnflow.names import Refusal
 from nnflow.systems.checks import FAILURES, first_line
@@ -249,11 +249,17 @@ def differentiate(map: TensorTraining | TensorDescent, w: Array, named: Callable
 
     p = easy(map)
     x = np.concatenate([w, np.zeros(map.memory)])
-    pairs: list[tuple[Misfit | None, str]] = [
-        (misfit(slopes, lambda w, v: map.to_numpy(map.curvature(w, p, 0, v[None]))[0], w, eps), "curvature"),
-        (misfit(lambda x: map.to_numpy(map.step(x, p.repeat(len(x), 0), 0)),
-                lambda x, v: map.to_numpy(map.tangent(x, p, 0, v[None]))[0], x, eps, free=size), "tangent"),
-    ]  # fmt: skip
+
+    def bent(w: Array, v: Array) -> Array:
+        return np.asarray(map.to_numpy(map.unchecked_curvature(w, 0, v[None])[0])[0])
+
+    def step(x: Array) -> Array:
+        return map.to_numpy(map.step(x, p.repeat(len(x), 0), 0))
+
+    def moved(x: Array, v: Array) -> Array:
+        return np.asarray(map.to_numpy(map.unchecked_tangent(x, p, 0, v[None])[0])[0])
+
+    pairs = [(misfit(slopes, bent, w, eps), "curvature"), (misfit(step, moved, x, eps, free=size), "tangent")]
     for found, kind in pairs:
         if found is not None:
             raise Refusal(
