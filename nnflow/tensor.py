@@ -274,21 +274,23 @@ class TensorMap(Map):
         """The same unchecked, from the weights alone, and whether the loss cut a derivative off."""
 
         def one(w: Tensor, v: Tensor) -> Tensor:
-            return self._derivatives(lambda w: self._slope(w, t), w, v)
+            return self._derivatives(lambda w: self.slope(w, t), w, v)
 
         with _forward_mode(), _Cuts() as cuts:
             return self.each("curvature", one, self.native(weights), self.native(v)), cuts.seen
 
-    def _slope(self, w: Tensor, t: int) -> Tensor:
+    def slope(self, w: Tensor, t: int) -> Tensor:
+        """The gradient of a training map at the weights ``(weights,)`` of one member. Raises Refusal if it fails."""
         assert self.gradient is not None
-        return self.gradient(w, t)
+        with self._explained("loss", t):
+            return self.gradient(w, t)
 
     def _bend(self, weights: Any, t: int) -> None:
         """Compare the curvature with differences of the gradient, at all members that are finite. Raises Refusal."""
         states = self.to_numpy(weights)
         for state in states[np.isfinite(states).all(axis=1)]:
             found = misfit(
-                lambda w: self.to_numpy(self.each("gradient", lambda w: self._slope(w, t), self.native(w))),
+                lambda w: self.to_numpy(self.each("gradient", lambda w: self.slope(w, t), self.native(w))),
                 lambda w, v: self.to_numpy(self.unchecked_curvature(w, t, v[None])[0])[0],
                 state, self.resolution,
             )  # fmt: skip

@@ -116,3 +116,47 @@ def test_a_rule_that_cannot_be_batched_is_told_what_to_write(name: str) -> None:
     watched = nnflow.TensorMap(lambda x, p, t: x, dim=1, name="odd", parameters=p, observables={"seen": function})
     with pytest.raises(nnflow.Refusal, match=rf"the observable of 'odd' fails at t = 0: .*{message}"):
         nnflow.Ensemble.grid(watched).orbit(2, observe="seen")
+
+
+LOSSES: dict[str, tuple[Any, str]] = {
+    "item": (lambda w: (w * w).sum() * w[0].item(), NUMBERS),
+    "if": (lambda w: (w * w).sum() if w[0] < 0.5 else w.sum(), NUMBERS),
+    "rand": (lambda w: (w * torch.rand(2)).sum(), "draws random numbers"),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_that_cannot_be_batched_is_told_what_to_write(name: str) -> None:
+    loss, message = LOSSES[name]
+    with pytest.raises(nnflow.Refusal, match=rf"the loss of 'bowl' fails at t = 0: .*{message}") as error:
+        nnflow.gradient_map(loss, 2, name="bowl")
+    assert "\n" not in str(error.value)
+
+
+def test_a_loss_or_a_schedule_that_counts_is_refused() -> None:
+    """Modules, losses and schedules that change after some calls, too; what counts without effect is a map."""
+
+    class Counting(torch.nn.Module):
+        def __init__(self, last: int) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.layer, self.calls, self.last = torch.nn.Linear(2, 3).double(), 0, last
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return self.layer(x) * (1 if self.calls < self.last else 2)
+
+    def module(last: int) -> Any:
+        inputs, labels = np.eye(2), np.array([0, 2])
+        return nnflow.training_map(Counting(last), torch.nn.functional.cross_entropy, inputs, labels)
+
+    calls = [itertools.count() for _ in range(2)]
+    for map in (
+        module(60),
+        nnflow.gradient_map(lambda w: (w * w).sum() * (1 if next(calls[0]) < 80 else 2), 2),
+        nnflow.gradient_map(lambda w: (w * w).sum(), 2, schedule=lambda t: 1.0 if next(calls[1]) < 200 else 0.5),
+    ):
+        with pytest.raises(nnflow.Refusal, match="asked again: let it depend on x, p and t alone"):
+            nnflow.run("lyapunov_spectrum", map, k=1, steps=150, transient=0)
+    fine = nnflow.run("lyapunov_spectrum", module(10**9), k=1, steps=20, transient=0)
+    assert np.isfinite(fine.exponent.item())

@@ -103,7 +103,7 @@ def _by_identity(optimizer: Any, parameters: Mapping[str, Any]) -> list[int]:
 
 
 def _by_value(optimizer: Any, parameters: Mapping[str, Any]) -> list[int]:
-    """The place of each parameter of a checkpoint in an optimizer: by its shape, or by its values where some have one."""
+    """The place of each parameter of a checkpoint in an optimizer: by its shape, or else by its values."""
     theirs, places = [p for group in optimizer.param_groups for p in group["params"]], []
     if len(theirs) != len(parameters):
         raise Refusal(f"optimizer trains {len(theirs)} parameters, this map has {len(parameters)}")

@@ -241,11 +241,9 @@ def _watch_reads(task: Training, module: nn.Module) -> None:
 def differentiate(map: TensorTraining | TensorDescent, w: Array, named: Callable[[int], str]) -> None:
     """Refuse a curvature, or a tangent, that is not the derivative of the map's own gradient, or step, at w."""
     eps, size = map.resolution, map.weights
-    gradient = map.gradient
-    assert gradient is not None
 
     def slopes(w: Array) -> Array:
-        return map.to_numpy(map.each("gradient", lambda w: gradient(w, 0), map.native(w)))
+        return map.to_numpy(map.each("gradient", lambda w: map.slope(w, 0), map.native(w)))
 
     p = easy(map)
     x = np.concatenate([w, np.zeros(map.memory)])
