@@ -92,8 +92,9 @@ class TensorMap(Map):
     scalar tensors) and the step index `t`. `observables`: name → `f(x, p, t)` → scalar tensor. `device` (default: cpu)
     and `dtype` (default: torch.float64) hold for states, frames and parameters. `gradient`, of a training map: the loss
     gradient as a function of the weights (the state without the optimiser's memory) and t, for `curvature`. The first
-    tangent is compared with differences of the rule, once; `check=False` goes without, and `structure` says so. The
-    other arguments are `Map`'s fields.
+    tangent is compared with differences of the rule, as is each in which the rule uses `detach` or an
+    `autograd.Function`, and each verb ends by asking for one step again; `check=False` goes without, and `structure`
+    says so. The other arguments are `Map`'s fields.
 
     With the same chunking results are the same; other chunks round differently, and chaos amplifies that.
     Raises TypeError for a rule that is no function or a dtype that is no floating torch dtype; ValueError for a device
