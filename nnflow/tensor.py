@@ -17,16 +17,32 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch._functorch.autograd_function import custom_function_call
 from torch.func import jvp, vmap
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nnflow.differences import misfit
+from nnflow.differences import Misfit, misfit
 from nnflow.map import NORMS, Array, End, IntArray, Into, Map, TangentRecords, new_records, tangent_records
 from nnflow.names import Refusal, unknown
 
 TensorRule = Callable[[Tensor, "Named", int], Tensor]
 Gradient = Callable[[Tensor, int], Tensor]
+UNSEEN = "by torch's forward mode, which does not see through detach(), or an autograd.Function without the right jvp"
+_NUMBERS = (
+    "it is called once for all members, so x holds no single numbers: write torch.where for if, torch.stack for "
+    "torch.tensor([...]), and tensor operations for float(x), .item(), .tolist() and numpy"
+)
+ADVICE = {
+    ".item()": _NUMBERS,
+    "data-dependent": _NUMBERS,
+    "doesn't have storage": _NUMBERS,
+    "detach views": _NUMBERS,
+    "random operation": "it draws random numbers, so a step is no fixed map: draw them before the map is made",
+    "inplace": "it writes into a tensor that it made: build the result with torch.stack or torch.cat, or write into "
+    "torch.zeros_like(x)",
+}  # words of torch -> what to do
 ROOM = 2**29  # bytes that the operations of a step may make: so many members of a grouped map go at a time
 
 
@@ -76,8 +92,9 @@ class TensorMap(Map):
     scalar tensors) and the step index `t`. `observables`: name → `f(x, p, t)` → scalar tensor. `device` (default: cpu)
     and `dtype` (default: torch.float64) hold for states, frames and parameters. `gradient`, of a training map: the loss
     gradient as a function of the weights (the state without the optimiser's memory) and t, for `curvature`. The first
-    tangent is compared with differences of the rule, once; `check=False` goes without, and `structure` says so. The
-    other arguments are `Map`'s fields.
+    tangent is compared with differences of the rule, as is each in which the rule uses `detach` or an
+    `autograd.Function`, and each verb ends by asking for one step again; `check=False` goes without, and `structure`
+    says so. The other arguments are `Map`'s fields.
 
     With the same chunking results are the same; other chunks round differently, and chaos amplifies that.
     Raises TypeError for a rule that is no function or a dtype that is no floating torch dtype; ValueError for a device
@@ -86,6 +103,8 @@ class TensorMap(Map):
 
     threads = False
     grouped = False  # whether only so many members go at a time as there is room for
+    _first: tuple[Tensor, Tensor, int, Tensor] | None = None  # (x, p, t) of the first step of a verb, and its end
+    _differentiated = False  # whether a tangent was compared with differences
     randomness = "error"  # "same": the rule seeds torch's random numbers by t, the same for all members
     rule: TensorRule
     gradient: Gradient | None
@@ -139,7 +158,8 @@ class TensorMap(Map):
         return Named(zip(self.parameters, p, strict=True))
 
     def _one(self, x: Tensor, p: Tensor, t: int) -> Tensor:
-        out = self.rule(x, self._named(p), t)
+        with self._explained("rule", t):
+            out = self.rule(x.clone(), self._named(p), t)  # it may write into its x
         if not isinstance(out, Tensor) or out.shape != (self.dim,):
             shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise ValueError(
@@ -147,68 +167,151 @@ class TensorMap(Map):
             )
         return out
 
+    @contextmanager
+    def _explained(self, what: str, t: int) -> Iterator[None]:
+        """Say of what torch cannot batch which function it is in, and what to write instead."""
+        try:
+            yield
+        except (RuntimeError, TypeError) as error:
+            reason = str(error).partition("\n")[0]
+            if isinstance(error, torch.OutOfMemoryError) or "allocate" in reason:
+                raise
+            told = next((advice for words, advice in ADVICE.items() if words in reason), "")
+            raise Refusal(f"the {what} of {self.name!r} fails at t = {t}: {told or reason}") from error
+
     def step(self, x: Any, p: Any, t: int) -> Tensor:
-        """One step of every member: ``x (member, dim)`` → ``(member, dim)``."""
+        """One step of every member ``(member, dim)``. Raises Refusal if it cannot be batched."""
         return self.each("step", lambda x, p: self._one(x, p, t), self.native(x), self.native(p))
+
+    @contextmanager
+    def _asked_again(self, x: Tensor, p: Tensor, t: int) -> Iterator[None]:
+        """Ask for the first step of all again after what is done: it was kept, of one member, when a verb began first.
+
+        Raises Refusal for a rule that gives other numbers then.
+        """
+        if self.check and self._first is None:
+            one = x[:1].clone(), p[:1].clone()
+            self.__dict__["_first"] = *one, t, self.step(*one, t)
+            self._ask_again()
+        yield
+        if self.check:
+            self._ask_again()
+
+    def _ask_again(self) -> None:
+        assert self._first is not None
+        x, p, t, first = self._first
+        again = self.step(x, p, t)
+        room = 1e3 * self.resolution  # an accelerator may add in another order
+        if not torch.allclose(
+            again, first, rtol=room, atol=room * float(first.abs().nan_to_num().max()), equal_nan=True
+        ):
+            worst = int((again - first).abs().nan_to_num(torch.inf).argmax())
+            raise Refusal(
+                f"the rule of {self.name!r} gives {self.coordinates[worst]} = {first[0, worst]:.9g} at t = {t}, and "
+                f"{again[0, worst]:.9g} when it is asked again: let it depend on x, p and t alone, count no calls and "
+                "draw no random numbers"
+            )
 
     def tangent(self, x: Any, p: Any, t: int, v: Any) -> Tensor:
         """The Jacobian at x_t times each row of ``v (member, k, dim)``, by forward-mode differentiation.
 
-        Raises Refusal at first use if it is not what differences of the rule show.
+        Raises Refusal if it is not what differences of the rule show: looked at in the first call, and in each in which
+        the rule cuts a derivative off or has one of its own (`detach`, an `autograd.Function`).
         """
-        if self.check and "_differentiated" not in self.__dict__:
-            self._differentiate(x, p, t)
+        moved, cut = self.unchecked_tangent(x, p, t, v)
+        if self.check and (cut or not self._differentiated):
+            self._differentiate(x, p, t, None if cut else 1)
+        return moved
+
+    def unchecked_tangent(self, x: Any, p: Any, t: int, v: Any) -> tuple[Tensor, bool]:
+        """The same unchecked, and whether the rule cut a derivative off."""
 
         def one(x: Tensor, p: Tensor, v: Tensor) -> Tensor:
             return self._derivatives(lambda x: self._one(x, p, t), x, v)
 
-        with _forward_mode():
-            return self.each("tangent", one, self.native(x), self.native(p), self.native(v))
+        with _forward_mode(), _Cuts() as cuts:
+            return self.each("tangent", one, self.native(x), self.native(p), self.native(v)), cuts.seen
 
-    def _differentiate(self, x: Any, p: Any, t: int) -> None:
-        """Compare the tangent with differences of the rule, at the first member that is finite. Raises Refusal."""
+    def _differentiate(self, x: Any, p: Any, t: int, members: int | None) -> None:
+        """Compare the tangent with differences of the rule, at the first members that are finite. Raises Refusal."""
         states, parameters = self.to_numpy(x), self.to_numpy(p)
-        finite = np.flatnonzero(np.isfinite(states).all(axis=1))
-        if not finite.size:
-            return
-        self.__dict__["_differentiated"] = True
-        given = parameters[finite[:1]]
+        for member in np.flatnonzero(np.isfinite(states).all(axis=1))[:members]:
+            found = self._misfit(states[member], parameters[[member]], t)
+            if found is not None:
+                raise Refusal(
+                    f"the tangent of {self.name!r} at t = {t} is not the derivative of its rule: along some direction "
+                    f"{self.coordinates[found.component]} changes by {found.found:.6g} by differences, "
+                    f"{found.claimed:.6g} {UNSEEN}: write the rule without them (check=False goes on anyway)"
+                )
+            self.__dict__["_differentiated"] = True
+
+    def _misfit(self, state: Array, p: Array, t: int) -> Misfit | None:
+        """Where the tangent at a state differs most from differences of the step, optimiser memory held."""
 
         def step(x: Array) -> Array:
-            return self.to_numpy(self.step(x, given.repeat(len(x), 0), t))
+            return self.to_numpy(self.step(x, p.repeat(len(x), 0), t))
 
         def tangent(x: Array, v: Array) -> Array:
-            moved: Array = self.to_numpy(self.tangent(x, given, t, v[None]))[0]
+            moved: Array = self.to_numpy(self.unchecked_tangent(x, p, t, v[None])[0])[0]
             return moved
 
-        found = misfit(step, tangent, states[finite[0]], self.resolution, self.difference)
-        if found is not None:
-            del self.__dict__["_differentiated"]
-            raise Refusal(
-                f"the tangent of {self.name!r} at t = {t} is not the derivative of its rule: along some direction "
-                f"{self.coordinates[found.component]} changes by {found.found:.6g} by differences, {found.claimed:.6g} "
-                "by torch's forward mode, which does not see through detach(), .data, or an autograd.Function without "
-                "the right jvp: write the rule without them (check=False goes on anyway)"
-            )
+        return misfit(step, tangent, state, self.resolution, self.difference, self.dim - self.memory)
 
     def curvature(self, x: Any, p: Any, t: int, v: Any) -> Any:
-        """The loss Hessian at x_t times each row of ``v (member, k, weights)``. Raises TypeError without a loss."""
-        gradient = self.gradient
-        if gradient is None:
+        """The loss Hessian at x_t times each row of ``v (member, k, weights)``.
+
+        Raises TypeError without a loss; Refusal where the loss cuts a derivative off, and differences of the gradient
+        show another Hessian.
+        """
+        if self.gradient is None:
             return super().curvature(x, p, t, v)
         weights = self.native(x)[:, : self.dim - self.memory]
-        with _forward_mode():
-            return self.each(
-                "curvature", lambda w, v: self._derivatives(lambda w: gradient(w, t), w, v), weights, self.native(v)
-            )
+        bent, cut = self.unchecked_curvature(weights, t, v)
+        if self.check and cut:
+            self._bend(weights, t)
+        return bent
+
+    def unchecked_curvature(self, weights: Any, t: int, v: Any) -> tuple[Tensor, bool]:
+        """The same unchecked, from the weights alone, and whether the loss cut a derivative off."""
+
+        def one(w: Tensor, v: Tensor) -> Tensor:
+            return self._derivatives(lambda w: self.slope(w, t), w, v)
+
+        with _forward_mode(), _Cuts() as cuts:
+            return self.each("curvature", one, self.native(weights), self.native(v)), cuts.seen
+
+    def slope(self, w: Tensor, t: int) -> Tensor:
+        """The gradient of a training map at the weights ``(weights,)`` of one member. Raises Refusal if it fails."""
+        assert self.gradient is not None
+        with self._explained("loss", t):
+            return self.gradient(w, t)
+
+    def _bend(self, weights: Any, t: int) -> None:
+        """Compare the curvature with differences of the gradient, at all members that are finite. Raises Refusal."""
+        states = self.to_numpy(weights)
+        for state in states[np.isfinite(states).all(axis=1)]:
+            found = misfit(
+                lambda w: self.to_numpy(self.each("gradient", lambda w: self.slope(w, t), self.native(w))),
+                lambda w, v: self.to_numpy(self.unchecked_curvature(w, t, v[None])[0])[0],
+                state, self.resolution,
+            )  # fmt: skip
+            if found is not None:
+                raise Refusal(
+                    f"the curvature of {self.name!r} at t = {t} is not the derivative of its gradient: "
+                    f"{self.coordinates[found.component]} changes by {found.found:.6g} by differences, "
+                    f"{found.claimed:.6g} {UNSEEN}: write the loss without them (check=False goes on anyway)"
+                )
 
     def observable(self, name: str, x: Any, p: Any, t: int) -> Array:
         """One observable of every member, ``(member,)``."""
         return self._watch(self.observables[name], x, p, t)
 
     def _watch(self, function: Callable[[Tensor, Named, int], Tensor], x: Any, p: Any, t: int) -> Array:
-        values = self.each(id(function), lambda x, p: function(x, self._named(p), t), self.native(x), self.native(p))
-        return self.to_numpy(values)
+        def one(x: Tensor, p: Tensor) -> Tensor:
+            with self._explained("observable", t):
+                return function(x, self._named(p), t)
+
+        return self.to_numpy(self.each(id(function), one, self.native(x), self.native(p)))
 
     def observe(self, x: Any, p: Any, t: int, names: Sequence[str]) -> Array:
         """The named coordinates and observables, ``(member, channel)``; NaN for a member that has escaped."""
@@ -233,7 +336,8 @@ class TensorMap(Map):
             if self.grouped and count > 1:
                 fit = max(1, ROOM // self._made((kind, members[-1].shape[1:]), function, *members))
                 size = fit if fit < count else None
-            return self._vmap(function, size)(*members)
+            out = self._vmap(function, size)(*members)
+            return torch.zeros_like(out) if out._is_zerotensor() else out  # a derivative that is 0 has no memory
 
     def _vmap(self, function: Callable[..., Tensor], size: int | None = None) -> Callable[..., Tensor]:
         return vmap(function, randomness=self.randomness, chunk_size=size)
@@ -267,8 +371,9 @@ class TensorMap(Map):
     def advance(self, x: Any, p: Any, t: int, steps: int) -> End:
         """`steps` steps from step index t; no record."""
         p, (x, escaped) = self.native(p), _settle(self.native(x), None, t)
-        for s in range(t, t + steps):
-            x, escaped = _settle(self.step(x, p, s), escaped, s + 1)
+        with self._asked_again(x, p, t):
+            for s in range(t, t + steps):
+                x, escaped = _settle(self.step(x, p, s), escaped, s + 1)
         return End(x, None, t + steps, _steps(escaped))
 
     def orbit(
@@ -280,10 +385,11 @@ class TensorMap(Map):
         """
         records, first = into or new_records(len(x), steps // every, len(observe))
         p, (x, escaped) = self.native(p), _settle(self.native(x), None, t)
-        for s in range(t, t + steps):
-            if (s - t) % every == 0:
-                records[:, first + (s - t) // every] = self.observe(x, p, s, observe)
-            x, escaped = _settle(self.step(x, p, s), escaped, s + 1)
+        with self._asked_again(x, p, t):
+            for s in range(t, t + steps):
+                if (s - t) % every == 0:
+                    records[:, first + (s - t) // every] = self.observe(x, p, s, observe)
+                x, escaped = _settle(self.step(x, p, s), escaped, s + 1)
         return records, End(x, None, t + steps, _steps(escaped))
 
     def tangent_orbit(
@@ -293,16 +399,17 @@ class TensorMap(Map):
         p, frame, (x, escaped) = self.native(p), self.native(frame), _settle(self.native(x), None, t)
         members, k, dim = frame.shape
         records = tangent_records(members, steps // every, k, dim, keep)
-        for block in range(steps // every):
-            if records.frames is not None:
-                records.frames[:, block] = self.to_numpy(frame)
-            for s in range(t + block * every, t + (block + 1) * every):
-                frame = self.tangent(x, p, s, frame)
-                x, escaped = _settle(self.step(x, p, s), escaped, s + 1)
-            frame, factor = _orthonormalise(frame, escaped >= 0)
-            records.log_stretches[:, block] = self.to_numpy(torch.log(torch.diagonal(factor, dim1=1, dim2=2)))
-            if records.factors is not None:
-                records.factors[:, block] = self.to_numpy(factor)
+        with self._asked_again(x, p, t):
+            for block in range(steps // every):
+                if records.frames is not None:
+                    records.frames[:, block] = self.to_numpy(frame)
+                for s in range(t + block * every, t + (block + 1) * every):
+                    frame = self.tangent(x, p, s, frame)
+                    x, escaped = _settle(self.step(x, p, s), escaped, s + 1)
+                frame, factor = _orthonormalise(frame, escaped >= 0)
+                records.log_stretches[:, block] = self.to_numpy(torch.log(torch.diagonal(factor, dim1=1, dim2=2)))
+                if records.factors is not None:
+                    records.factors[:, block] = self.to_numpy(factor)
         return records, End(x, frame, t + steps, _steps(escaped))
 
     def separation_orbit(
@@ -317,12 +424,13 @@ class TensorMap(Map):
         copies, copied = y.reshape(-1, dim), p.repeat_interleave(count, dim=0)
         copies, gone = _settle(copies, None, t)
         distances = np.empty((members, count, steps // every))
-        for s in range(t, t + steps):
-            if (s - t) % every == 0:
-                d = self.difference(copies.reshape(members, count, dim), x[:, None])
-                distances[:, :, (s - t) // every] = self.to_numpy(torch.linalg.vector_norm(d, order, dim=2))
-            copies, gone = _settle(self.step(copies, copied, s), gone, s + 1)
-            x, escaped = _settle(self.step(x, p, s), escaped, s + 1)
+        with self._asked_again(x, p, t):
+            for s in range(t, t + steps):
+                if (s - t) % every == 0:
+                    d = self.difference(copies.reshape(members, count, dim), x[:, None])
+                    distances[:, :, (s - t) // every] = self.to_numpy(torch.linalg.vector_norm(d, order, dim=2))
+                copies, gone = _settle(self.step(copies, copied, s), gone, s + 1)
+                x, escaped = _settle(self.step(x, p, s), escaped, s + 1)
         return distances, End(x, copies.reshape(members, count, dim), t + steps, _steps(escaped))
 
 
@@ -336,6 +444,19 @@ class _Bytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not func.is_view:
             self.total += sum(part.nbytes for part in tree_leaves(out) if isinstance(part, Tensor))
         return out
+
+
+class _Cuts(TorchFunctionMode):
+    """Sees whether a function cuts a derivative off, or brings one of its own: those may be no derivatives."""
+
+    seen = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen = self.seen or func in _CUTTING
+        return func(*args, **(kwargs or {}))
+
+
+_CUTTING = (Tensor.detach, torch.detach, custom_function_call)  # vmap itself refuses detach_ and .data
 
 
 @contextmanager

@@ -58,8 +58,7 @@ def test_every_function_of_t_is_a_schedule(name: str) -> None:
     schedule = SCHEDULES[name]
     map = train(schedule)
     weights = nnflow.Ensemble.grid(map).advance(4).states[0]
-    module = nn.Linear(4, 3).double()
-    map.load_state(module, map.start)
+    module = map.load_state(nn.Linear(4, 3), map.start)
     for t in range(4):
         rate = 0.5 * float(schedule(t))
         gradients = torch.autograd.grad(

@@ -26,14 +26,14 @@ MADE: dict[str, Any] = {
 }
 
 
-def small() -> nn.Module:
+def small(hidden: int = 5) -> nn.Module:
     torch.manual_seed(3)
-    return nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)).double()
+    return nn.Sequential(nn.Linear(4, hidden), nn.Tanh(), nn.Linear(hidden, 4)).double()
 
 
-def mapped(name: str) -> Any:
+def mapped(name: str, hidden: int = 5) -> Any:
     beta = {"beta": 0.8} if name in ("heavy_ball", "nesterov") else {}
-    return nnflow.training_map(small(), F.cross_entropy, X, LABELS, name, backend="tensor", eta=0.05, **beta)
+    return nnflow.training_map(small(hidden), F.cross_entropy, X, LABELS, name, backend="tensor", eta=0.05, **beta)
 
 
 def trained(module: nn.Module, optimizer: Any, steps: int = 3) -> None:
@@ -112,7 +112,7 @@ def test_another_optimiser_is_refused(name: str, steps: int) -> None:
 
 def test_the_order_of_groups_is_not_guessed() -> None:
     """With all weights first, equal shapes would have been taken for one another."""
-    module, map = small(), mapped("heavy_ball")
+    module, map = small(4), mapped("heavy_ball", 4)
     theirs = optim.SGD(weights_first(module), lr=0.05, momentum=0.8)
     trained(module, theirs)
     state = map.state_of(module, theirs)
@@ -130,3 +130,33 @@ def test_the_order_of_groups_is_not_guessed() -> None:
         map.state_of(module.state_dict(), held.state_dict())
     with pytest.raises(nnflow.Refusal, match="give a torch optimizer or its state_dict"):
         map.state_of(module, module.state_dict())
+
+
+@pytest.mark.parametrize("name", ["heavy_ball", "adam"])
+def test_parameters_of_one_shape_are_told_apart_or_refused(name: str) -> None:
+    """Made of the layers in reverse, an optimizer's state_dict gave each weight the memory of another.
+
+    The same kind: an optimizer beside a checkpoint of the module, where values tell; names tell always; before the
+    first step there is nothing to interchange; without memory, neither.
+    """
+    module, map = small(4), mapped(name, 4)
+    theirs = MADE[name]([*module[2].parameters(), *module[0].parameters()])
+    assert not map.state_of(module, theirs.state_dict())[map.weights :].any()
+    trained(module, theirs)
+    state = map.state_of(module, theirs)
+    kinds = ("momentum_buffer",) if name == "heavy_ball" else ("exp_avg", "exp_avg_sq")
+    held = [theirs.state[p][kind].ravel() for kind in kinds for p in module.parameters()]
+    assert np.array_equal(state[map.weights :], torch.cat(held).numpy())
+    saved = copy.deepcopy(module.state_dict())
+    assert np.array_equal(map.state_of(saved, theirs), state)
+    for given in (module, saved):
+        with pytest.raises(nnflow.Refusal, match="0.weight and 2.weight, of one shape, cannot be told apart"):
+            map.state_of(given, theirs.state_dict())
+    first, second = list(module.named_parameters())[:2], list(module.named_parameters())[2:]
+    named = MADE[name]([*second, *first])
+    named.load_state_dict(theirs.state_dict() | {"param_groups": named.state_dict()["param_groups"]})
+    for given in (module, saved):
+        assert np.array_equal(map.state_of(given, named.state_dict()), state)
+    trained(module, theirs, 1)
+    with pytest.raises(nnflow.Refusal, match="0 parameters of the shape and values of 0.weight"):
+        map.state_of(saved, theirs)

@@ -158,7 +158,7 @@ def test_heavy_ball_steps_as_torchs_optimiser_does() -> None:
     map, network = iris("heavy_ball"), module()
     start = nnflow.Ensemble.grid(map, seed=7, eta=0.05, beta=0.8)
     orbit, _ = start.orbit(30)
-    map.load_state(network, start.states[0])
+    network = map.load_state(network, start.states[0])
     sgd = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.8)
     data = iris_split(0)
     for state in orbit[0]:
@@ -394,7 +394,7 @@ def test_digits_learn_and_are_the_torch_network() -> None:
     ensemble = nnflow.Ensemble.grid(map, inits=1)
     data = digits(test=597 / 1797, seed=0, scale="unit")
     module = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 10)).double()
-    map.load_state(module, ensemble.states[0])
+    module = map.load_state(module, ensemble.states[0])
     loss = nn.functional.cross_entropy(module(torch.as_tensor(data.inputs)), torch.as_tensor(data.targets))
     accuracy = (module(torch.as_tensor(data.test_inputs)).argmax(dim=1).numpy() == data.test_targets).mean()
     records, _ = ensemble.orbit(60, observe=["test_accuracy"])  # the same as in the study: compiled once

@@ -27,7 +27,7 @@ def trained() -> nn.Module:
     return module
 
 
-@pytest.mark.parametrize("backend", ["tensor", "compiled"])
+@pytest.mark.parametrize("backend", ["tensor", pytest.param("compiled", marks=pytest.mark.slow)])
 def test_a_bare_training_map_starts_from_the_modules_own_weights(backend: str) -> None:
     """hessian_spectrum of a trained network was that of a fresh one: loss .737 for .003.
 

@@ -70,7 +70,7 @@ def refuse(module: nn.Module, noise: int | None) -> None:
     _refuse_shared_memory(module)
     for name, part in module.named_modules():
         kind = f"{name or 'the module'} is a {type(part).__name__} in training mode"
-        if part.training and isinstance(part, nn.modules.batchnorm._BatchNorm):
+        if part.training and isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is not None:
             raise Refusal(f"{kind}: its running averages would be a state of their own: call module.eval()")
         if part.training and _drops(part) and noise is None:
             raise Refusal(
@@ -206,7 +206,7 @@ def try_step(map: TensorMap, task: Training) -> None:
     p = np.array([list(map.parameters.values())])
     try:
         map.step(x, p, 0)
-        tangent = map.tangent(x, p, 0, torch.ones_like(x)[:, None])
+        tangent, _ = map.unchecked_tangent(x, p, 0, torch.ones_like(x)[:, None])
     except FAILURES as error:
         raise Refusal(
             f"the module has no map: torch cannot batch it, or differentiate it forward: {first_line(error)}"

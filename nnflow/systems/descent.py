@@ -67,7 +67,7 @@ def gradient_map(
     state is w, then the memory); `defaults` set the defaults of its parameters eta, beta, beta1, beta2, epsilon,
     weight_decay; `schedule`, a function of t, multiplies eta. Weights are drawn N(0, 1), memory 0. Observables: loss,
     gradient_norm (L2). The tangent is by forward over reverse differentiation; it is compared with differences of the
-    step, once, at a drawn state (`check=False` goes without, and `structure` says so).
+    step at a drawn state, and wherever the loss uses `detach` (`check=False` goes without, and `structure` says so).
 
     Raises Refusal for an unknown optimizer or parameter, a negative eta, a schedule that is no function of t, a dim
     below 1, a loss that fails or does not return a finite scalar at a drawn state, or one whose gradient torch cannot

@@ -1,7 +1,8 @@
 """The loss of a torch module as a function of its flat weights: batches, microbatches, noise, and what one watches.
 
 Training sees the batch of step t with the module as it was given, evaluation all rows with the module in evaluation
-mode. Attention is computed by torch's plain kernel, since the fused ones have no forward-mode derivative.
+mode. Attention and recurrent layers are computed by torch's plain kernels, since the fused ones have no forward-mode
+derivative.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,17 @@ def plain_attention() -> Iterator[None]:
 
 
 @contextmanager
+def plain_recurrence() -> Iterator[None]:
+    """Recurrent layers by their formula: in float32 oneDNN has a kernel without a forward-mode derivative."""
+    with _one_at_a_time:
+        enabled, *_ = torch.backends.mkldnn.set_flags(False, _fp32_precision=None)  # type: ignore[no-untyped-call]
+        try:
+            yield
+        finally:
+            torch.backends.mkldnn.set_flags(enabled, _fp32_precision=None)  # type: ignore[no-untyped-call]
+
+
+@contextmanager
 def seeded(seed: int | None, t: int, device: torch.device) -> Iterator[None]:
     """Torch's random numbers as a function of (seed, t), for all that happens inside; without a seed, nothing."""
     if seed is None:
@@ -75,7 +87,7 @@ class Network:
 
     def _call(self, w: Tensor, inputs: Tensor) -> Tensor:
         parts = zip(self.layout, torch.split(w, self.sizes), strict=True)
-        with plain_attention():
+        with plain_attention(), plain_recurrence() if self.recurrent else nullcontext():
             named = {name: part.view(shape) for (name, shape), part in parts}
             out: Tensor = functional_call(self.module, named, (inputs,))
         return out

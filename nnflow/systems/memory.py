@@ -1,7 +1,9 @@
 """What a torch optimizer remembers of each weight, in the order of a training map's state.
 
-It may come as an optimizer or as its `state_dict()`. One that steps by another rule than the map's (nesterov for heavy
-ball, amsgrad, groups with learning rates of their own) is refused: its memory would be that of another system.
+It may come as an optimizer or as its `state_dict()`. That has no names unless the optimizer was made of
+`named_parameters()`; without, it is refused where two parameters of one shape could be taken for one another. One that
+steps by another rule than the map's (nesterov for heavy ball, amsgrad, groups with learning rates of their own) is
+refused: its memory would be that of another system.
 """
 
 from __future__ import annotations
@@ -36,7 +38,6 @@ def remembered(name: str, optimizer: Any, parameters: Mapping[str, Any], mine: b
     kinds = OPTIMISERS[name].memory
     if optimizer is None:
         return [np.zeros(p.numel()) for _ in kinds for p in parameters.values()]
-    by_identity = mine and not isinstance(optimizer, Mapping)
     held = optimizer if isinstance(optimizer, Mapping) else optimizer.state_dict()
     if not {"state", "param_groups"} <= set(held):
         raise Refusal(
@@ -44,9 +45,30 @@ def remembered(name: str, optimizer: Any, parameters: Mapping[str, Any], mine: b
         )
     groups: list[dict[str, Any]] = held["param_groups"]
     _same_rule(name, groups, held["state"], "" if isinstance(optimizer, Mapping) else type(optimizer).__name__)
-    indices = _by_identity(optimizer, parameters) if by_identity else _by_order(groups, parameters)
+    if isinstance(optimizer, Mapping):
+        indices = _by_order(groups, parameters)
+    else:
+        indices = _by_identity(optimizer, parameters) if mine else _by_value(optimizer, parameters)
     entries = [(key, p, held["state"].get(i, {})) for (key, p), i in zip(parameters.items(), indices, strict=True)]
-    return [_part(TORCH_MEMORY[kind], *entry) for kind in kinds for entry in entries]
+    found = [_part(TORCH_MEMORY[kind], *entry) for kind in kinds for entry in entries]
+    if isinstance(optimizer, Mapping) and not _named(groups) and any(part.any() for part in found):
+        _refuse_alike(parameters)
+    return found
+
+
+def _named(groups: Sequence[Mapping[str, Any]]) -> bool:
+    return all("param_names" in group for group in groups)
+
+
+def _refuse_alike(parameters: Mapping[str, Any]) -> None:
+    """Refuse parameters of which a state_dict without names may hold one in place of another."""
+    first: dict[tuple[int, ...], str] = {}
+    for name, parameter in parameters.items():
+        if (other := first.setdefault(tuple(parameter.shape), name)) != name:
+            raise Refusal(
+                f"optimizer is a state_dict without names, in which {other} and {name}, of one shape, cannot be told "
+                "apart: give the optimizer itself with the module, or make it of module.named_parameters()"
+            )
 
 
 def _same_rule(name: str, groups: Sequence[Mapping[str, Any]], state: Mapping[Any, Any], kind: str) -> None:
@@ -80,10 +102,27 @@ def _by_identity(optimizer: Any, parameters: Mapping[str, Any]) -> list[int]:
     return [place[id(parameter)] for parameter in parameters.values()]
 
 
+def _by_value(optimizer: Any, parameters: Mapping[str, Any]) -> list[int]:
+    """The place of each parameter of a checkpoint in an optimizer: by its shape, or else by its values."""
+    theirs, places = [p for group in optimizer.param_groups for p in group["params"]], []
+    if len(theirs) != len(parameters):
+        raise Refusal(f"optimizer trains {len(theirs)} parameters, this map has {len(parameters)}")
+    for name, parameter in parameters.items():
+        alike = [i for i, p in enumerate(theirs) if p.shape == parameter.shape]
+        same = alike if len(alike) == 1 else [i for i in alike if bool((theirs[i] == parameter.to(theirs[i])).all())]
+        if len(same) != 1:
+            raise Refusal(
+                f"optimizer has {len(same)} parameters of the shape and values of {name}: give the module that it "
+                "trains in place of its state_dict()"
+            )
+        places += same
+    return places
+
+
 def _by_order(groups: Sequence[Mapping[str, Any]], parameters: Mapping[str, Any]) -> list[int]:
-    """The same from a state_dict: by names where it has some, else one group in the order of the module."""
+    """The same in a state_dict: by names where it has some, else one group in the order of the module."""
     indices = [i for group in groups for i in group["params"]]
-    if all("param_names" in group for group in groups):
+    if _named(groups):
         names = [name for group in groups for name in group["param_names"]]
         if missing := [name for name in parameters if name not in names]:
             raise Refusal(f"optimizer does not train {', '.join(missing)}: it has {', '.join(names)}")

@@ -51,9 +51,7 @@ class TensorTraining(TrainingMap, TensorMap):
     """
 
     grouped = True
-
-    def _differentiate(self, x: Any, p: Any, t: int) -> None:
-        """Nothing: it was done when the map was made (see `witness`)."""
+    _differentiated = True  # when the map was made (see `witness`)
 
 
 class TensorDescent(Descent, TensorMap):

@@ -66,8 +66,10 @@ class TrainingMap(Descent):
         """The state ``(dim,)`` of a module of this map's shape, or of a checkpoint: its `state_dict()`.
 
         Optimiser memory is 0, or that of a torch `optimizer` of the module's parameters, or of its `state_dict()` (for
-        Adam, start at its step: ``ensemble.with_states(states, t=step)``). Raises Refusal if module, checkpoint or
-        optimizer do not fit, or if the optimizer steps by another rule than this map.
+        Adam, start at its step: ``ensemble.with_states(states, t=step)``). Such a dict has names only if the optimizer
+        was made of `module.named_parameters()`; without, it is refused where two parameters have the same shape, whose
+        memories could be interchanged: give the optimizer itself. Raises Refusal if module, checkpoint or optimizer do
+        not fit, or if the optimizer steps by another rule than this map.
         """
         saved = isinstance(module, Mapping)
         parameters = self._checkpoint(module) if saved else self._fitting(module)
@@ -75,20 +77,23 @@ class TrainingMap(Descent):
         return np.concatenate([*map(_flat, parameters), *remembered(self.optimizer, optimizer, named, not saved)])
 
     def load_state(self, module: torch.nn.Module, state: Any) -> torch.nn.Module:
-        """Write the weights of a state ``(dim,)`` into a module of this map's shape, and return it.
+        """A copy of a module of this map's shape with the weights of a state ``(dim,)``; the module stays as it is.
 
-        Raises ValueError if module or state do not fit.
+        The copy is in the map's number type (float64, unless it was given another), on the module's device, so that
+        `state_of` gives the same weights back. Raises Refusal if module or state do not fit.
         """
         import torch
+
+        from nnflow.systems.checks import converted
 
         values, parameters = self.to_numpy(state), self._fitting(module)
         if values.shape != (self.dim,):
             raise Refusal(f"the state has shape {values.shape}: give one state of shape ({self.dim},)")
-        ends = np.cumsum([p.numel() for p in parameters])
-        with torch.no_grad():
-            for parameter, part in zip(parameters, np.split(values[: self.weights], ends[:-1]), strict=True):
-                parameter.copy_(torch.as_tensor(part.reshape(parameter.shape)))
-        return module
+        kind = getattr(self, "dtype", torch.float64)
+        copied = converted(module, kind).to(parameters[0].device)
+        weights = torch.as_tensor(values[: self.weights], dtype=kind, device=parameters[0].device)
+        torch.nn.utils.vector_to_parameters(weights.clone(), copied.parameters())
+        return copied
 
     def _checkpoint(self, values: Mapping[str, Any]) -> list[Any]:
         """The parameters of a state_dict in the order of the state."""

@@ -22,20 +22,23 @@ TRIED = (0, 1, 2, 7, 1000)  # the t at which a schedule is tried
 
 
 def refuse_schedule(schedule: Schedule | None) -> None:
-    """Refuse what is no function of t alone: it must give one finite number, and the same each time."""
+    """Refuse what is no function of t alone: it must give one finite number, the same in any order of t."""
     if schedule is None:
         return
-    for t in TRIED:
-        try:
-            first, again = float(schedule(t)), float(schedule(t))
-        except Exception as error:
-            raise Refusal(
-                f"schedule = {name_of(schedule)}: fails at t = {t}: {type(error).__name__}: {error}"
-            ) from error
+    there = [_value(schedule, t) for t in TRIED]
+    back = [_value(schedule, t) for t in reversed(TRIED)][::-1]
+    for t, first, again in zip(TRIED, there, back, strict=True):
         if not math.isfinite(first) or first != again:
             raise Refusal(
                 f"schedule = {name_of(schedule)}: gives {first}, {again} at t = {t}: give a function of t alone"
             )
+
+
+def _value(schedule: Schedule, t: int) -> float:
+    try:
+        return float(schedule(t))
+    except Exception as error:
+        raise Refusal(f"schedule = {name_of(schedule)}: fails at t = {t}: {type(error).__name__}: {error}") from error
 
 
 def compiled(schedule: Schedule) -> Any:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nnflow.differences import Misfit, misfit
+from nnflow.differences import misfit
 from nnflow.map import Array, generator
 from nnflow.names import Refusal
 from nnflow.systems.checks import FAILURES, first_line
@@ -51,8 +51,16 @@ def attest(map: TensorTraining, task: Training, module: nn.Module, loss_fn: Call
     _compare(task, changed, slope_of_torch(at(task, task.module, near), task.loss_fn, task), room)
     wide = max(1.0, torch.finfo(kind).eps / torch.finfo(task.dtype).eps)
     if task.noise is None or wide == 1.0:  # other noise than dropout is drawn by number type
-        _compare(task, ours, slope_of_torch(module, loss_fn, task), Slope(room.loss * wide, room.gradient * wide))
+        _compare(task, ours, _slope_of_either(task, module, loss_fn), Slope(room.loss * wide, room.gradient * wide))
     differentiate(map, near, task.parameter_at)
+
+
+def _slope_of_either(task: Training, module: nn.Module, loss_fn: Callable[[Any, Any], Any]) -> Slope:
+    """Of the module as it is; or where torch cannot train that, a loss with weights in float64 say, of the copy."""
+    try:
+        return slope_of_torch(module, loss_fn, task)
+    except Refusal:
+        return slope_of_torch(at(task, task.module, task.start(0)), task.loss_fn, task)
 
 
 def nearby(task: Training, w: Array, way: float = NEARBY) -> Array:
@@ -233,19 +241,23 @@ def _watch_reads(task: Training, module: nn.Module) -> None:
 def differentiate(map: TensorTraining | TensorDescent, w: Array, named: Callable[[int], str]) -> None:
     """Refuse a curvature, or a tangent, that is not the derivative of the map's own gradient, or step, at w."""
     eps, size = map.resolution, map.weights
-    gradient = map.gradient
-    assert gradient is not None
 
     def slopes(w: Array) -> Array:
-        return map.to_numpy(map.each("gradient", lambda w: gradient(w, 0), map.native(w)))
+        return map.to_numpy(map.each("gradient", lambda w: map.slope(w, 0), map.native(w)))
 
     p = easy(map)
     x = np.concatenate([w, np.zeros(map.memory)])
-    pairs: list[tuple[Misfit | None, str]] = [
-        (misfit(slopes, lambda w, v: map.to_numpy(map.curvature(w, p, 0, v[None]))[0], w, eps), "curvature"),
-        (misfit(lambda x: map.to_numpy(map.step(x, p.repeat(len(x), 0), 0)),
-                lambda x, v: map.to_numpy(map.tangent(x, p, 0, v[None]))[0], x, eps, free=size), "tangent"),
-    ]  # fmt: skip
+
+    def bent(w: Array, v: Array) -> Array:
+        return np.asarray(map.to_numpy(map.unchecked_curvature(w, 0, v[None])[0])[0])
+
+    def step(x: Array) -> Array:
+        return map.to_numpy(map.step(x, p.repeat(len(x), 0), 0))
+
+    def moved(x: Array, v: Array) -> Array:
+        return np.asarray(map.to_numpy(map.unchecked_tangent(x, p, 0, v[None])[0])[0])
+
+    pairs = [(misfit(slopes, bent, w, eps), "curvature"), (misfit(step, moved, x, eps, free=size), "tangent")]
     for found, kind in pairs:
         if found is not None:
             raise Refusal(
