@@ -16,6 +16,7 @@ from nnflow.map import Array, generator
 
 DIRECTIONS = 2
 NARROWER = 8  # the second width is the first over this
+SETTLED = 0.25  # two widths that differ by a larger share say nothing: the function bends on a scale of its own
 
 
 class Misfit(NamedTuple):
@@ -56,6 +57,7 @@ def misfit(
         doubt = 8 * np.abs(wide - narrow) + 4 * np.abs(bend)
         rounding = 64 * eps * np.abs(values).max() / widths[1]
         room = doubt + np.sqrt((doubt**2).mean(axis=1, keepdims=True)) + rounding
-        excess = np.nan_to_num(np.abs(claimed - narrow) - room, nan=-np.inf)
+        settled = np.abs(wide - narrow) <= SETTLED * np.abs(narrow) + rounding
+        excess = np.nan_to_num(np.where(settled, np.abs(claimed - narrow) - room, -np.inf), nan=-np.inf)
     worst = np.unravel_index(int(excess.argmax()), excess.shape)
     return Misfit(int(worst[1]), float(claimed[worst]), float(narrow[worst])) if excess[worst] > 0 else None

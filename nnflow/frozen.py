@@ -100,7 +100,7 @@ class _Reading:
         self.checked = checked
         self.seen: dict[int, tuple[Any, bytes]] = {}
         self.alive: list[Any] = []  # what was read, so that its id stays its own
-        self.within: list[int] = []  # ids of the functions that are being read, one within the other
+        self.within = 0  # functions that are being read
         self.untold: list[Any] = []  # what has contents that cannot be told
 
     def read(self, thing: Any) -> tuple[Any, bytes]:
@@ -109,7 +109,7 @@ class _Reading:
             self.alive.append(thing)
             self.seen[id(thing)] = self._read(thing)
         copy, digest = self.seen[id(thing)]
-        if digest == UNFINISHED and id(thing) != self.within[-1]:  # but a function may name itself
+        if digest == UNFINISHED:  # numba links what calls itself by an address of this process
             self.untold.append(thing)
         return copy, digest
 
@@ -136,7 +136,7 @@ class _Reading:
         copy = _bare(function, defaults, keywords)
         made = copy if self.interpreted else wrap(copy)
         self.seen[id(whole)] = made, UNFINISHED
-        self.within.append(id(whole))
+        self.within += 1
         names = _named(function)
         values, first = self._all(names.values())
         copy.__globals__.update(zip(names, values, strict=True))
@@ -145,7 +145,7 @@ class _Reading:
         contents, second = self._all(old.cell_contents for _, old in pairs)
         for (new, _), value in zip(pairs, contents, strict=True):
             new.cell_contents = value
-        self.within.pop()
+        self.within -= 1
         head = repr((list(names), getattr(function, "glue", False))).encode()
         return made, _digest(self._code(function.__code__), head, first, second, third)
 
