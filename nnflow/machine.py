@@ -67,12 +67,12 @@ class Alone(Compiler):
 def loop(mark: str | None = None, **options: Any) -> Callable[[Function], Function]:
     """Compile an entry point, to be kept under `mark`, which tells all that it is made from apart.
 
-    Without a mark, the function's own `fingerprint` when it is first called.
+    Without a mark, the `fingerprint` of the function and the options when it is first called.
     """
 
     def compiled(function: Function) -> Function:
         made = njit(**{"nogil": True, "error_model": "numpy", "pipeline_class": Alone, **options})(function)
-        made._cache = Kept(function, mark)
+        made._cache = Kept(function, mark, options)
         return cast(Function, made)
 
     return compiled
@@ -81,14 +81,15 @@ def loop(mark: str | None = None, **options: Any) -> Callable[[Function], Functi
 class Kept(NullCache):
     """The machine code of one function on disk: one file for each signature, processor and set of versions."""
 
-    def __init__(self, function: Callable[..., Any], mark: str | None) -> None:
+    def __init__(self, function: Callable[..., Any], mark: str | None, options: dict[str, Any]) -> None:
         self._function = function
         self._mark = mark
+        self._options = options
 
     def _file(self, signature: Any, codegen: Any) -> tuple[Path, bytes] | None:
         """Where an overload is kept, and the key that its file is checked against."""
         if self._mark is None:
-            self._mark = fingerprint(self._function)
+            self._mark = fingerprint(self._function, self._options)
         folder = cache_directory()
         if folder is None or self._mark.startswith(UNTOLD):
             return None
@@ -104,9 +105,10 @@ class Kept(NullCache):
             return None
         path, key = place
         try:
-            head, contents = _halves(path.read_bytes())
+            whole = path.read_bytes()
         except OSError:
             return None
+        head, contents = whole[:32], whole[32:]
         if head != hashlib.sha256(key + contents).digest():
             return None
         rebuild: Callable[..., Any] = CompileResult._rebuild
@@ -132,10 +134,6 @@ class Kept(NullCache):
             with suppress(OSError):
                 scratch.unlink(missing_ok=True)
             _warn(f"compiled loops cannot be kept in {path.parent} ({error.strerror})")
-
-
-def _halves(contents: bytes) -> tuple[bytes, bytes]:
-    return contents[:32], contents[32:]
 
 
 def _environment(name: str, constants: list[Any]) -> Environment:

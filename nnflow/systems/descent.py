@@ -82,7 +82,6 @@ def gradient_map(
 
     from nnflow.systems.modules import TensorDescent
     from nnflow.systems.witness import differentiate
-    from nnflow.tensor import everyday
 
     def weights(x: Tensor) -> Tensor:
         return x[:dim]
@@ -116,18 +115,27 @@ def gradient_map(
         },
     )
     marked(map, optimizer=optimizer, schedule=schedule)
-    drawn = map.initial_states(1, 0)
+    drawn = map.initial_states(1, 0)[0, :dim]
+    _try_loss(loss, map.native(drawn))
+    if check:
+        differentiate(map, drawn, names.__getitem__)
+    return map
+
+
+def _try_loss(loss: Callable[[Tensor], Tensor], weights: Tensor) -> None:
+    """Refuse a loss that fails at these weights, or does not return a finite scalar tensor."""
+    import torch
+
+    from nnflow.tensor import everyday
+
     try:
         with everyday(), torch.enable_grad():
-            value = loss(weights(map.native(drawn)[0]))
+            value = loss(weights)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         reason = str(error).partition("\n")[0]
-        raise Refusal(f"the loss fails on a tensor of shape ({dim},): {reason}") from error
+        raise Refusal(f"the loss fails on a tensor of shape {tuple(weights.shape)}: {reason}") from error
     if not isinstance(value, torch.Tensor) or value.shape != () or not torch.isfinite(value):
         raise Refusal(f"the loss returned {described(value)} at a drawn state: it must return a finite scalar tensor")
-    if check:
-        differentiate(map, drawn[0, :dim], names.__getitem__)
-    return map
 
 
 def structure_of(optimizer: str, schedule: Schedule | None, **rest: Any) -> dict[str, Any]:
