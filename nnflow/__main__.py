@@ -278,7 +278,8 @@ def _unboxed(text: str) -> str:
         lines = lines[2:]
     rules = [i for i, line in enumerate(lines) if line and not line.strip("─-")] or [len(lines)]
     near = [f"Did you mean {lines[i + 1]}?" for i, line in enumerate(lines[:-1]) if line == "Perhaps you meant:"]
-    return " ".join([*lines[: rules[0]], *near]) or plain
+    said = " ".join([*lines[: rules[0]], *near]) or plain
+    return re.sub(r"no type matching .* - <class '\w+'>: (?=value = )", "", said)  # of several types, the last one's
 
 
 def _annotated(kind: type, **annotations: Any) -> type:

@@ -16,6 +16,7 @@ import hashlib
 import os
 import pickle
 import stat
+import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -34,6 +35,7 @@ from platformdirs import user_cache_path
 from nnflow.frozen import UNTOLD, fingerprint
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+AGE = 90 * 24 * 3600.0  # seconds after which a file that nobody has read is removed
 SETTINGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "ENABLE_AVX")  # numba's own
 
 
@@ -108,6 +110,8 @@ class Kept(NullCache):
             whole = path.read_bytes()
         except OSError:
             return None
+        with suppress(OSError):
+            os.utime(path)  # it is still of use
         head, contents = whole[:32], whole[32:]
         if head != hashlib.sha256(key + contents).digest():
             return None
@@ -126,7 +130,8 @@ class Kept(NullCache):
         library, described, own, *rest, others = data._reduce()
         names = [(environment.env_name, environment.consts) for environment in (own, *others)]
         contents = dumps((library, described, names[0], *rest, names[1:]))
-        scratch = path.with_suffix(f".{os.getpid()}-{id(data):x}.tmp")
+        scratch = path.with_suffix(f".{os.getpid()}-{id(data):x}.machine")
+        _sweep(path.parent)
         try:
             scratch.write_bytes(hashlib.sha256(key + contents).digest() + contents)
             scratch.replace(path)
@@ -165,6 +170,16 @@ def _private(folder: Path) -> Path | None:
     ):
         return _warn(f"compiled loops are not kept in {folder}, where others can write: chmod go-w, or another folder")
     return folder
+
+
+@cache
+def _sweep(folder: Path) -> None:
+    """Remove, once in each process that compiles, what was not read for long, and what a killed process left behind."""
+    oldest = time.time() - AGE
+    for path in folder.glob("*.machine"):
+        with suppress(OSError):
+            if path.stat().st_mtime < oldest:
+                path.unlink()
 
 
 @cache

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from nnflow.analysis import Analysis
-from nnflow.names import Refusal, unknown
+from nnflow.names import Refusal, shown, unknown
 from nnflow.runner import analyses
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _with_settings(kind: type[Analysis], dataset: xr.Dataset) -> Analysis:
         return kind(**{name: _frozen(value) for name, value in settings.items()})
     except (ValueError, TypeError, RecursionError) as error:
         raise Refusal(
-            f"the dataset's settings {text!s:.80} are not those of {getattr(kind, '__name__', kind)}: {error}"
+            f"the dataset's settings {shown(text)} are not those of {getattr(kind, '__name__', kind)}: {error}"
         ) from error
 
 

@@ -219,6 +219,22 @@ print([str(w.message) for w in seen if w.category.__name__ == "CacheWarning"])
 """
 
 
+def test_what_nobody_reads_any_more_is_removed(tmp_path: Path) -> None:
+    """Files of rules long gone, of other versions, of processes that were killed while they wrote."""
+    code = "import nnflow; nnflow.Ensemble.grid(nnflow.maps['henon']()).advance(3)"
+    tmp_path.chmod(0o700)
+    for name in ("advance-0.machine", "advance-1.12-3f.machine", "advance-2.machine", "notes.txt"):
+        (tmp_path / name).write_text("")
+    for name in ("advance-0.machine", "advance-1.12-3f.machine", "notes.txt"):
+        os.utime(tmp_path / name, (0, 0))
+    python(code, tmp_path)
+    assert {path.name for path in tmp_path.iterdir() if len(path.name) < 30} == {"advance-2.machine", "notes.txt"}
+    kept = [path for path in tmp_path.iterdir() if len(path.name) > 30]
+    os.utime(kept[0], (0, 0))
+    python(code, tmp_path)
+    assert kept[0].stat().st_mtime > 0  # what is read stays
+
+
 def test_a_folder_that_others_can_write_to_is_not_used(tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()
