@@ -20,14 +20,16 @@ belong there, by `at_least` and its kin. ``ensemble: Ensemble`` says that it nee
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import wraps
 from typing import Any, TypeAlias, get_type_hints
 
 from nnflow.ensemble import Ensemble, Recording
 from nnflow.names import Refusal
+from nnflow.settings import at_least as at_least
 from nnflow.settings import convert_fields, refusing
+from nnflow.settings import one_of as one_of
 
 Dims: TypeAlias = str | tuple[str, ...]
 Variable: TypeAlias = tuple[Dims, Any] | tuple[Dims, Any, Mapping[str, Any]]
@@ -84,21 +86,6 @@ def first(ensemble: Ensemble | Recording, observable: str | None) -> str:
     if isinstance(ensemble, Recording):
         return ensemble.names[0]
     return "loss" if "loss" in ensemble.map.observables else ensemble.map.coordinates[0]
-
-
-def at_least(least: float, **settings: float) -> None:
-    """Refuse settings below a bound: ``at_least(1, steps=self.steps)``. Raises Refusal with the name and value."""
-    for name, value in settings.items():
-        if not value >= least:
-            raise Refusal(f"{name} = {value}: give {least} or more")
-
-
-def one_of(known: Iterable[str], **settings: str) -> None:
-    """Refuse a setting that is not one of the known names: a Refusal with name, value and the known ones."""
-    known = list(known)
-    for name, value in settings.items():
-        if value not in known:
-            raise Refusal(f"{name} = {value!r}: give one of {', '.join(known)}")
 
 
 def refuse_reserved(kind: type) -> None:

@@ -2,7 +2,7 @@
 
 A number of numpy or torch, an array without dims, 1e4 for a whole number and the text "100" are taken for what they
 mean; a bool is no number, 2.7 no whole number, and NaN and infinity are no settings. What is left is refused in one
-line: name, value, what is allowed. Bounds are not types: `nnflow.analysis.at_least` and its kin state those.
+line: name, value, what is allowed. Bounds are not types: `at_least` and its kin state those.
 """
 
 from __future__ import annotations
@@ -214,6 +214,21 @@ def numbers(name: str, values: Any) -> Array:
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         reason = str(error).partition("\n")[0]
     raise Refusal(f"{name} = {shown(values)}: give numbers, in rows of equal length ({reason})")
+
+
+def at_least(least: float, **settings: float) -> None:
+    """Refuse settings below a bound: ``at_least(1, steps=self.steps)``. Raises Refusal with the name and value."""
+    for name, value in settings.items():
+        if not value >= least:
+            raise Refusal(f"{name} = {value}: give {least} or more")
+
+
+def one_of(known: Iterable[str], **settings: str) -> None:
+    """Refuse a setting that is not one of the known names: a Refusal with name, value and the known ones."""
+    known = list(known)
+    for name, value in settings.items():
+        if value not in known:
+            raise Refusal(f"{name} = {value!r}: give one of {', '.join(known)}")
 
 
 @contextmanager

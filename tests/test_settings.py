@@ -27,6 +27,7 @@ import nnflow
 from nnflow.ensemble import Ensemble, Recording
 from nnflow.names import Refusal
 from nnflow.settings import convert
+from nnflow.systems import data
 from nnflow.testing import check_analysis
 
 
@@ -500,3 +501,24 @@ def test_a_wrong_setting_of_a_factory_is_one_line_or_a_map(name: str) -> None:
     for key, value in itertools.product([*keywords, *factory().parameters], WRONG):
         made, refused = attempt(partial(factory, **{key: value}))
         assert isinstance(made, nnflow.Map) or len(refused.splitlines()) == 1, (key, value)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: data.moons(samples=10.5), "samples = 10.5: give a whole number"),  # type: ignore[arg-type]
+        (lambda: data.moons(noise=-1), "noise = -1.0: give 0 or more"),
+        (lambda: data.chebyshev(degree=2.5), "degree = 2.5: give a whole number"),  # type: ignore[arg-type]
+        (lambda: data.chebyshev(samples=True), "samples = True: give a whole number"),
+        (lambda: data.teacher_student(hidden=0), "hidden = 0: give 1 or more"),
+        (lambda: data.split_rows([[1j], [2]], [0, 1]), "inputs = .*: give numbers"),
+    ],
+)
+def test_data_read_their_settings_as_analyses_do(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(nnflow.Refusal, match=message):
+        call()
+
+
+def test_data_take_what_means_a_number() -> None:
+    for samples in ("100", np.int64(100), 1e2):
+        assert np.array_equal(data.moons(samples=samples).inputs, data.moons(samples=100).inputs)  # type: ignore[arg-type]

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnflow.map import Array, generator
+from nnflow.settings import at_least, checked, numbers
 
 Labels = npt.NDArray[np.int64]
 SCALES = ("raw", "unit", "standard")
@@ -41,21 +42,23 @@ class Split(NamedTuple):
         return (self.test_inputs, self.test_targets) if len(self.test_inputs) else None
 
 
+@checked
 def split_rows(inputs: Any, targets: Any, test: float = 0.2, seed: int = 0) -> Split:
     """Put round(test · n) rows aside, drawn by the seed; of integer labels as near to the same share of each class.
 
     Every row is in one part, in drawn order; the classes' shares are rounded by largest remainder. Raises ValueError
     if there are not as many targets as inputs, none of them is left for training, or test is not in 0 … 1.
     """
-    x, y = np.array(inputs, dtype=np.float64), np.array(targets)
-    y = y.astype(np.int64) if y.dtype.kind in "iub" else y.astype(np.float64)
+    x = numbers("inputs", inputs)
+    y: npt.NDArray[Any] = np.array(targets)
+    y = y.astype(np.int64) if y.dtype.kind in "iub" else numbers("targets", targets)
     if len(x) != len(y):
         raise ValueError(f"{len(x)} inputs and {len(y)} targets: give one target a row")
     if not 0 <= test < 1 or round(test * len(x)) >= len(x):
         raise ValueError(f"test = {test}: give the share of test rows, 0 or more, so that some of {len(x)} are left")
     order = generator(seed, "split").permutation(len(x))
     count = round(test * len(x))
-    classes = y[order] if y.ndim == 1 and y.dtype.kind == "i" else np.zeros(len(x), dtype=np.int64)
+    classes = (y[order] if y.ndim == 1 and y.dtype.kind == "i" else np.zeros(len(x))).astype(np.int64)
     aside = np.zeros(len(x), dtype=bool)
     for label, quota in _quotas(classes, count).items():
         aside[np.flatnonzero(classes == label)[:quota]] = True
@@ -106,14 +109,14 @@ def iris_table() -> tuple[Array, Labels]:
     return table[:, :4].copy(), table[:, 4].astype(np.int64)
 
 
+@checked
 def iris_split(split: int) -> Split:
     """120 training rows and 30 test rows of Iris, raw features, drawn by a seed.
 
     As in the reference study (arXiv:2404.05782) the class counts of the training rows are 39, 40 and 41 in some order:
     permutations are drawn until one has them. Raises ValueError for a negative seed.
     """
-    if split < 0:
-        raise ValueError(f"split = {split}: give the seed of the split, 0 or larger")
+    at_least(0, split=split)
     inputs, labels = iris_table()
     rng = np.random.default_rng([split, 120])
     while True:
@@ -123,11 +126,13 @@ def iris_split(split: int) -> Split:
             return Split(inputs[train], labels[train], inputs[test], labels[test])
 
 
+@checked
 def iris(test: float = 0.2, seed: int = 0, scale: str = "raw") -> Split:
     """Iris, 150 rows of 4 lengths in 3 classes, the same share of each (the reference study's splits: `iris_split`)."""
     return scaled(split_rows(*iris_table(), test, seed), scale)
 
 
+@checked
 def digits(test: float = 0.2, seed: int = 0, scale: str = "raw") -> Split:
     """Handwritten digits, 1797 rows of 8 × 8 pixels from 0 to 16, in 10 classes.
 
@@ -136,6 +141,7 @@ def digits(test: float = 0.2, seed: int = 0, scale: str = "raw") -> Split:
     return scaled(split_rows(*_shipped("digits"), test, seed), scale, nominal=16.0)
 
 
+@checked
 def wine(test: float = 0.2, seed: int = 0, scale: str = "standard") -> Split:
     """Chemical analyses of wines, 178 rows of 13 features in 3 classes.
 
@@ -144,6 +150,7 @@ def wine(test: float = 0.2, seed: int = 0, scale: str = "standard") -> Split:
     return scaled(split_rows(*_shipped("wine"), test, seed), scale)
 
 
+@checked
 def breast_cancer(test: float = 0.2, seed: int = 0, scale: str = "standard") -> Split:
     """Shapes of cell nuclei, 569 rows of 30 features in 2 classes (malignant 0, benign 1).
 
@@ -164,20 +171,26 @@ def _shipped(name: str) -> tuple[Array, Labels]:
 # -- drawn problems ----------------------------------------------------------------------------------------------
 
 
+@checked
 def moons(samples: int = 200, noise: float = 0.1, test: float = 0.2, seed: int = 0) -> Split:
     """Two interleaved half circles in the plane, with Gaussian noise of this standard deviation; 2 classes."""
     from sklearn.datasets import make_moons
 
+    at_least(1, samples=samples)
+    at_least(0, noise=noise)
     inputs, labels = make_moons(samples, noise=noise, random_state=_state(seed))
     return split_rows(inputs, labels.astype(np.int64), test, seed)
 
 
+@checked
 def blobs(
     samples: int = 300, classes: int = 3, features: int = 2, spread: float = 1.0, test: float = 0.2, seed: int = 0
 ) -> Split:
     """One Gaussian blob a class, of this standard deviation, its centre uniform in (−10, 10) in each feature."""
     from sklearn.datasets import make_blobs
 
+    at_least(1, samples=samples, classes=classes, features=features)
+    at_least(0, spread=spread)
     settings = {"centers": classes, "cluster_std": spread, "random_state": _state(seed)}
     inputs, labels = make_blobs(samples, features, **settings)
     return split_rows(inputs, labels.astype(np.int64), test, seed)
@@ -187,6 +200,7 @@ def _state(seed: int) -> int:
     return int(generator(seed, "data").integers(2**31))
 
 
+@checked
 def two_gaussians(
     samples: int = 200, features: int = 2, distance: float = 2.0, test: float = 0.2, seed: int = 0
 ) -> Split:
@@ -194,6 +208,7 @@ def two_gaussians(
 
     The best possible classifier, a plane between them, is wrong with probability Φ(−distance/2).
     """
+    at_least(1, samples=samples, features=features)
     rng = generator(seed, "data")
     direction = rng.standard_normal(features)
     labels = np.arange(samples) % 2
@@ -201,18 +216,20 @@ def two_gaussians(
     return split_rows(rng.standard_normal((samples, features)) + shift, labels, test, seed)
 
 
+@checked
 def chebyshev(degree: int = 3, samples: int = 100, noise: float = 0.0, test: float = 0.0, seed: int = 0) -> Split:
     """Regression of the Chebyshev polynomial T_n(x) = cos(n arccos x), x evenly spaced on [−1, 1].
 
     With Gaussian noise of this standard deviation on the values. Raises ValueError for a negative degree.
     """
-    if degree < 0:
-        raise ValueError(f"degree = {degree}: give 0 or more")
+    at_least(0, degree=degree, noise=noise)
+    at_least(1, samples=samples)
     x = np.linspace(-1.0, 1.0, samples)
     values = np.cos(degree * np.arccos(x)) + noise * generator(seed, "data").standard_normal(samples)
     return split_rows(x[:, None], values[:, None], test, seed)
 
 
+@checked
 def teacher_student(
     samples: int = 200,
     features: int = 10,
@@ -227,6 +244,8 @@ def teacher_student(
     With Gaussian noise of this standard deviation on the values. (H. S. Seung, H. Sompolinsky, N. Tishby, Phys. Rev. A
     45, 6056 (1992), doi:10.1103/PhysRevA.45.6056.)
     """
+    at_least(1, samples=samples, features=features, hidden=hidden, outputs=outputs)
+    at_least(0, noise=noise)
     rng = generator(seed, "data")
     first = rng.standard_normal((hidden, features)) / np.sqrt(features)
     second = rng.standard_normal((outputs, hidden)) / np.sqrt(hidden)

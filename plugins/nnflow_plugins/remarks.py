@@ -32,7 +32,8 @@ def at_rest(
     if put.any() and (put := put & ~_rests(before, before, step)).any():
         warnings.warn(
             f"{put.sum()} of {put.size} orbits have come to rest on an unstable point: rounding has put them there, "
-            "and their exponents are not those of chaos; take fewer steps, or a parameter a little aside (the logistic map's r = 3.9999 for 4)",
+            "and their exponents are not those of chaos; take fewer steps, or a parameter a little aside (the logistic "
+            "map's r = 3.9999 for 4)",
             ResolutionWarning,
             stacklevel=2,
         )

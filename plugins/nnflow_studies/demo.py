@@ -86,7 +86,8 @@ class Demo:
 
     Into the output folder go demo.png and, for each map, one netCDF file with the orbit diagram, the finite-time
     largest exponent, the 0–1 test and (for the network) accuracy and saturated units. A table on the terminal says
-    where each map first doubles its period and turns chaotic.
+    where each map first doubles its period and turns chaotic. Of the network that is a count over orbits that have not
+    all settled: with the seeds 0 to 3 it is at 1.5 to 2.0 and 2.2 to 2.6.
     """
 
     out: Path = Path("nnflow-demo")
