@@ -13,52 +13,17 @@ import numpy as np
 import numpy.typing as npt
 from numba import jit
 
-from nnflow.compiled import CompiledMap, _load, _python
+from nnflow.compiled import CompiledMap, Functions, ways
+from nnflow.compiled.kernels import compiled, once
+from nnflow.compiled.kernels import frame_tangent as tangent_of
+from nnflow.compiled.loops import Shape
+from nnflow.frozen import fingerprint
+from nnflow.machine import loop
 from nnflow.map import Array, Map
 from nnflow.names import unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-# Added to the copy of `loops.py` in the cache, so that both functions are compiled once a machine. `jacobian` itself is
-# not cached: numba never finds again what was compiled for a function among the further arguments.
-FUNCTIONS = '''
-
-@njit(**OWNER)
-def parts(u, parameters):
-    """The state, the parameters and the step index, as the rule takes them."""
-    if u.size != DIM + CLOCK or parameters.size != PARAMETERS:
-        raise ValueError(SIZES)
-    t = int(np.rint(u[DIM])) if CLOCK else 0  # finite differences in u may shift the clock a little
-    return np.ascontiguousarray(u)[:DIM], np.ascontiguousarray(parameters), t
-
-
-@loop(_nrt=True)
-def mapping(u, parameters):
-    """The next state."""
-    x, p, t = parts(u, parameters)
-    out = np.empty(DIM + CLOCK)
-    rule(x, p, t, out[:DIM])
-    out[DIM:] = u[DIM:] + 1.0
-    return out
-
-
-@loop(_nrt=True)
-def matrix(u, parameters):
-    """The Jacobian: the rows of frame_tangent(identity) are its columns."""
-    x, p, t = parts(u, parameters)
-    columns = np.empty((DIM, DIM))
-    frame_tangent(x, p, t, np.eye(DIM), columns)
-    out = np.eye(DIM + CLOCK)
-    out[:DIM, :DIM] = columns.T
-    return out
-
-
-@njit(nogil=True)
-def jacobian(u, parameters, *args):
-    """The Jacobian, whatever else a toolkit passes."""
-    return matrix(u, parameters)
-'''
 
 
 class NumbaMapping(NamedTuple):
@@ -94,17 +59,49 @@ def numba_mapping(map: Map, clock: bool = False) -> NumbaMapping:
             f"{map.name} depends on the step index t: call numba_mapping(map, clock=True), "
             "which puts t into the state as its last component"
         )
-    names: dict[str, Any] = {
-        "rule": map.functions.rule,
-        "DIM": map.dim,
-        "WHOLE": map.dim - map.dim % 8,
-        "PERIODS": np.array([map.periods.get(name, 0.0) for name in map.coordinates]),
-        "CLOCK": bool(clock),
-        "PARAMETERS": len(map.parameters),
-        "SIZES": f"{map.name} takes u of shape ({map.dim + clock},) and parameters of shape ({len(map.parameters)},)",
-    }
-    module = _load(map._frame_glue(names) + FUNCTIONS, names)
-    return NumbaMapping(module.mapping, module.jacobian)
+    return _mapping(map.functions, map._shape, clock, map.check, map.name)
+
+
+@once
+def _mapping(functions: Functions, shape: Shape, clock: bool, checked: bool, name: str) -> NumbaMapping:
+    """Both functions, compiled once a machine, but for `jacobian` itself, which takes any further arguments."""
+    mark, dim, parameters = fingerprint(functions, shape, clock, checked, name), shape.dim, shape.parameters
+    step, frame_tangent = compiled(functions.rule, checked), tangent_of(functions, shape, checked)
+    sizes = f"{name} takes u of shape ({dim + clock},) and parameters of shape ({parameters},)"
+
+    @ways.rule
+    def parts(u: Array, p: Array) -> tuple[Array, Array, int]:
+        """The state, the parameters and the step index, as the rule takes them."""
+        if u.size != dim + clock or p.size != parameters:
+            raise ValueError(sizes)
+        t = int(np.rint(u[dim])) if clock else 0  # finite differences in u may shift the clock a little
+        return np.ascontiguousarray(u)[:dim], np.ascontiguousarray(p), t
+
+    @loop(mark, _nrt=True)
+    def mapping(u: Array, parameters: Array) -> Array:
+        """The next state."""
+        x, p, t = parts(u, parameters)
+        out = np.empty(dim + clock)
+        step(x, p, t, out[:dim])
+        out[dim:] = u[dim:] + 1.0
+        return out
+
+    @loop(mark, _nrt=True)
+    def matrix(u: Array, parameters: Array) -> Array:
+        """The Jacobian: the rows of frame_tangent(identity) are its columns."""
+        x, p, t = parts(u, parameters)
+        columns = np.empty((dim, dim))
+        frame_tangent(x, p, t, np.eye(dim), columns)
+        out = np.eye(dim + clock)
+        out[:dim, :dim] = columns.T
+        return out
+
+    @jit(nogil=True)
+    def jacobian(u: Array, parameters: Array, *args: Any) -> Array:
+        """The Jacobian, whatever else a toolkit passes."""
+        return matrix(u, parameters)
+
+    return NumbaMapping(mapping, jacobian)
 
 
 def numpy_mapping(map: Map) -> Callable[..., Array]:
@@ -235,7 +232,7 @@ def _dispatcher(function: Any) -> Any:
     options = getattr(function, "targetoptions", {})
     if options.get("error_model") == "numpy":
         return function
-    return jit(**{**options, "error_model": "numpy"})(_python(function))
+    return jit(**{**options, "error_model": "numpy"})(getattr(function, "py_func", function))
 
 
 def _by_matrix(jacobian: Any, dim: int) -> Callable[..., None]:
@@ -259,7 +256,7 @@ def _try(map: Map, kind: str, function: Any, shape: tuple[int, ...]) -> None:
     where = f"at u = {np.array2string(u, threshold=8)}, parameters = {parameters}"
     try:
         with np.errstate(all="ignore"):
-            found = np.shape(_python(function)(u, parameters))
+            found = np.shape(getattr(function, "py_func", function)(u, parameters))
     except Exception as error:
         raise ValueError(f"the {kind} of {map.name!r} fails {where}: {type(error).__name__}: {error}") from error
     if found != shape:

@@ -40,7 +40,7 @@ Thing = TypeVar("Thing")
 PLAIN = (int, float, complex, bool, str, bytes, type(None), type(...), slice, range, np.dtype, Type, types.CodeType)
 COMPILED = (types.FunctionType, Dispatcher, DUFunc)
 LIBRARIES = ("numba", "llvmlite", "numpy")
-MACHINERY = ("arithmetic", "compiled", "exchange", "frozen", "lanes", "loops", "machine", "straight")
+MACHINERY = ("arithmetic", "exchange", "frozen", "machine", "straight")
 UNFINISHED = b"is being read"
 UNTOLD = "?"  # how the fingerprint of something begins whose contents cannot be told
 
@@ -80,7 +80,9 @@ def fingerprint(*things: Any) -> str:
 @cache
 def _versions() -> bytes:
     """Of Python, of the libraries, and of what this package itself makes machine code with."""
-    texts = [files("nnflow").joinpath(f"{name}.py").read_bytes() for name in MACHINERY]
+    package = files("nnflow")
+    paths = [*(package / f"{name}.py" for name in MACHINERY), *(package / "compiled").iterdir()]
+    texts = [path.read_bytes() for path in sorted(paths, key=str) if path.name.endswith(".py")]
     return _digest(repr((sys.version, *map(version, LIBRARIES))).encode(), *texts)
 
 

@@ -13,9 +13,12 @@ nothing can be kept, the run goes on without, after one warning.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import pickle
+import secrets
 import stat
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -25,6 +28,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from numba import config, njit
+from numba.core.bytecode import FunctionIdentity
 from numba.core.caching import NullCache
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler, CompileResult
@@ -190,3 +194,17 @@ def _warn(reason: str) -> None:
         CacheWarning,
         stacklevel=2,
     )
+
+
+def _number_apart() -> None:
+    """Let numba number this process's functions from a random start, since their numbers become symbols on disk.
+
+    Two rules made by one factory have one name. Compiled by two processes that both count from 1, they would be one
+    symbol too, and a third process that loads both from the cache would run the first in place of the second.
+    """
+    FunctionIdentity._unique_ids = itertools.count(secrets.randbits(60))
+
+
+_number_apart()
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_number_apart)

@@ -15,7 +15,7 @@ import pytest
 from numba import njit
 
 import nnflow
-from nnflow.compiled import fingerprint
+from nnflow.frozen import fingerprint
 from nnflow.map import Array, Map
 
 FRAME = np.random.default_rng(5).standard_normal((6, 2, 2))

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 from numba import njit
 
-from nnflow.compiled import Function, Rule, glue
+from nnflow.compiled import Rule, glue
+from nnflow.compiled.ways import Function
 from nnflow.map import Array, Map
 from nnflow.names import unknown
 from nnflow.systems.schedules import Schedule, compiled

@@ -1,84 +1,40 @@
 """A map whose rule numba compiles: the four verbs as compiled loops over members, kept in a cache on disk.
 
-Loops that take the rule as an argument are never found again in numba's disk cache. So each rule gets loops of its own
-(for each k in few dimensions, and for each choice of observables): the text of `loops.py`, executed with the rule bound
-to a global name, its machine code kept under a fingerprint of the rule's bytecode, its constants and everything it
-calls (`frozen`, `machine`). A rule typed at a prompt is kept like any other.
+Loops that take the rule as an argument are never found again in numba's disk cache. So each rule gets loops of its own,
+functions that close over it (`loops`, `lanes`, `observing`), found on disk by a fingerprint of the rule's bytecode, its
+constants and everything it calls (`frozen`, `machine`). A rule typed at a prompt is kept like any other.
 """
 
 from __future__ import annotations
 
-import itertools
-import os
-import secrets
-import sys
-import threading
 import types
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
-from importlib.resources import files
-from typing import Any, ClassVar, NamedTuple, TypeVar, cast
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
-from numba.core.bytecode import FunctionIdentity
 from numba.core.dispatcher import Dispatcher
 from numba.core.errors import NumbaError
 
+from nnflow.compiled import kernels
+from nnflow.compiled.kernels import Functions, Rule
+from nnflow.compiled.loops import Shape
+from nnflow.compiled.observing import Component
 from nnflow.differences import misfit
-from nnflow.frozen import UNTOLD, fingerprint, frozen, own, plain
+from nnflow.frozen import frozen, plain
 from nnflow.guard import VECTORS, Call, is_arithmetic, try_out
-from nnflow.machine import loop
 from nnflow.map import NORMS, Array, End, Into, Map, TangentRecords, begin, new_records, tangent_records
 from nnflow.names import Refusal, unknown
-from nnflow.straight import lasting, reads, straight
+from nnflow.straight import reads
 
 FUNCTIONS = (types.FunctionType, Dispatcher)  # what numba compiles
 SMALL = 8  # a state of at most so many components lies on the stack, and so does its frame
-
-Rule = Callable[..., None]
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-def glue(function: Function) -> Function:
-    """Mark a rule that hands its arguments on to compiled functions: it is not compiled by itself but put in place.
-
-    Each compiled function in a chain of calls optimises all that it calls once more. The function must not
-    allocate: the loops count no references.
-    """
-    function.glue = True  # type: ignore[attr-defined]
-    return function
+TILE = 2**15  # numbers of recorded states from which observables are computed at a time
 
 
 class CompilationError(ValueError):
     """A rule that numba cannot compile; the message names the rule and says why."""
-
-
-@dataclass(frozen=True)
-class Component:
-    """An observable that is one entry of what `function(x, p, t, out)` writes: run once for all entries asked for."""
-
-    function: Rule
-    index: int
-    size: int  # entries of out
-
-    def __call__(self, x: Array, p: Array, t: int) -> float:
-        """The entry."""
-        out = np.empty(self.size)
-        self.function(x, p, t, out)
-        return float(out[self.index])
-
-
-class Functions(NamedTuple):
-    """What a compiled map is made of: functions of one member."""
-
-    rule: Rule
-    tangent: Rule | None
-    frame_tangent: Rule | None
-    hessian: Rule | None
-    joint: Rule | None
 
 
 class CompiledMap(Map):
@@ -124,7 +80,7 @@ class CompiledMap(Map):
         kept, seen = frozen((functions, observables), checked=check)
         structure = {**(settings.get("structure") or {}), **({} if check else {"check": False})}
         given = {"observables": seen, "structure": structure}
-        super().__init__(**{"name": _python(rule).__name__, **settings, **given})
+        super().__init__(**{"name": getattr(rule, "py_func", rule).__name__, **settings, **given})
         object.__setattr__(self, "functions", kept)
         object.__setattr__(self, "check", check)
         if check and self.guarded:
@@ -219,7 +175,8 @@ class CompiledMap(Map):
         if self.functions.hessian is None:
             return np.asarray(super().curvature(x, p, t, v))
         out = np.empty_like(v, dtype=np.float64)
-        self._kernel("curvature")(np.asarray(x), p, t, np.ascontiguousarray(v, dtype=np.float64), out)
+        loop = kernels.curvature(self.functions.hessian, self.check)
+        self._call(loop, np.asarray(x), p, t, np.ascontiguousarray(v, dtype=np.float64), out)
         return out
 
     def observable(self, name: str, x: Array, p: Array, t: int) -> Array:
@@ -240,11 +197,48 @@ class CompiledMap(Map):
         With `into`, they are written there and all of its records come back.
         """
         records, first = into or new_records(len(x), steps // every, len(observe))
-        x, escaped = np.array(x, dtype=np.float64), begin(x)
-        columns, scratch = self._columns(tuple(observe)), np.empty((2, self.dim))
-        loop = self._kernel("orbit", observe=tuple(observe))
-        loop(x, _given(p), t, steps, every, columns, records, first, escaped, *scratch)
+        x, p, escaped = np.array(x, dtype=np.float64), _given(p), begin(x)
+        if any(name in self.observables for name in observe):
+            self._observe(x, p, t, steps, every, observe, records[:, first : first + steps // every], escaped)
+        else:
+            columns = np.array([self.column(name) for name in observe], dtype=np.int64)
+            self._follow(x, p, t, steps, every, columns, records, first, escaped)
         return records, End(x, None, t + steps, escaped)
+
+    def _follow(self, x: Array, p: Array, t: int, steps: int, every: int, columns: Any, *records: Any) -> None:
+        """Advance x in place, recording coordinates."""
+        loop = kernels.orbit(self.functions.rule, self._shape, self.check)
+        self._call(loop, x, p, t, steps, every, columns, *records, *np.empty((2, 1, self.dim)))
+
+    def _observe(
+        self, x: Array, p: Array, t: int, steps: int, every: int, observe: Sequence[str], out: Array, escaped: Any
+    ) -> None:
+        """Advance x in place, and compute what is observed from tiles of recorded states."""
+        blocks, columns = max(1, TILE // max(1, x.size)), np.arange(self.dim)
+        loops = [
+            (kernels.observe(function, size, self.check), entries)
+            for (function, size), entries in self._entries(observe).items()
+        ]
+        chosen = [(i, self.column(name)) for i, name in enumerate(observe) if name not in self.observables]
+        for first in range(0, steps // every, blocks):
+            tile, now = out[:, first : first + blocks], t + first * every
+            states = np.empty((len(x), tile.shape[1], self.dim))
+            self._follow(x, p, now, tile.shape[1] * every, every, columns, states, 0, escaped)
+            for loop, entries in loops:
+                self._call(loop, states, p, now, every, entries, tile)
+            for i, column in chosen:
+                tile[:, :, i] = states[:, :, column]
+
+    def _entries(self, observe: Sequence[str]) -> dict[tuple[Rule, int | None], npt.NDArray[np.int64]]:
+        """The functions that compute what is observed, with the columns of the records and the entries for them."""
+        found: dict[tuple[Rule, int | None], list[tuple[int, int]]] = {}
+        for i, name in enumerate(observe):
+            if name in self.observables:
+                seen: Any = self.observables[name]
+                several = isinstance(seen, Component)
+                key, entry = ((seen.function, seen.size), seen.index) if several else ((seen, None), 0)
+                found.setdefault(key, []).append((i, entry))
+        return {key: np.array(pairs).T.copy() for key, pairs in found.items()}
 
     def tangent_orbit(
         self, x: Array, p: Array, t: int, frame: Array, steps: int, every: int, keep: Sequence[str] = ()
@@ -256,9 +250,11 @@ class CompiledMap(Map):
         frames = frames if records.frames is None else records.frames
         factors = factors if records.factors is None else records.factors
         x, frame, escaped = np.array(x, dtype=np.float64), np.array(frame, dtype=np.float64), begin(x)
-        loop = self._kernel("tangent_orbit", k)
-        scratch = (*np.empty((2, dim)), *np.empty((2, k, dim)), *np.empty((2, k, k)))
-        loop(x, _given(p), t, frame, steps, every, records.log_stretches, frames, factors, escaped, *scratch)
+        shape = self._shape._replace(width=k) if self._shape.small else self._shape
+        loop = kernels.tangent_orbit(self.functions, shape, self.check)
+        scratch = (*np.empty((2, 1, dim)), *np.empty((2, k, dim)), *np.empty((2, k, k)))
+        kept = (records.log_stretches, frames, factors)
+        self._call(loop, x, _given(p), t, frame, steps, every, *kept, escaped, *scratch)
         return records, End(x, frame, t + steps, escaped)
 
     def separation_orbit(
@@ -269,142 +265,34 @@ class CompiledMap(Map):
             raise ValueError(unknown("norm", norm, NORMS))
         x, y, escaped = np.array(x, dtype=np.float64), np.array(y, dtype=np.float64), begin(x)
         distances = np.empty((*y.shape[:2], steps // every))
-        loop = self._kernel("separation_orbit")
-        loop(x, y, _given(p), t, steps, every, NORMS.index(norm), distances, escaped, np.empty(self.dim))
+        loop = kernels.separation_orbit(self.functions.rule, self._shape, self.check)
+        scratch = np.empty((1, self.dim))
+        self._call(loop, x, y, _given(p), t, steps, every, NORMS.index(norm), distances, escaped, scratch)
         return distances, End(x, y, t + steps, escaped)
 
-    def _kernel(self, name: str, k: int = 1, observe: tuple[str, ...] = ()) -> Callable[..., None]:
-        loop = getattr(self._module(k, observe), name)
-
-        def call(*arguments: Any) -> None:
-            try:
-                loop(*arguments)
-            except NumbaError as error:
-                reason = " ".join(line.strip() for line in str(error).splitlines() if line.strip())[:600]
-                raise CompilationError(
-                    f"numba cannot compile the rule of {self.name!r}: {reason} "
-                    "Write it as rule(x, p, t, out) in numba's subset of Python, or use nnflow.TensorMap."
-                ) from error
-            except IndexError as error:
-                if not loop.signatures:  # numba's own, on the way to a signature
-                    raise
-                raise Refusal(
-                    f"a function of {self.name!r} reads or writes out of bounds on the way: an index grows beyond its "
-                    "array with t, the state or a parameter"
-                ) from error
-
-        return call
-
-    def _module(self, k: int, observe: tuple[str, ...]) -> types.ModuleType:
-        with _loading:
-            return self._loops(k, observe)
-
-    def _loops(self, k: int, observe: tuple[str, ...]) -> types.ModuleType:
-        if not any(name in self.observables for name in observe):
-            observe = ()  # coordinates are chosen by number: one module serves them all
-        small = self.dim <= SMALL
-        width = k if small else 1  # a constant where a frame lies on the stack; else one module serves them all
-        if (width, observe) not in self._modules:
-            periods = np.array([self.periods.get(name, 0.0) for name in self.coordinates])
-            names: dict[str, Any] = {
-                "rule": self.functions.rule,
-                "DIM": self.dim,
-                "WHOLE": self.dim - self.dim % 8,
-                "PERIODS": periods,
-            }
-            names |= {"SMALL": small, "SPAN": self.dim if small else 1, "WIDTH": width}
-            names |= {"PARAMETERS": len(self.parameters), "CHECKED": self.check}
-            if self.functions.hessian is not None:
-                names["hessian"] = self.functions.hessian
-            names["COORDINATES"] = not observe
-            side_by_side = small and straight(self.functions.rule)
-            names["LASTING"] = side_by_side and lasting(self.functions.rule, self.dim)
-            text = _template("lanes.py") if side_by_side else ""
-            text += self._tangent_glue(names) + self._observe_glue(names, observe)
-            self._modules[width, observe] = _load(text, names)
-        return self._modules[width, observe]
-
     @cached_property
-    def _modules(self) -> dict[tuple[int, tuple[str, ...]], types.ModuleType]:
-        return {}
+    def _shape(self) -> Shape:
+        """What the loops depend on; the vectors of a frame on the stack come to it."""
+        periods = tuple(float(self.periods.get(name, 0.0)) for name in self.coordinates)
+        return Shape(self.dim, len(self.parameters), periods, self.dim <= SMALL, 1)
 
-    def _tangent_glue(self, names: dict[str, Any]) -> str:
-        if self.functions.joint is not None:
-            names["joint"] = self.functions.joint
-            return ""
-        return self._frame_glue(names) + "\njoint = one_after_the_other\n"
-
-    def _frame_glue(self, names: dict[str, Any]) -> str:
-        if self.functions.frame_tangent is not None:
-            names["frame_tangent"] = self.functions.frame_tangent
-            return ""
-        if self.functions.tangent is not None:
-            names["tangent"] = self.functions.tangent
-            return "\nframe_tangent = one_by_one\n"
-        return "\nframe_tangent = by_differences\n"
-
-    def _columns(self, observe: tuple[str, ...]) -> npt.NDArray[np.intp]:
-        """Where the coordinates among what is observed stand."""
-        if observe == self.coordinates:
-            return np.arange(self.dim, dtype=np.intp)
-        return np.array([self.column(name) for name in observe if name not in self.observables], dtype=np.intp)
-
-    def _observe_glue(self, names: dict[str, Any], observe: tuple[str, ...]) -> str:
-        if not observe:
-            return "\nobserve = observe_coordinates\n"
-        before: list[str] = []
-        lines = ["", "", "@njit(**PART)", "def observe(x, p, t, columns, out):"]
-        for i, name in enumerate(observe):
-            function = self.observables.get(name)
-            if isinstance(function, Component):
-                continue
-            if function is None:
-                lines.append(f"    out[{i}] = x[{self.column(name)}]")
-            else:
-                names[f"observable_{i}"] = function
-                lines.append(f"    out[{i}] = observable_{i}(x, p, t)")
-        for j, (function, entries) in enumerate(self._groups(observe).items()):
-            names[f"several_{j}"] = function
-            before += [
-                "",
-                "",
-                "@njit(**OWNER)",
-                f"def group_{j}(x, p, t, out):",
-                f"    seen = np.empty({entries[0][1].size})",
-            ]
-            before += [
-                f"    several_{j}(x, p, t, seen)",
-                *(f"    out[{i}] = seen[{part.index}]" for i, part in entries),
-            ]
-            lines.append(f"    group_{j}(x, p, t, out)")
-        return "\n".join([*before, *lines, ""])
-
-    def _groups(self, observe: tuple[str, ...]) -> dict[Rule, list[tuple[int, Component]]]:
-        """The components among what is observed, with their columns, by the function that computes them."""
-        groups: dict[Rule, list[tuple[int, Component]]] = {}
-        for i, name in enumerate(observe):
-            if isinstance(part := self.observables.get(name), Component):
-                groups.setdefault(part.function, []).append((i, part))
-        return groups
-
-
-@lru_cache(maxsize=256)
-def _compiled(function: Any, checked: bool) -> Dispatcher:
-    """A rule as numba's dispatcher: one for all the loops it enters, so that its own code is compiled once a process.
-
-    The loops are compiled without reference counting (see `loops.py`): what they call has to say that it may allocate.
-    `checked`: each index is looked at, but for those that `guard` has seen already, since they are written as numbers.
-    """
-
-    def passed_on(*arguments: Any) -> Any:
-        return function(*arguments)
-
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": True}
-    if getattr(function, "glue", False):
-        options["inline"] = "always"
-    elif checked and not own(_python(function)) and not straight(function):
-        options["boundscheck"] = True
-    return cast(Dispatcher, njit(**options)(passed_on if isinstance(function, Dispatcher) else function))
+    def _call(self, loop: Any, *arguments: Any) -> None:
+        """Call a loop. Raises CompilationError, with the reason, if numba cannot compile the rule."""
+        try:
+            loop(*arguments)
+        except NumbaError as error:
+            reason = " ".join(line.strip() for line in str(error).splitlines() if line.strip())[:600]
+            raise CompilationError(
+                f"numba cannot compile the rule of {self.name!r}: {reason} "
+                "Write it as rule(x, p, t, out) in numba's subset of Python, or use nnflow.TensorMap."
+            ) from error
+        except IndexError as error:
+            if not loop.signatures:  # numba's own, on the way to a signature
+                raise
+            raise Refusal(
+                f"a function of {self.name!r} reads or writes out of bounds on the way: an index grows beyond its "
+                "array with t, the state or a parameter"
+            ) from error
 
 
 def _given(p: Array) -> Array:
@@ -427,47 +315,3 @@ def _call_plain(function: Any, *arguments: Any) -> None:
             if not is_arithmetic(error):
                 raise
             arguments[-1][...] = np.nan
-
-
-def _number_apart() -> None:
-    """Let numba number this process's functions from a random start, since their numbers become symbols on disk.
-
-    Two rules made by one factory have one name. Compiled by two processes that both count from 1, they would be one
-    symbol too, and a third process that loads both from the cache would run the first in place of the second.
-    """
-    FunctionIdentity._unique_ids = itertools.count(secrets.randbits(60))
-
-
-_number_apart()
-if sys.platform != "win32":
-    os.register_at_fork(after_in_child=_number_apart)
-
-
-# -- modules made for one map, found again on disk ----------------------------------------------------------------
-
-_loaded: dict[str, types.ModuleType] = {}
-_loading = threading.RLock()
-
-
-def _load(glue: str, names: dict[str, Any]) -> types.ModuleType:
-    """The loops bound to one map's functions: loaded once a process, compiled once a machine."""
-    text = _template("loops.py") + glue
-    digest = fingerprint(text, names)
-    if digest.startswith(UNTOLD):
-        return _execute(text, names, digest)  # nobody will ask for it by this name again
-    if digest not in _loaded:
-        _loaded[digest] = _execute(text, names, digest)
-    return _loaded[digest]
-
-
-def _template(name: str) -> str:
-    return files("nnflow").joinpath(name).read_text("utf-8").replace("from __future__ import annotations\n", "")
-
-
-def _execute(text: str, names: dict[str, Any], digest: str) -> types.ModuleType:
-    module = types.ModuleType(f"loops_{digest}")
-    for name, value in names.items():
-        setattr(module, name, _compiled(value, names.get("CHECKED", False)) if callable(value) else value)
-    module.loop = partial(loop, digest)  # type: ignore[attr-defined]
-    exec(compile(text, f"<{module.__name__}>", "exec"), module.__dict__)
-    return module

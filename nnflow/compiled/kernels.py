@@ -1,0 +1,116 @@
+"""Which loop a map gets: each is built once a process, under the fingerprint of the functions that go in."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import Any, NamedTuple, TypeVar, cast
+
+from numba.core.dispatcher import Dispatcher
+
+from nnflow.compiled import lanes, loops, observing
+from nnflow.compiled.loops import Shape
+from nnflow.compiled.ways import part, rule
+from nnflow.frozen import fingerprint, own
+from nnflow.straight import lasting, straight
+
+Rule = Callable[..., Any]
+Function = TypeVar("Function", bound=Callable[..., Any])
+_building = threading.RLock()
+
+
+class Functions(NamedTuple):
+    """What a compiled map is made of: functions of one member."""
+
+    rule: Rule
+    tangent: Rule | None
+    frame_tangent: Rule | None
+    hessian: Rule | None
+    joint: Rule | None
+
+
+def once(build: Function) -> Function:
+    """Build the same once a process, whichever threads ask for it."""
+    built = lru_cache(maxsize=256)(build)
+
+    @wraps(build)
+    def found(*arguments: Any) -> Any:
+        with _building:
+            return built(*arguments)
+
+    return cast(Function, found)
+
+
+def glue(function: Function) -> Function:
+    """Mark a rule that hands its arguments on to compiled functions: it is not compiled by itself but put in place.
+
+    Each compiled function in a chain of calls optimises all that it calls once more. The function must not
+    allocate: the loops count no references.
+    """
+    function.glue = True  # type: ignore[attr-defined]
+    return function
+
+
+@once
+def compiled(function: Rule, checked: bool) -> Rule:
+    """A rule as numba's dispatcher: one for all the loops it enters, so that its own code is compiled once a process.
+
+    `checked`: each index is looked at, but for those that `guard` has seen already, since they are written as numbers.
+    """
+
+    def passed_on(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    if getattr(function, "glue", False):
+        return part(function)
+    python = getattr(function, "py_func", function)
+    bounds = {"boundscheck": True} if checked and not own(python) and not straight(function) else {}
+    return rule(passed_on if isinstance(function, Dispatcher) else function, **bounds)
+
+
+def frame_tangent(functions: Functions, shape: Shape, checked: bool) -> Rule:
+    """The tangent map on the rows of a frame: as given, vector by vector, or by differences of the rule."""
+    if functions.frame_tangent is not None:
+        return compiled(functions.frame_tangent, checked)
+    if functions.tangent is not None:
+        return loops.one_by_one(compiled(functions.tangent, checked))
+    return loops.by_differences(compiled(functions.rule, checked), shape)
+
+
+@once
+def orbit(step: Rule, shape: Shape, checked: bool) -> Rule:
+    """The loop of `advance` and `orbit`."""
+    mark, made = fingerprint(step, shape, checked), compiled(step, checked)
+    if shape.small and straight(step):
+        return lanes.side_by_side_loop(mark, made, shape, lasting(step, shape.dim))
+    return loops.orbit_loop(mark, made, shape)
+
+
+@once
+def tangent_orbit(functions: Functions, shape: Shape, checked: bool) -> Rule:
+    """The loop of `tangent_orbit`."""
+    if functions.joint is not None:
+        joint = compiled(functions.joint, checked)
+    else:
+        joint = loops.one_after_the_other(compiled(functions.rule, checked), frame_tangent(functions, shape, checked))
+    return loops.tangent_loop(fingerprint(functions, shape, checked), joint, shape)
+
+
+@once
+def separation_orbit(step: Rule, shape: Shape, checked: bool) -> Rule:
+    """The loop of `separation_orbit`."""
+    return loops.separation_loop(fingerprint(step, shape, checked), compiled(step, checked), shape)
+
+
+@once
+def curvature(hessian: Rule, checked: bool) -> Rule:
+    """The loop of `curvature`."""
+    return loops.curvature_loop(fingerprint(hessian, checked), compiled(hessian, checked))
+
+
+@once
+def observe(function: Rule, size: int | None, checked: bool) -> Rule:
+    """The loop of an observable, or of a function that writes several."""
+    mark, made = fingerprint(function, size, checked), compiled(function, checked)
+    return observing.single_loop(mark, made) if size is None else observing.several_loop(mark, made, size)

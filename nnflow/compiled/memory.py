@@ -1,0 +1,35 @@
+"""Room for small arrays on the stack, where the processor holds them in registers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
+
+Array = npt.NDArray[np.float64]
+
+
+def _stack(context, rows, columns):  # type: ignore[no-untyped-def]
+    """A float64 array (rows, columns), both constants, on the stack and on a cache line."""
+    shape = rows.literal_value, columns.literal_value
+
+    def build(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        with builder.goto_entry_block():
+            memory = builder.alloca(ir.ArrayType(ir.DoubleType(), shape[0] * shape[1]))
+        memory.align = 64
+        array = context.make_array(signature.return_type)(context, builder)
+        integers = [context.get_constant(types.intp, value) for value in (*shape, 8 * shape[1], 8)]
+        pointer = builder.bitcast(memory, array.data.type)
+        populate_array(array, pointer, integers[:2], integers[2:], integers[3], None)
+        return array._getvalue()
+
+    return types.Array(types.float64, 2, "C")(rows, columns), build
+
+
+stack = cast(Callable[[int, int], Array], intrinsic(prefer_literal=True)(_stack))
