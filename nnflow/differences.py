@@ -55,7 +55,7 @@ def misfit(
         wide, narrow = difference(ahead, behind) / (2 * widths[:, None, None])
         bend = (difference(ahead[1], values[0]) - difference(values[0], behind[1])) / widths[1]
         doubt = 8 * np.abs(wide - narrow) + 4 * np.abs(bend)
-        rounding = 64 * eps * np.abs(values).max() / widths[1]
+        rounding = 64 * eps * (np.abs(values).max() + np.abs(x).max() * np.abs(narrow)) / widths[1]  # of f and of x
         room = doubt + np.sqrt((doubt**2).mean(axis=1, keepdims=True)) + rounding
         settled = np.abs(wide - narrow) <= SETTLED * np.abs(narrow) + rounding
         excess = np.nan_to_num(np.where(settled, np.abs(claimed - narrow) - room, -np.inf), nan=-np.inf)

@@ -518,6 +518,8 @@ def _whole(steps: Any, every: Any, least: int = 1) -> tuple[int, int, int]:
 
 def _members(given: Any, count: int) -> IntArray:
     """Member indices, from indices or from a mask."""
+    if np.ma.is_masked(given):
+        raise Refusal(f"members = {shown(given)}: some are masked, so that it is not said whether they are meant")
     chosen = np.asarray(plain(given))
     if chosen.dtype == bool and chosen.size == count:
         return np.flatnonzero(chosen)

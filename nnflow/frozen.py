@@ -12,10 +12,12 @@ standard library by their versions. Of anything else the contents cannot be told
 
 from __future__ import annotations
 
+import builtins
 import dataclasses
 import dis
 import enum
 import hashlib
+import itertools
 import os
 import secrets
 import sys
@@ -37,10 +39,13 @@ from numba.np.ufunc.dufunc import DUFunc
 from nnflow.names import Refusal
 
 Thing = TypeVar("Thing")
-PLAIN = (int, float, complex, bool, str, bytes, type(None), type(...), slice, range, np.dtype, Type, types.CodeType)
+NUMBERS = (int, float, complex, bool, str, bytes)
+PLAIN = (*NUMBERS, type(None), type(...), slice, range, np.dtype, Type, types.CodeType)
 COMPILED = (types.FunctionType, Dispatcher, DUFunc)
 LIBRARIES = ("numba", "llvmlite", "numpy")
 MACHINERY = ("arithmetic", "exchange", "frozen", "machine", "straight")
+ATTRIBUTE = ("LOAD_ATTR", "LOAD_METHOD")
+UNCHECKED = {"flat": ATTRIBUTE, **dict.fromkeys(("as_strided", "carray", "farray"), ("LOAD_GLOBAL", *ATTRIBUTE))}
 UNFINISHED = b"is being read"
 UNTOLD = "?"  # how the fingerprint of something begins whose contents cannot be told
 
@@ -65,7 +70,7 @@ def plain(function: Thing) -> Thing:
 
 def own(function: Any) -> bool:
     """Whether a function is this package's own."""
-    return (function.__module__ or "").partition(".")[0] in ("nnflow", "nnflow_plugins")
+    return (function.__module__ or "").partition(".")[0] in ("nnflow", "nnflow_plugins") and _at_home(function)
 
 
 def fingerprint(*things: Any) -> str:
@@ -134,28 +139,33 @@ class _Reading:
 
         The copy stands in `seen` before what it names is read, so that a function may name itself.
         """
+        if self.checked and not own(function):
+            _refuse_unchecked(function)
         (defaults, keywords), third = self._all((function.__defaults__, function.__kwdefaults__))
         copy = _bare(function, defaults, keywords)
+        cut = _used(function.__code__)
         made = copy if self.interpreted else wrap(copy)
         self.seen[id(whole)] = made, UNFINISHED
         self.within += 1
-        names = _named(function)
+        names = {name: cut(value, name) for name, value in _globals(function).items()}
         values, first = self._all(names.values())
         copy.__globals__.update(zip(names, values, strict=True))
-        pairs = list(zip(copy.__closure__ or (), function.__closure__ or (), strict=True))
-        pairs = [(new, old) for new, old in pairs if _filled(old)]
-        contents, second = self._all(old.cell_contents for _, old in pairs)
-        for (new, _), value in zip(pairs, contents, strict=True):
+        cells = zip(function.__code__.co_freevars, copy.__closure__ or (), function.__closure__ or (), strict=True)
+        filled = [(name, new, old) for name, new, old in cells if _filled(old)]
+        contents, second = self._all(cut(old.cell_contents, name) for name, _, old in filled)
+        for (_, new, _), value in zip(filled, contents, strict=True):
             new.cell_contents = value
         self.within -= 1
+        if function.__globals__.get("__builtins__", builtins) not in (builtins, vars(builtins)):
+            self.untold.append(function)  # abs may be anything
         head = repr((list(names), getattr(function, "glue", False))).encode()
         return made, _digest(self._code(function.__code__), head, first, second, third)
 
     def _plain(self, function: types.FunctionType) -> tuple[Any, bytes]:
         """A function that another one calls as it is: numba knows it by itself, not by its contents."""
-        if _versioned(function.__module__):
+        if _versioned(function.__module__) and _at_home(function):
             return function, _name(function)
-        if self.within and not self.interpreted:
+        if self.within > 0 and not self.interpreted:
             if self.checked:
                 raise Refusal(
                     f"{function.__qualname__} is a plain function, which compiled code cannot call: decorate it with "
@@ -204,7 +214,10 @@ class _Reading:
         """Its definition tells; it stays the object that numba knows. The package's own are told by `_versions`."""
         if own(thing._defn):
             return thing, _name(thing._defn)
-        return thing, _digest(b"intrinsic", self._function(thing, thing._defn, lambda copy: thing)[1])
+        within, self.within = self.within, -sys.maxsize  # it runs as plain Python, and so does what it calls
+        digest = self._function(thing, thing._defn, lambda copy: thing)[1]
+        self.within = within
+        return thing, _digest(b"intrinsic", digest)
 
     def _one(self, copy: Any, digest: bytes) -> tuple[Any, bytes]:
         """The one copy of this meaning: an earlier one, if it is still in use."""
@@ -216,8 +229,12 @@ class _Reading:
     # -- what functions name ---------------------------------------------------------------------------------------
 
     def _module(self, module: types.ModuleType) -> tuple[Any, bytes]:
-        """A module as it is, told by its name; `_named` reads those of its contents that a function uses."""
-        return module, _digest(b"module", module.__name__.encode())
+        """A module of a library, told by its name; of others, functions name an excerpt (`_cut`)."""
+        return (
+            (module, _digest(b"module", module.__name__.encode()))
+            if _versioned(module.__name__)
+            else self._other(module)
+        )
 
     def _excerpt(self, excerpt: _Excerpt) -> tuple[Any, bytes]:
         values, digest = self._all(excerpt.contents.values())
@@ -241,6 +258,8 @@ class _Reading:
     def _constant(self, value: Any) -> tuple[Any, bytes]:
         if isinstance(value, types.CodeType):
             return value, self._code(value)
+        if isinstance(value, NUMBERS) and type(value) not in NUMBERS:  # its repr may say anything
+            return self._other(value)
         return value, _digest(_name(type(value)), repr(value).encode())
 
     def _code(self, code: types.CodeType) -> bytes:
@@ -252,8 +271,9 @@ class _Reading:
     def _sequence(self, values: Any) -> tuple[Any, bytes]:
         copies, digest = self._all(values)
         kind = type(values)
-        copy = kind._make(copies) if hasattr(kind, "_make") else kind(copies)
-        return copy, _digest(_name(kind), digest)
+        if hasattr(kind, "_fields"):
+            return kind._make(copies), _digest(self.read(kind)[1], digest)
+        return kind(copies), _digest(_name(kind), digest)
 
     def _set(self, values: Any) -> tuple[Any, bytes]:
         digests = sorted(self.read(value)[1] for value in values)
@@ -268,14 +288,15 @@ class _Reading:
         """An instance of a dataclass."""
         names = [field.name for field in dataclasses.fields(record)]
         copies, digest = self._all(getattr(record, name) for name in names)
-        return type(record)(**dict(zip(names, copies, strict=True))), _digest(_name(type(record)), digest)
+        head = _digest(_name(type(record)), repr(names).encode())
+        return type(record)(**dict(zip(names, copies, strict=True))), _digest(head, digest)
 
     def _member(self, member: enum.Enum) -> tuple[Any, bytes]:
         return member, _digest(_name(type(member)), member.name.encode(), self.read(member.value)[1])
 
     def _kind(self, kind: type) -> tuple[Any, bytes]:
         if issubclass(kind, enum.Enum):
-            return kind, _digest(_name(kind), self._all(list(kind))[1])
+            return kind, _digest(_name(kind), self.read(dict(kind.__members__))[1])
         if hasattr(kind, "_fields"):
             rest = self._all((getattr(kind, "_fields", ()), getattr(kind, "_field_defaults", {})))[1]
             return kind, _digest(_name(kind), rest)
@@ -310,6 +331,19 @@ _Reading._READERS = (
 )  # fmt: skip
 
 
+def _refuse_unchecked(function: types.FunctionType) -> None:
+    """Refuse what numba compiles without a look at indices, whatever it is told, or cannot call at all."""
+    steps = [step for code in _codes(function.__code__) for step in dis.get_instructions(code)]
+    used = [step.argval for step in steps if step.opname in UNCHECKED.get(str(step.argval), ())]
+    if used:
+        raise Refusal(
+            f"{function.__qualname__} uses {used[0]}, where compiled code does not look whether an index is within its "
+            "array: index the array itself (check=False leaves this out)"
+        )
+    if function.__code__.co_kwonlyargcount:
+        raise Refusal(f"{function.__qualname__} has keyword-only arguments, which compiled code cannot have")
+
+
 def _bare(function: types.FunctionType, defaults: Any, keywords: Any) -> Any:
     """A copy that does not yet know what it names."""
     space = {"__builtins__": function.__globals__.get("__builtins__", __builtins__)}
@@ -329,17 +363,19 @@ def _filled(cell: Any) -> bool:
         return False
 
 
-def _named(function: types.FunctionType) -> dict[str, Any]:
-    """The globals that a function loads, modules of unknown version cut down to what it may use of them."""
-    space, used = function.__globals__, _attributes(function.__code__)
-    return {name: _cut(space[name], used) for name in _loaded(function.__code__) if name in space}
+def _globals(function: types.FunctionType) -> dict[str, Any]:
+    """The globals that a function loads."""
+    steps = (step for code in _codes(function.__code__) for step in dis.get_instructions(code))
+    names = {step.argval for step in steps if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    return {name: function.__globals__[name] for name in sorted(names) if name in function.__globals__}
 
 
-def _cut(value: Any, used: frozenset[str]) -> Any:
+def _cut(value: Any, used: frozenset[str], within: frozenset[str]) -> Any:
+    """A module of unknown version cut down to those of its contents that are used, its modules to those within."""
     if not isinstance(value, types.ModuleType) or _versioned(value.__name__):
         return value
-    others = used - {value.__name__.rpartition(".")[2]}  # modules that name one another end here
-    contents = {name: _cut(vars(value)[name], others) for name in sorted(used) if name in vars(value)}
+    within -= {value.__name__.rpartition(".")[2]}  # modules that name one another end here
+    contents = {name: _cut(vars(value)[name], within, within) for name in sorted(used) if name in vars(value)}
     return _Excerpt(value.__name__, contents)
 
 
@@ -350,19 +386,27 @@ def _codes(code: types.CodeType) -> list[types.CodeType]:
 
 
 @lru_cache(maxsize=4096)
-def _loaded(code: types.CodeType) -> tuple[str, ...]:
-    """The names of the globals that are loaded."""
-    steps = (step for part in _codes(code) for step in dis.get_instructions(part))
-    return tuple(sorted({step.argval for step in steps if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}))
-
-
-@lru_cache(maxsize=4096)
-def _attributes(code: types.CodeType) -> frozenset[str]:
-    return frozenset(name for part in _codes(code) for name in part.co_names)
+def _used(code: types.CodeType) -> Callable[[Any, str], Any]:
+    """What cuts down the value of a name: to what is read of it, or to all that may be if it is handed on."""
+    everything = frozenset(name for part in _codes(code) for name in part.co_names)
+    found: dict[str, frozenset[str]] = {}
+    for part in _codes(code):
+        steps = [step for step in dis.get_instructions(part) if step.opname not in ("CACHE", "EXTENDED_ARG")]
+        for step, after in itertools.pairwise(steps):
+            if step.opname in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF"):
+                read = {after.argval} if after.opname in ATTRIBUTE else everything
+                found[step.argval] = found.get(step.argval, frozenset()) | read
+    return lambda value, name: _cut(value, found.get(name, everything), everything)
 
 
 def _name(thing: Any) -> bytes:
     return f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', thing.__name__)}".encode()
+
+
+def _at_home(function: Any) -> bool:
+    """Whether a function stands in the file of its module: one that was made by `exec` may only bear its name."""
+    module, code = sys.modules.get(function.__module__), getattr(function, "__code__", None)
+    return code is None or code.co_filename in (getattr(module, "__file__", None), f"<frozen {function.__module__}>")
 
 
 def _versioned(module: str | None) -> bool:

@@ -96,7 +96,7 @@ def _fault(call: Call, state: Array, parameters: Mapping[str, float], t: int) ->
 
 def _meaning(error: Exception) -> str:
     """What an exception says of a function; nothing, if compiled code goes on with inf or NaN there."""
-    if is_arithmetic(error):
+    if is_arithmetic(error) or is_intrinsic(error):
         return ""
     if "read-only" in str(error):
         return "changes x, p or the vectors that it is given: write into out only"
@@ -104,9 +104,29 @@ def _meaning(error: Exception) -> str:
 
 
 def is_arithmetic(error: Exception) -> bool:
-    """Whether Python refuses arithmetic that gives inf or NaN in compiled code: 1/0, math.exp(1e4), math.log(-1).
+    """Whether Python refuses arithmetic that gives inf or NaN in compiled code: 1/0, math.exp(1e4), (-1.0)**0.5.
 
     The words are those of `math`, of Python before 3.14 and since.
     """
     words = ("math domain error", "math range error", "expected a ", "expected argument ")
+    if isinstance(error, TypeError):  # (-1.0)**0.5 is NaN among floats
+        return "complex" in str(error)
     return isinstance(error, ArithmeticError) or (type(error) is ValueError and str(error).startswith(words))
+
+
+def is_intrinsic(error: Exception) -> bool:
+    """Whether a function cannot run as plain Python, since a part of it is machine code by definition."""
+    return isinstance(error, NotImplementedError) and "pure-python" in str(error)
+
+
+def call_plain(function: Any, *arguments: Any, out: Array | None = None) -> Any:
+    """Call a function of a map from Python with numba's meaning of bad arithmetic: NaN in `out`, and for the value."""
+    with np.errstate(all="ignore"):
+        try:
+            return function(*arguments) if out is None else function(*arguments, out)
+        except (ArithmeticError, TypeError, ValueError) as error:
+            if not is_arithmetic(error):
+                raise
+    if out is not None:
+        out[...] = np.nan
+    return np.nan

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from nnflow.ensemble import refuse_endless
-from nnflow.map import Array, End, Gathered, Into, Map, TangentRecords
+from nnflow.map import Array, End, Gathered, Into, Map, TangentRecords, begin
 from nnflow.names import Refusal, shown
 from nnflow.settings import whole
+
+BLOCK = 2**14  # steps of the inner map whose records are held at a time
 
 
 def iterate(map: Map, n: int) -> Map:
@@ -56,6 +58,11 @@ class Iterated(Map):
     def exact_tangent(self) -> bool:
         """Whether the inner map's tangent is exact."""
         return self.inner.exact_tangent
+
+    @property
+    def autonomous(self) -> bool:
+        """Whether the inner map does without t, or n is a multiple of its epoch."""
+        return super().autonomous and (self.inner.autonomous or self.inner.epoch > 1)
 
     @property
     def resolution(self) -> float:
@@ -114,8 +121,12 @@ class Iterated(Map):
         """Carry ``frame (member, k, dim)`` along the orbit; re-orthonormalised at each step of the inner map."""
         members, k, dim = frame.shape
         gathered = Gathered(members, steps * self.n, every * self.n, k, dim, keep)
-        records, end = self.inner.tangent_orbit(x, p, t * self.n, frame, steps * self.n, 1, keep)
-        gathered.add(records)
+        end = End(x, frame, t * self.n, begin(x))
+        for done in range(0, max(1, steps * self.n), BLOCK):
+            few = min(BLOCK, steps * self.n - done)
+            records, now = self.inner.tangent_orbit(end.states, p, end.t, end.frame, few, 1, keep)
+            end = now._replace(escaped=np.where(end.escaped < 0, now.escaped, end.escaped))
+            gathered.add(records)
         return gathered.records, self._counted(end)
 
     def separation_orbit(

@@ -37,6 +37,10 @@ from numba.core.serialize import dumps
 from platformdirs import user_cache_path
 
 from nnflow.frozen import UNTOLD, fingerprint
+from nnflow.names import Refusal
+
+if getattr(config, "DISABLE_JIT", False):
+    raise Refusal("NUMBA_DISABLE_JIT is set, and nnflow's loops cannot run as plain Python: unset it")
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 AGE = 90 * 24 * 3600.0  # seconds after which a file that nobody has read is removed

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
+import time
+import warnings
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,8 @@ from nnflow.names import Refusal, shown
 from nnflow.room import room
 from nnflow.writing import check_file, check_writable, write
 
+SECONDS = 10  # of work that a small file takes at most …
+SPEED = 10_000_000  # … and bytes a second of a large one
 MARK = b"\nnnflow-sha256 "
 
 
@@ -52,6 +57,8 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
         )
     if seal != _seal(content):
         raise Refusal(f"{os.fspath(path)} is damaged: its checksum is not that of its content")
+    if not _readable(content):
+        raise Refusal(f"{os.fspath(path)} cannot be read: the library that reads it crashes, or does not come back")
     try:
         _check_whole(content)
         return _dataset(content)
@@ -59,6 +66,45 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
         raise
     except Exception as error:
         raise Refusal(f"{os.fspath(path)} is no netCDF file: {' '.join(str(error).split())}") from error
+
+
+def _readable(content: bytes) -> bool:
+    """Whether a child that reads the file ends, with a result or an error, after no more work than that can take.
+
+    The checksum shows no intent: HDF5 may turn in circles for ever in a file that was made to that end, deaf to Ctrl-C.
+    A child that waits instead (for a lock that another thread held when it was forked) says nothing.
+    """
+    if not hasattr(os, "fork"):
+        return True
+    import resource
+
+    seconds = SECONDS + len(content) // SPEED
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads: none of them is needed there
+        child = os.fork()
+    if not child:
+        try:
+            signal.signal(signal.SIGXCPU, signal.SIG_DFL)
+            resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+            _check_whole(content)
+            _dataset(content)
+        finally:
+            os._exit(0)
+    return _ends_by_itself(child, 4 * seconds)
+
+
+def _ends_by_itself(child: int, seconds: float) -> bool:
+    """Whether a child is not ended by a signal, within some time; after that it is killed, and counts as one."""
+    end, gone, status = time.monotonic() + seconds, 0, 0
+    try:
+        while not gone and time.monotonic() < end:
+            gone, status = os.waitpid(child, os.WNOHANG)
+            time.sleep(0.0 if gone else 0.002)
+    finally:
+        if not gone:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    return not os.WIFSIGNALED(status)
 
 
 def _check_whole(content: bytes) -> None:

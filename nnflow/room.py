@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from pathlib import Path
 
 from psutil import virtual_memory
 
 from nnflow.names import Refusal
 
-LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container, which sees the whole machine's memory otherwise
+GROUP = Path("/sys/fs/cgroup")  # of a container, which sees the whole machine's memory otherwise
 COPIES = 3
 UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 
@@ -17,8 +18,11 @@ UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 def available() -> int:
     """Bytes that may be taken at present."""
     free = int(virtual_memory().available)  # type: ignore[no-untyped-call]
-    limit = LIMIT.read_text().strip() if LIMIT.exists() else "max"
-    return min(free, int(limit)) if limit.isdigit() else free
+    with suppress(OSError, ValueError, KeyError):  # no such group, or "max"
+        limit = int((GROUP / "memory.max").read_text())
+        taken = dict(line.split() for line in (GROUP / "memory.stat").read_text().splitlines())
+        free = min(free, limit - int(taken["anon"]))  # what files are cached in is given back
+    return free
 
 
 def room(what: str, *shape: int) -> None:

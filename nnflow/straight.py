@@ -50,6 +50,8 @@ def straight(function: Callable[..., Any], callers: tuple[Any, ...] = ()) -> boo
         return False
     callers = (*callers, function)
     if isinstance(function, FunctionType):
+        if function.__defaults__ or function.__kwdefaults__:  # of any size, and nobody looks
+            return False
         try:
             code = _read(function)
         except NumbaError:
@@ -70,6 +72,8 @@ def _goes_on(code: Any, label: int, step: Any, callers: tuple[Any, ...]) -> bool
             return _foreseen(code, step.value.value, step.value.index, callers)
         if step.value.op == "call":
             function = _constant(code, step.value.func)
+            if isinstance(function, np.ufunc) and len(step.value.args) + len(step.value.kws) > function.nin:
+                return False  # it writes into an array
             return isinstance(function, KNOWN) and straight(function, callers)
         return step.value.op in EXPRESSIONS
     return isinstance(step, (ir.Assign, ir.Del, ir.Return))
@@ -209,7 +213,9 @@ def reads(function: Any, position: int, inside: frozenset[Any] = frozenset()) ->
         code = _read(function) if isinstance(function, FunctionType) else None
     except NumbaError:
         code = None
-    if code is None or code.arg_names[position] in function.__code__.co_cellvars:
+    if code is None or position >= function.__code__.co_argcount:  # among *args
+        return True
+    if code.arg_names[position] in function.__code__.co_cellvars:
         return True
     held, inside = set[str](), inside | {(function, position)}  # variables that hold the argument
     for label in sorted(code.blocks):

@@ -9,8 +9,9 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
 
@@ -42,9 +43,10 @@ class Workers(Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Let each thread end after what has been submitted, or with `cancel_futures` has begun, and wait for that."""
         self._ended = True
-        while cancel_futures and not self._tasks.empty():
-            if (task := self._tasks.get()) is not None:
-                task[0].cancel()
+        with suppress(Empty):
+            while cancel_futures:
+                if (task := self._tasks.get_nowait()) is not None:
+                    task[0].cancel()
         for _ in self._threads:
             self._tasks.put(None)
         for thread in self._threads if wait else ():

@@ -13,9 +13,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import Command
 from processes import LATEST, stranger
 
 import nnflow
+from nnflow import room
 from nnflow.__main__ import main
 
 NNFLOW = f"{sys.executable} -m nnflow"
@@ -173,3 +175,21 @@ def test_a_registry_turns_every_end_into_its_error(error: BaseException, monkeyp
     monkeypatch.setattr(type(registry._entry("henon")), "load", load)  # of the standard library, or of its backport
     with pytest.raises(nnflow.PluginError, match="of distribution nnflow cannot be imported"):
         registry["henon"]
+
+
+def test_a_container_has_less_memory_than_its_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What processes hold is taken; what files are cached in is given back."""
+    free = room.available()
+    monkeypatch.setattr(room, "GROUP", tmp_path)
+    (tmp_path / "memory.stat").write_text("anon 600\nfile 300\n")
+    for limit, known in (("1000", 400), ("max", free)):
+        (tmp_path / "memory.max").write_text(limit)
+        assert room.available() == pytest.approx(known, rel=0.5)
+
+
+def test_numba_switched_off_is_one_line(nnflow_command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
+    done = nnflow_command("run", "lyapunov_spectrum", "--map", "henon")
+    assert done.returncode == 2
+    assert "NUMBA_DISABLE_JIT is set" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

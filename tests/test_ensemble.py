@@ -245,3 +245,10 @@ def test_a_recording_that_is_too_short_and_an_unknown_channel() -> None:
         recording.advance(11)
     with pytest.raises(ValueError, match="unknown channel of the recording 'y'"):
         recording.orbit(5, observe="y")
+
+
+def test_a_masked_index_is_no_member() -> None:
+    scan = nnflow.Ensemble.grid(nnflow.maps["henon"](), inits=3)
+    for mask in (np.ma.array([0, 1, 2], mask=[0, 1, 0]), np.ma.array([True, True, False], mask=[1, 0, 0])):
+        with pytest.raises(nnflow.Refusal, match="some are masked"):
+            scan.take(mask)

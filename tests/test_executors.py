@@ -20,6 +20,7 @@ import pytest
 from processes import started
 
 import nnflow
+from nnflow.workers import Workers
 
 FORKED = """
 from concurrent.futures import ProcessPoolExecutor
@@ -127,3 +128,11 @@ def test_threads_are_joined_after_a_run_and_an_error_leaves_the_next_run_alone(p
         nnflow.run(Exits(), pair)
     assert np.isfinite(nnflow.run("series", pair, steps=3).value.values).all()
     assert threading.active_count() <= before + 1  # tqdm's monitor
+
+
+def test_tasks_are_cancelled_while_threads_take_them() -> None:
+    for _ in range(200):
+        workers = Workers(2)
+        futures = [workers.submit(int) for _ in range(6)]
+        workers.shutdown(cancel_futures=True)
+        assert all(future.done() for future in futures)

@@ -101,3 +101,17 @@ def test_texts_in_a_picture_have_an_end() -> None:
     figure.savefig(BytesIO())
     assert len(figure.axes[0].get_title()) < 300
     plt.close(figure)
+
+
+def test_a_library_that_does_not_come_back_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HDF5 turns in circles in some files that were made to that end; a child tries first, and has its time."""
+
+    def turn(content: bytes) -> None:
+        while True:
+            pass
+
+    nnflow.save(nnflow.run("series", nnflow.maps["henon"](), steps=5), tmp_path / "out.nc")
+    monkeypatch.setattr("nnflow.results._check_whole", turn)
+    monkeypatch.setattr("nnflow.results.SECONDS", 1)
+    with pytest.raises(nnflow.Refusal, match="crashes, or does not come back"):
+        nnflow.load(tmp_path / "out.nc")

@@ -7,7 +7,9 @@ new one has the new. What could go wrong as well: helpers of helpers, closures, 
 
 from __future__ import annotations
 
+import collections
 import enum
+import math
 import os
 import subprocess
 import sys
@@ -19,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from numba import cfunc, njit, vectorize
-from numba.extending import overload
+from numba.extending import intrinsic, overload
 
 import nnflow
 from nnflow.frozen import fingerprint, frozen, plain
@@ -298,3 +300,89 @@ def test_every_registered_map_can_be_kept(name: str) -> None:
     map = nnflow.maps[name]()
     assert isinstance(map, nnflow.CompiledMap)
     assert not fingerprint(map.functions, dict(map.observables)).startswith("?")
+
+
+# -- one name, two meanings: the fingerprint has to tell them apart, in this process and for the next ----------------
+
+
+def of(rule: Any) -> float:
+    """Where the rule leads from 1."""
+    return float(nnflow.Ensemble.grid(nnflow.CompiledMap(rule), states=[[1.0]]).advance(1).states[0, 0])
+
+
+def test_a_module_in_a_closure(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("constants_of_mine")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+    def make() -> Any:
+        import constants_of_mine as constants  # type: ignore[import-not-found]
+
+        def rule(x: Array, p: Array, t: int, out: Array) -> None:
+            out[0] = constants.A * x[0]
+
+        return rule
+
+    module.A = 2.0  # type: ignore[attr-defined]
+    first = make()
+    assert of(first) == 2.0
+    before = fingerprint(first)
+    module.A = 3.0  # type: ignore[attr-defined]
+    assert of(make()) == 3.0
+    assert fingerprint(make()) != before
+
+
+@pytest.mark.parametrize("space", [vars(math), vars(np), vars(nnflow.map)], ids=["math", "numpy", "nnflow"])
+def test_a_function_that_bears_a_librarys_name(space: dict[str, Any]) -> None:
+    """Made by `exec` in a copy of the library's names, as teaching material does."""
+    for factor in (2.0, 3.0):
+        names = dict(space)
+        exec(f"def rule(x, p, t, out):\n    out[0] = {factor} * x[0]", names)
+        assert of(names["rule"]) == factor
+
+
+def test_builtins_of_ones_own_are_not_kept() -> None:
+    names: dict[str, Any] = {"__builtins__": {"abs": njit(lambda x: 3.0 * x)}}
+    exec("def rule(x, p, t, out):\n    out[0] = abs(x[0])", names)
+    assert fingerprint(names["rule"]).startswith("?")
+
+
+def test_named_tuples_are_told_by_their_fields() -> None:
+    for fields_, known in (("a b", 2.0), ("b a", 3.0)):
+        pair = collections.namedtuple("pair", fields_)(2.0, 3.0)  # type: ignore[misc]
+        names = {"pair": pair}
+        exec("def rule(x, p, t, out):\n    out[0] = pair.a * x[0]", names)
+        assert of(names["rule"]) == known
+
+
+def test_enumerations_are_told_by_their_aliases() -> None:
+    for value in (2, 3):
+        names = {"E": enum.IntEnum("E", {"A": 2, "B": 3, "X": value})}
+        exec("def rule(x, p, t, out):\n    out[0] = E.X.value * x[0]", names)
+        assert of(names["rule"]) == value
+
+
+def test_only_what_is_used_of_a_module_matters() -> None:
+    """A plain function that nobody calls is no reason to refuse, though numpy has one of its name that is called."""
+    module = types.ModuleType("with_a_plain_function")
+    module.A, module.exp = 2.0, lambda x: x  # type: ignore[attr-defined]
+
+    def rule(x: Array, p: Array, t: int, out: Array) -> None:
+        out[0] = module.A * np.exp(0.0 * x[0])
+
+    assert of(rule) == 2.0
+
+
+def build_twice(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    return builder.fadd(arguments[0], arguments[0])
+
+
+@intrinsic  # type: ignore[misc]
+def twice(context: Any, x: Any) -> Any:
+    return x(x), build_twice
+
+
+def test_an_intrinsic_may_be_made_of_plain_functions() -> None:
+    def rule(x: Array, p: Array, t: int, out: Array) -> None:
+        out[0] = twice(x[0])  # type: ignore[call-arg]
+
+    assert of(rule) == 2.0

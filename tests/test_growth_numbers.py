@@ -198,3 +198,9 @@ def test_a_window_that_saturates_does_not_count() -> None:
         assert float(found.exponent.median()) == pytest.approx(rate, rel=0.15)
     larger = nnflow.run("network_lyapunov", nnflow.maps["tent"](), perturbation=1e-5)
     assert not larger.counted
+
+
+def test_few_digits_of_growth_put_no_orbit_to_rest() -> None:
+    """The orbit of 1/4 under the doubling tent reaches 0 exactly, in two steps: 20 ln 2 nats are no loss of digits."""
+    scan = nnflow.Ensemble.grid(nnflow.maps["tent"](mu=2.0), states=[[0.25]])
+    assert nnflow.run("lyapunov_spectrum", scan, steps=20, transient=0).exponent.item() == pytest.approx(np.log(2.0))

@@ -7,6 +7,7 @@ the state or a parameter, and leaves its array only on the way.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from numba import njit
 
 import nnflow
+from nnflow.differences import misfit
 from nnflow.map import Array
 
 TABLE = np.arange(10.0)
@@ -200,7 +202,7 @@ def test_parameters_are_not_a_rules_to_change() -> None:
                 p[i] = 0.0
 
     map = nnflow.CompiledMap(rule, dim=2, parameters={"a": 1.0, "b": 2.0})
-    with pytest.raises(nnflow.CompilationError, match="readonly"):
+    with pytest.raises(nnflow.CompilationError, match=r"^a function of 'rule' changes p, which is readonly"):
         nnflow.Ensemble.grid(map).advance(3)
 
 
@@ -212,8 +214,9 @@ def test_a_wrong_tangent_is_refused() -> None:
         for j in range(V.shape[0]):
             out[j, 0], out[j, 1] = 3.0 * V[j, 0], V[j, 1]
 
-    for wrong in ({"tangent": tangent}, {"frame_tangent": frame_tangent}):
-        with pytest.raises(nnflow.Refusal, match="the tangent of 'good' says that x0 changes by"):
+    for kind, function in {"tangent": tangent, "frame_tangent": frame_tangent}.items():
+        wrong = {kind: function}
+        with pytest.raises(nnflow.Refusal, match=f"the {kind} of 'good' says that x0 changes by"):
             nnflow.CompiledMap(good, dim=2, parameters={"a": 0.5}, **wrong)
         assert nnflow.CompiledMap(good, dim=2, parameters={"a": 3.0}, **wrong).exact_tangent
 
@@ -270,3 +273,134 @@ def test_an_index_that_leaves_its_array_on_the_way_is_refused(rule: Any, verb: s
         getattr(scan, verb)(11)
     with pytest.raises(nnflow.Refusal, match="out of bounds on the way"):
         nnflow.run("lyapunov_spectrum", scan, steps=100, transient=0)
+
+
+def logistic(x: Array, p: Array, t: int, out: Array) -> None:
+    out[0] = p[0] * x[0] * (1.0 - x[0])
+
+
+def slope(x: Array, p: Array, t: int, V: Array, out: Array) -> None:
+    for j in range(V.shape[0]):
+        out[j, 0] = p[0] * (1.0 - 2.0 * x[0]) * V[j, 0]
+
+
+def both(step: float, stretch: float) -> Any:
+    def joint(x: Array, p: Array, t: int, V: Array, out: Array, W: Array) -> None:
+        out[0] = step * p[0] * x[0] * (1.0 - x[0])
+        for j in range(V.shape[0]):
+            W[j, 0] = stretch * p[0] * (1.0 - 2.0 * x[0]) * V[j, 0]
+
+    return joint
+
+
+def test_what_a_joint_says_is_what_rule_and_tangent_say() -> None:
+    """Without this, an exponent of any size comes out of it: it is what the verbs run."""
+    settings: dict[str, Any] = {"frame_tangent": slope, "parameters": {"r": 3.9}}
+    for wrong, message in (
+        (both(0.5, 1.0), "leads to .*the rule to"),
+        (both(1.0, 7.0), "the joint of .* says that x0"),
+    ):
+        with pytest.raises(nnflow.Refusal, match=message):
+            nnflow.CompiledMap(logistic, joint=wrong, **settings)
+    right = nnflow.CompiledMap(logistic, joint=both(1.0, 1.0), **settings)
+    apart = nnflow.CompiledMap(logistic, **settings)
+    found, known = (nnflow.run("lyapunov_spectrum", map, steps=1000).exponent for map in (right, apart))
+    assert found.item() == pytest.approx(known.item(), rel=1e-9)
+
+
+def test_a_joint_alone_has_nothing_to_agree_with() -> None:
+    with pytest.raises(nnflow.Refusal, match="joint without a tangent"):
+        nnflow.CompiledMap(logistic, joint=both(1.0, 1.0), parameters={"r": 3.9})
+
+
+def test_ways_around_the_bounds_are_refused() -> None:
+    """numba looks at no index of these, whatever it is told: `x.flat[9]` was whatever stood in memory."""
+
+    def read(x: Array, p: Array, t: int, out: Array) -> None:
+        out[0] = x[0] if t < 5 else x.flat[9]
+
+    def written(x: Array, p: Array, t: int, out: Array) -> None:
+        out[0] = x[0]
+        if t > 3:
+            out.flat[40] = 7.0
+
+    @njit
+    def helper(x: Array) -> float:
+        return x.flat[9]
+
+    def called(x: Array, p: Array, t: int, out: Array) -> None:
+        out[0] = x[0] if t < 5 else helper(x)
+
+    for rule in (read, written, called):
+        with pytest.raises(nnflow.Refusal, match="uses flat, where compiled code does not look"):
+            nnflow.CompiledMap(rule)
+    flat = 0.5
+
+    def named(x: Array, p: Array, t: int, out: Array) -> None:
+        out[0] = flat * x[0]
+
+    assert nnflow.Ensemble.grid(nnflow.CompiledMap(named), states=[[1.0]]).advance(1).states == 0.5
+
+
+def test_bounds_hold_in_the_mapping_for_other_toolkits() -> None:
+    table = np.array([0.1, 0.2, 0.3])
+
+    def late(x: Array, p: Array, t: int, out: Array) -> None:
+        out[0] = 0.0 * x[0] + table[t]
+
+    mapping, _ = nnflow.numba_mapping(nnflow.CompiledMap(late), clock=True)
+    assert mapping(np.array([0.3, 2.0]), np.zeros(0))[0] == 0.3
+    with pytest.raises(IndexError, match="out of bounds"):
+        mapping(np.array([0.3, 3.0]), np.zeros(0))
+
+
+def test_arguments_beyond_those_of_a_rule() -> None:
+    def defaults(x: Array, p: Array, t: int, out: Array, c: Any = (2.0, 3.0)) -> None:
+        out[0] = c[1] * x[0]
+
+    def several(*arguments: Any) -> None:
+        arguments[3][0] = 3.0 * arguments[0][0]
+
+    def keyword(x: Array, p: Array, t: int, out: Array, *, c: float = 3.0) -> None:
+        out[0] = c * x[0]
+
+    for rule, free in ((defaults, True), (several, False)):
+        map = nnflow.CompiledMap(rule)
+        assert map.autonomous == free
+        assert nnflow.Ensemble.grid(map, states=[[0.5]]).advance(1).states == 1.5
+    with pytest.raises(nnflow.Refusal, match="keyword-only arguments"):
+        nnflow.CompiledMap(keyword)
+
+
+def test_what_python_and_compiled_code_understand_otherwise() -> None:
+    """A ufunc with `out`, the root of a negative number, an observable that is not defined somewhere."""
+
+    def product(x: Array, p: Array, t: int, out: Array) -> None:
+        np.multiply(x, 2.0, out)
+
+    def root(x: Array, p: Array, t: int, out: Array) -> None:
+        out[0] = float(x[0] - 1.0) ** 0.5
+
+    assert nnflow.Ensemble.grid(nnflow.CompiledMap(product), states=[[0.5]]).advance(1).states == 1.0
+    assert np.isnan(nnflow.Ensemble.grid(nnflow.CompiledMap(root), states=[[0.5]]).advance(1).states).all()
+    map = nnflow.CompiledMap(product, observables={"log": lambda x, p, t: math.log(x[0])})
+    assert np.isnan(map.observable("log", np.zeros((1, 1)), np.zeros((1, 0)), 0)).all()
+
+
+def test_an_error_of_the_users_own_names_the_map() -> None:
+    def rule(x: Array, p: Array, t: int, out: Array) -> None:
+        if t >= 5:
+            raise ValueError("enough")
+        out[0] = x[0]
+
+    with pytest.raises(nnflow.Refusal, match="a function of 'rule' fails on the way: ValueError: enough"):
+        nnflow.Ensemble.grid(nnflow.CompiledMap(rule)).advance(10)
+
+
+def test_a_right_tangent_passes_however_steep_or_close_to_a_kink() -> None:
+    """Rounding of x is stretched by the slope; at a kink, differences say nothing."""
+    for factor in (10.0, 1000.0, 16807.0):
+        for x in np.random.default_rng(0).random(300):
+            assert not misfit(lambda x, k=factor: (k * x) % 1.0, lambda x, v, k=factor: k * v, x[None], 2.0**-52)
+    for x in 0.5 + np.linspace(-1e-5, 1e-5, 300):
+        assert not misfit(lambda x: np.abs(x - 0.5), lambda x, v: np.sign(x - 0.5) * v, x[None], 2.0**-52)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -90,3 +92,26 @@ def test_a_shuffled_order_is_the_same_product_for_all_members() -> None:
     with torch.no_grad():
         ends = nnflow.Ensemble.grid(map, inits=2).advance(600).states
     np.testing.assert_allclose(ends[0], ends[1], rtol=0, atol=1e-9)  # one noise, one orbit in the end
+
+
+def test_records_of_the_inner_map_are_held_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An iterate of millions of steps takes no memory for them; blocks change no bit, and no time of escape."""
+    scan = nnflow.Ensemble.grid(nnflow.iterate(nnflow.maps["henon"](), 20), states=[[0.1, 0.1], [5.0, 5.0]]).with_frame(
+        2
+    )
+    known, end = scan.tangent_orbit(6, every=2)
+    assert (end.escaped >= 0).tolist() == [False, True]
+    monkeypatch.setattr("nnflow.iterated.BLOCK", 7)
+    found, now = scan.tangent_orbit(6, every=2)
+    np.testing.assert_array_equal(found.log_stretches, known.log_stretches)
+    np.testing.assert_array_equal(now.states, end.states)
+    np.testing.assert_array_equal(now.escaped, end.escaped)
+
+
+def test_the_iterate_of_a_rule_that_reads_the_time_is_not_autonomous() -> None:
+    def rule(x: Any, p: Any, t: int, out: Any) -> None:
+        out[0] = x[0] + t
+
+    map = nnflow.CompiledMap(rule)
+    assert not map.autonomous
+    assert not nnflow.iterate(map, 3).autonomous

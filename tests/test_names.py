@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 
 import nnflow
+from nnflow import rehearsal
 from nnflow.ensemble import Ensemble, Recording
 from nnflow.names import Refusal
 from nnflow.registry import PluginError, Registry
@@ -246,3 +248,15 @@ def test_a_broken_class_of_a_plugin_module_is_named_with_its_line(
     with pytest.raises(PluginError, match="plugin 'good' of distribution several cannot be imported") as caught:
         Registry("nnflow.analyses", "analysis")["good"]
     assert BROKEN[source] in str(caught.value)
+
+
+def test_silence_lasts_until_the_last_rehearsal_ends() -> None:
+    """Filters of warnings are the whole process's, and rehearsals run in several threads."""
+    first, second = rehearsal._quiet(), rehearsal._quiet()
+    with pytest.raises(UserWarning):  # noqa: PT012
+        with first:
+            second.__enter__()
+            warnings.warn("unheard", stacklevel=1)
+        warnings.warn("unheard", stacklevel=1)
+        second.__exit__(None, None, None)
+        warnings.warn("heard", stacklevel=1)

@@ -8,7 +8,7 @@ constants and everything it calls (`frozen`, `machine`). A rule typed at a promp
 from __future__ import annotations
 
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -23,7 +23,7 @@ from nnflow.compiled.loops import Shape
 from nnflow.compiled.observing import Component
 from nnflow.differences import misfit
 from nnflow.frozen import frozen, plain
-from nnflow.guard import VECTORS, Call, is_arithmetic, try_out
+from nnflow.guard import VECTORS, Call, call_plain, is_intrinsic, try_out
 from nnflow.map import NORMS, Array, End, Into, Map, TangentRecords, begin, new_records, tangent_records
 from nnflow.names import Refusal, unknown
 from nnflow.straight import reads
@@ -49,7 +49,8 @@ class CompiledMap(Map):
     `f(x, p, t)` → float. The other arguments are `Map`'s fields.
 
     Rules are plain Python functions in numba's subset; the constants they close over (training data up to about 1 MB)
-    are compiled in, as they are when the map is made. A division by zero gives inf, not an exception.
+    are compiled in, as they are when the map is made. A division of floats by zero gives inf, not an exception. Whole
+    numbers have 64 bits: beyond, they wrap around, and `//` and `%` by a whole 0 give 0 (write ``float(t)``).
 
     Each function is called once as plain Python when the map is made (see `guard`); `check=False` leaves that out, and
     is written into the map's structure.
@@ -73,6 +74,8 @@ class CompiledMap(Map):
         for kind, function in functions._asdict().items():
             if not isinstance(function, FUNCTIONS) and (function is not None or kind == "rule"):
                 raise TypeError(f"{kind} = {function!r:.80}: give a function")
+        if joint is not None and tangent is None and frame_tangent is None:
+            raise Refusal("joint without a tangent: give tangent or frame_tangent as well, which it is to agree with")
         observables = dict(settings.get("observables") or {})
         for name, function in observables.items():
             if not isinstance(function, (*FUNCTIONS, Component)):
@@ -86,7 +89,11 @@ class CompiledMap(Map):
         if check and self.guarded:
             states = self.initial_states(2, 0)
             try_out(self._calls(), self.name, states, self.parameters)
-            self._try_tangent(states)
+            try:
+                self._try_tangent(states)
+            except NotImplementedError as error:
+                if not is_intrinsic(error):
+                    raise
 
     guarded: ClassVar[bool] = True  # whether its functions are tried out as plain Python when the map is made
 
@@ -111,31 +118,49 @@ class CompiledMap(Map):
         return calls
 
     def _try_tangent(self, states: Array) -> None:
-        """Compare the tangent, as plain Python, with differences of the rule. Raises Refusal if it is another one."""
+        """Compare what claims to be the tangent, as plain Python, with differences of the rule. Raises Refusal."""
         functions, p = plain(self.functions), np.array(list(self.parameters.values()))
-        if (tangent := functions.frame_tangent or functions.tangent) is None:
-            return
 
         def step(x: Array) -> Array:
             out = np.full_like(x, np.nan)
             for row, result in zip(x, out, strict=True):
-                _call_plain(functions.rule, row, p, 0, result)
+                call_plain(functions.rule, row, p, 0, out=result)
             return out
 
-        def derivative(x: Array, v: Array) -> Array:
+        for kind, derivative in self._derivatives(functions, p, step).items():
+            for x in states:
+                if found := misfit(step, derivative, x, self.resolution, self.difference):
+                    raise Refusal(
+                        f"the {kind} of {self.name!r} says that {self.coordinates[found.component]} changes by "
+                        f"{found.claimed:g} along a direction in which differences of the rule say {found.found:g}, at "
+                        f"x = {np.array2string(x, threshold=8)}: mend it, or leave it out (check=False leaves this out)"
+                    )
+
+    def _derivatives(self, functions: Functions, p: Array, step: Callable[[Array], Array]) -> dict[str, Rule]:
+        """What claims to be the tangent: (x (1, dim), v (k, dim)) -> (k, dim)."""
+
+        def tangent(x: Array, v: Array) -> Array:
             out = np.full_like(v, np.nan)
-            pairs = [(v, out)] if functions.frame_tangent else zip(v, out, strict=True)
-            for vectors, results in pairs:
-                _call_plain(tangent, x[0], p, 0, vectors, results)
+            for vector, result in zip(v, out, strict=True):
+                call_plain(functions.tangent, x[0], p, 0, vector, out=result)
             return out
 
-        for x in states:
-            if found := misfit(step, derivative, x, self.resolution, self.difference):
-                raise Refusal(
-                    f"the tangent of {self.name!r} says that {self.coordinates[found.component]} changes by "
-                    f"{found.claimed:g} along a direction in which differences of the rule say {found.found:g}, at "
-                    f"x = {np.array2string(x, threshold=8)}: mend it, or leave it out (check=False leaves this out)"
-                )
+        def frame_tangent(x: Array, v: Array) -> Array:
+            out = np.full_like(v, np.nan)
+            call_plain(functions.frame_tangent, x[0], p, 0, v, out=out)
+            return out
+
+        def joint(x: Array, v: Array) -> Array:
+            ahead, out = np.full_like(x[0], np.nan), np.full_like(v, np.nan)
+            call_plain(functions.joint, x[0], p, 0, v, ahead, out=out)
+            known = step(x)[0]
+            away = np.abs(self.difference(ahead, known)).max()
+            if away > np.sqrt(self.resolution) * np.abs(known).max():  # far beyond what another order of sums does
+                raise Refusal(f"the joint of {self.name!r} leads to {ahead}, the rule to {known}, from x = {x[0]}")
+            return out
+
+        made = {"tangent": tangent, "frame_tangent": frame_tangent, "joint": joint}
+        return {kind: made[kind] for kind in made if getattr(functions, kind) is not None}
 
     # -- the definition: the same functions, called from Python ---------------------------------------------------
 
@@ -143,7 +168,7 @@ class CompiledMap(Map):
         """One step of every member, by the rule as plain Python."""
         out = np.full_like(x, np.nan)
         for m in range(len(x)):
-            _call_plain(self.functions.rule, x[m], p[m], t, out[m])
+            call_plain(self.functions.rule, x[m], p[m], t, out=out[m])
         return out
 
     @property
@@ -164,10 +189,10 @@ class CompiledMap(Map):
         out = np.full_like(v, np.nan)
         for m in range(len(x)):
             if self.functions.frame_tangent is not None:
-                _call_plain(self.functions.frame_tangent, x[m], p[m], t, v[m], out[m])
+                call_plain(self.functions.frame_tangent, x[m], p[m], t, v[m], out=out[m])
                 continue
             for j in range(v.shape[1]):
-                _call_plain(self.functions.tangent, x[m], p[m], t, v[m, j], out[m, j])
+                call_plain(self.functions.tangent, x[m], p[m], t, v[m, j], out=out[m, j])
         return out
 
     def curvature(self, x: Array, p: Array, t: int, v: Array) -> Array:
@@ -181,7 +206,7 @@ class CompiledMap(Map):
 
     def observable(self, name: str, x: Array, p: Array, t: int) -> Array:
         """One observable of every member, ``(member,)``."""
-        return np.array([self.observables[name](x[m], p[m], t) for m in range(len(x))], dtype=np.float64)
+        return np.array([call_plain(self.observables[name], x[m], p[m], t) for m in range(len(x))], dtype=np.float64)
 
     # -- the verbs, compiled ---------------------------------------------------------------------------------------
 
@@ -281,6 +306,10 @@ class CompiledMap(Map):
         try:
             loop(*arguments)
         except NumbaError as error:
+            if "readonly" in str(error):
+                raise CompilationError(
+                    f"a function of {self.name!r} changes p, which is readonly: write into out only"
+                ) from error
             reason = " ".join(line.strip() for line in str(error).splitlines() if line.strip())[:600]
             raise CompilationError(
                 f"numba cannot compile the rule of {self.name!r}: {reason} "
@@ -293,6 +322,8 @@ class CompiledMap(Map):
                 f"a function of {self.name!r} reads or writes out of bounds on the way: an index grows beyond its "
                 "array with t, the state or a parameter"
             ) from error
+        except (AssertionError, ValueError) as error:  # raised by the user's own code
+            raise Refusal(f"a function of {self.name!r} fails on the way: {type(error).__name__}: {error}") from error
 
 
 def _given(p: Array) -> Array:
@@ -304,14 +335,3 @@ def _given(p: Array) -> Array:
 
 def _python(function: Any) -> Any:
     return function.py_func if isinstance(function, Dispatcher) else function
-
-
-def _call_plain(function: Any, *arguments: Any) -> None:
-    """Call a rule from Python with numba's meaning of bad arithmetic: inf or NaN, no exception."""
-    with np.errstate(all="ignore"):
-        try:
-            function(*arguments)
-        except (ArithmeticError, ValueError) as error:
-            if not is_arithmetic(error):
-                raise
-            arguments[-1][...] = np.nan
