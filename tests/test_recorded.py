@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import pickle
 import random
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,17 @@ def test_what_is_masked_is_missing(values: Any, expected: list[float]) -> None:
 def test_masks_of_several_series_are_kept() -> None:
     rows = [MASKED([[1.0], [2.0]], [[0], [1]]), MASKED([[3.0], [4.0]], [[1], [0]])]
     np.testing.assert_array_equal(nnflow.Recording(rows).cube[:, :, 0], [[1, np.nan], [np.nan, 4]])
+
+
+def test_masks_are_kept_however_deep_they_lie() -> None:
+    rows = MASKED([[[1.0], [9e9]], [[3.0], [4.0]]], [[[0], [1]], [[0], [0]]])
+    for values in ([list(series) for series in rows], [deque(series) for series in rows], tuple(map(tuple, rows))):
+        np.testing.assert_array_equal(nnflow.Recording(values).cube[:, :, 0], [[1, np.nan], [3, 4]])
+    np.testing.assert_array_equal(nnflow.Recording([list(rows[0])]).cube[0, :, 0], [1, np.nan])
+    endless: list[Any] = []
+    endless.append(endless)
+    with pytest.raises(nnflow.Refusal):
+        nnflow.Recording(endless)
 
 
 def test_a_masked_sample_is_counted_as_lost_and_not_analysed() -> None:
