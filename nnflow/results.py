@@ -53,7 +53,6 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
     if seal != _seal(content):
         raise Refusal(f"{os.fspath(path)} is damaged: its checksum is not that of its content")
     try:
-        _check_whole(content)
         return _dataset(content)
     except MemoryError:
         raise
@@ -61,7 +60,7 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
         raise Refusal(f"{os.fspath(path)} is no netCDF file: {' '.join(str(error).split())}") from error
 
 
-def _check_whole(content: bytes) -> None:
+def _check_whole(content: bytes | memoryview) -> None:
     """Refuse what holds anything but arrays of its own: HDF5 would fetch the others from wherever the file says.
 
     What cannot be read at all raises here already, whatever h5py raises.
@@ -92,6 +91,9 @@ def _seal(content: bytes | memoryview) -> bytes:
 
 def _content(dataset: xr.Dataset) -> memoryview:
     """The netCDF file of a dataset. Raises Refusal if it would not bring back the same."""
+    for name, variable in dataset.variables.items():
+        if variable.dtype.kind == "c":
+            raise Refusal(f"{shown(name)} is {variable.dtype}: give real and imaginary part as two variables")
     try:
         content = dataset.to_netcdf(engine="h5netcdf")
         back = _dataset(content)
@@ -110,4 +112,5 @@ def _content(dataset: xr.Dataset) -> memoryview:
 
 def _dataset(content: bytes | memoryview) -> xr.Dataset:
     """The dataset in a netCDF file. A variable with units = "days" stays the number that it is."""
+    _check_whole(content)
     return xr.load_dataset(BytesIO(content), engine="h5netcdf", decode_times=False, decode_timedelta=False)

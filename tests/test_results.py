@@ -223,6 +223,8 @@ def test_units_of_time_stay_numbers(tmp_path: Path, units: str) -> None:
         xr.Dataset({"a": ("x", np.array(["2020-01-01"], "M8[ns]"))}),
         xr.Dataset({"a": ("x", np.array([b"x", 3], object))}),
         xr.Dataset({"a": ("x", [1.0], {"note": None})}),
+        xr.Dataset({"a": ("x", [1 + 2j])}),
+        xr.Dataset(coords={"x": [1j]}),
         xr.Dataset(attrs={"note": b"bytes"}),
         xr.Dataset(attrs={"note": {"a": 1}}),
         xr.Dataset(attrs={"note": 2**64}),
