@@ -463,8 +463,8 @@ def _recording(path: Path, kind: type, settings: dict[str, Any]) -> tuple[nnflow
     series = read_series(path, wanted, alone=name is not None)
     if not wanted and name is not None and series.others:
         settings[name] = series.recording.names[0] if name == "observable" else series.recording.names
-    for uneven in series.uneven:
-        print(f"nnflow: warning: {path}: {uneven}; the samples are taken as equally spaced", file=sys.stderr)
+    for remark in series.remarks:
+        print(f"nnflow: warning: {path}: {remark}", file=sys.stderr)
     return series.recording, f"{path}: {series}"
 
 
