@@ -391,12 +391,20 @@ def _ensemble(options: Options, kind: type, settings: dict[str, Any]) -> tuple[n
     twice = sorted(set(values) & set(axes))
     if twice:
         raise Misuse(f"{', '.join(twice)}: in --set and in --scan; give one of them")
-    map = _map(options.map, values)
+    map = _map(_known_map(options.map), values)
     for name in axes:
         if name not in map.parameters and name not in map.coordinates:
             shown = [*map.parameters, *map.coordinates[:12]]
             raise Misuse(unknown(f"parameter or coordinate of {map.name}", name, shown, map.structure_hint(name)))
     return nnflow.Ensemble.grid(map, inits=options.inits, seed=options.seed or 0, **axes), ""
+
+
+def _known_map(name: str) -> str:
+    """The name of a map. Raises Misuse for a file that no series is read from."""
+    if name not in nnflow.maps and (Path(name).suffix or os.path.sep in name):
+        hint = f"Recorded series are read from {' and '.join(SERIES)} files."
+        raise Misuse(unknown("map", name, nnflow.maps.names(), hint))
+    return name
 
 
 def _map(name: str, values: Mapping[str, Any]) -> nnflow.Map:

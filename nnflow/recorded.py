@@ -133,14 +133,14 @@ def _doubts(name: str, column: Column, taken: bool) -> Iterator[str]:
 
 
 def _separator(path: Path) -> str:
-    """A hint if something else than commas parts the cells of the first line, or of the last."""
+    """A hint if something else than commas parts the cells of the last line."""
     if path.suffix.lower() == ".npy":
         return ""
-    lines = [line for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines() if line.strip()]
+    last = path.read_text(encoding="utf-8-sig", errors="replace").strip().rpartition("\n")[2]
     for mark, name in SEPARATORS.items():
-        ends = [[part for part in line.strip().split(mark) if part] for line in (lines[:1] + lines[-1:])]
-        if ends and len(ends[-1]) > 1 and (mark != " " or all(_number(part) is not None for part in ends[-1])):
-            return f" (commas part the cells; here {name} seem to)"
+        parts = last.split(mark)
+        if len(parts) > 1 and (mark != " " or all(_number(part) is not None for part in last.split())):
+            return f" ({name} seem to part the cells here: give commas)"
     return ""
 
 
@@ -264,27 +264,27 @@ def _column(name: str, cells: list[str | None], lines: list[int], headed: bool) 
     if not lossy:
         return Column(numbers, stamps=numbers)
     wrong = f"{cells[lossy[0]]!r} in column {name} loses digits as float64: scale or shift the column"
-    exact = [float(wholes[i] - wholes[known[0]]) if i in wholes else np.nan for i in range(len(cells))]
-    index = np.array(exact) if len(wholes) == len(known) else None
-    return Column(numbers, wrong, index, [cell or "" for cell in cells])
+    since = {i: whole - wholes[lossy[0]] for i, whole in wholes.items()}
+    fits = len(wholes) == len(known) and max(map(abs, since.values())) < 2**63
+    stamps = np.array([since.get(i, np.nan) for i in range(len(cells))], np.float64) if fits else None
+    return Column(numbers, wrong, stamps, [cell or "" for cell in cells])
 
 
 def _text_column(name: str, cells: list[str | None], lines: list[int], texts: list[int], headed: bool) -> Column:
     """A column with `texts` in it, of dates or of something else; says of the cell that fits least what to do."""
-    dates = _dates(cells)
-    known = sum(cell is not None for cell in cells)
+    dates, known = _dates(cells), sum(cell is not None for cell in cells)
     strange = [i for i in texts if np.isnan(dates[i])]
-    dated = 2 * (len(texts) - len(strange)) > known
-    at = (strange or texts)[0] if dated else texts[0]
-    wrong = f"{cells[at]!r} in column {name} is no {'date' if dated and strange else 'number'} (line {lines[at]})"
-    if dated or 2 * len(texts) < known:
-        hint = "leave missing samples empty, or write nan"
-        hint = "a row of units has no place below the header" if headed and texts == [0] and not dated else hint
-    else:
-        hint = "say which column is to be analysed (--observable); dates are read as 2020-01-31"
-    index = dates if dated and not strange and len(texts) == known else None
-    written = [cell or "" for cell in cells]
-    return Column(dates, f"{wrong}: {hint}", index, written, dated=index is not None)
+    dated = len(texts) == known and not strange
+    odd, kind, hint = texts, "number", "say which column is to be analysed (--observable); dates are read as 2020-01-31"
+    if strange and 2 * len(strange) < len(texts):
+        odd, kind = strange, "date"
+    if dated:
+        hint = "they are dates"
+    elif 2 * len(odd) < known:
+        units = headed and odd == [0]
+        hint = "a row of units has no place below the header" if units else "leave missing samples empty, or write nan"
+    wrong = f"{cells[odd[0]]!r} in column {name} is no {kind} (line {lines[odd[0]]}): {hint}"
+    return Column(dates, wrong, dates if dated else None, [cell or "" for cell in cells], dated)
 
 
 def _header(rows: list[list[str]]) -> list[str]:
