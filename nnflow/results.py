@@ -60,9 +60,10 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
         raise Refusal(f"{os.fspath(path)} is no netCDF file: {' '.join(str(error).split())}") from error
 
 
-def _check_whole(content: bytes | memoryview) -> None:
+def _check_whole(content: bytes | memoryview, own: bool) -> None:
     """Refuse what holds anything but arrays of its own: HDF5 would fetch the others from wherever the file says.
 
+    And what memory cannot hold, unless it is our `own`, which memory holds already: no work is lost for lack of room.
     What cannot be read at all raises here already, whatever h5py raises.
     """
     import h5py
@@ -74,14 +75,15 @@ def _check_whole(content: bytes | memoryview) -> None:
                 raise Refusal(f"{shown(name)} is a link, which nnflow.save never writes: what it leads to is not read")
             if not isinstance(file[name], h5py.Dataset):
                 raise Refusal(f"{shown(name)} is no array: nnflow.save writes nothing else")
-            _check_array(name, file[name])
+            _check_array(name, file[name], own)
 
 
-def _check_array(name: str, array: Any) -> None:
+def _check_array(name: str, array: Any, own: bool) -> None:
     """Refuse an array that lies elsewhere, or that memory cannot hold."""
     if array.is_virtual or array.external:
         raise Refusal(f"the numbers of {shown(name)} lie in another file, which is not read")
-    room(f"the numbers of {shown(name)}", *(array.shape or ()), -(-array.dtype.itemsize // 8))
+    if not own:
+        room(f"the numbers of {shown(name)}", *(array.shape or ()), -(-array.dtype.itemsize // 8))
 
 
 def _seal(content: bytes | memoryview) -> bytes:
@@ -96,7 +98,7 @@ def _content(dataset: xr.Dataset) -> memoryview:
             raise Refusal(f"{shown(name)} is {variable.dtype}: give real and imaginary part as two variables")
     try:
         content = dataset.to_netcdf(engine="h5netcdf")
-        back = _dataset(content)
+        back = _dataset(content, own=True)
     except MemoryError:
         raise
     except Exception as error:
@@ -110,7 +112,7 @@ def _content(dataset: xr.Dataset) -> memoryview:
     return content
 
 
-def _dataset(content: bytes | memoryview) -> xr.Dataset:
+def _dataset(content: bytes | memoryview, own: bool = False) -> xr.Dataset:
     """The dataset in a netCDF file. A variable with units = "days" stays the number that it is."""
-    _check_whole(content)
+    _check_whole(content, own)
     return xr.load_dataset(BytesIO(content), engine="h5netcdf", decode_times=False, decode_timedelta=False)

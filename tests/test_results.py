@@ -240,6 +240,18 @@ def test_what_would_come_back_as_something_else_is_refused(tmp_path: Path, datas
     assert not list(tmp_path.iterdir())
 
 
+def test_what_fits_into_memory_is_saved_though_not_three_times(
+    tmp_path: Path, result: xr.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*asked: Any) -> None:
+        raise nnflow.Refusal("no room")
+
+    monkeypatch.setattr("nnflow.results.room", none)
+    nnflow.save(result, tmp_path / "a.nc")
+    with pytest.raises(nnflow.Refusal, match="no room"):
+        nnflow.load(tmp_path / "a.nc")
+
+
 def test_no_bytes_are_written_by_a_library_that_a_full_disk_breaks(
     nnflow_command: Command, tmp_path: Path, result: xr.Dataset
 ) -> None:
