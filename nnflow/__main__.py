@@ -391,12 +391,20 @@ def _ensemble(options: Options, kind: type, settings: dict[str, Any]) -> tuple[n
     twice = sorted(set(values) & set(axes))
     if twice:
         raise Misuse(f"{', '.join(twice)}: in --set and in --scan; give one of them")
-    map = _map(options.map, values)
+    map = _map(_known_map(options.map), values)
     for name in axes:
         if name not in map.parameters and name not in map.coordinates:
             shown = [*map.parameters, *map.coordinates[:12]]
             raise Misuse(unknown(f"parameter or coordinate of {map.name}", name, shown, map.structure_hint(name)))
     return nnflow.Ensemble.grid(map, inits=options.inits, seed=options.seed or 0, **axes), ""
+
+
+def _known_map(name: str) -> str:
+    """The name of a map. Raises Misuse for a file that no series is read from."""
+    if name not in nnflow.maps and (Path(name).suffix or os.path.sep in name):
+        hint = f"Recorded series are read from {' and '.join(SERIES)} files."
+        raise Misuse(unknown("map", name, nnflow.maps.names(), hint))
+    return name
 
 
 def _map(name: str, values: Mapping[str, Any]) -> nnflow.Map:
@@ -463,8 +471,8 @@ def _recording(path: Path, kind: type, settings: dict[str, Any]) -> tuple[nnflow
     series = read_series(path, wanted, alone=name is not None)
     if not wanted and name is not None and series.others:
         settings[name] = series.recording.names[0] if name == "observable" else series.recording.names
-    for uneven in series.uneven:
-        print(f"nnflow: warning: {path}: {uneven}; the samples are taken as equally spaced", file=sys.stderr)
+    for remark in series.remarks:
+        print(f"nnflow: warning: {path}: {remark}", file=sys.stderr)
     return series.recording, f"{path}: {series}"
 
 

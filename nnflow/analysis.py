@@ -25,8 +25,10 @@ from dataclasses import dataclass, fields
 from functools import wraps
 from typing import Any, TypeAlias, get_type_hints
 
+import numpy as np
+
 from nnflow.ensemble import Ensemble, Recording
-from nnflow.names import Refusal
+from nnflow.names import Refusal, shown
 from nnflow.settings import at_least as at_least
 from nnflow.settings import convert_fields, refusing
 from nnflow.settings import one_of as one_of
@@ -96,6 +98,47 @@ def refuse_reserved(kind: type) -> None:
     taken = [f.name for f in fields(kind) if f.name in OF_RUN]
     if taken:
         raise Refusal(f"the settings {', '.join(taken)} are arguments of run itself: rename them")
+
+
+def check_result(name: str, result: Any) -> None:
+    """Refuse what an analysis returned if it is not what `Analysis` says, or if no file can hold it.
+
+    Raises TypeError for another form or kind of numbers, ValueError where `escaped` is missing.
+    """
+    if not isinstance(result, Mapping):
+        raise TypeError(f"{name} returned {shown(result)}: return {{name: (dims, array)}}, first dim 'member'")
+    if "escaped" not in result:
+        raise ValueError(f"{name} returned no 'escaped': return {{…, 'escaped': ('member', after.escaped)}}")
+    for variable, part in result.items():
+        if not (isinstance(variable, str) and _is_variable(part)):
+            raise TypeError(
+                f"{name}: variable {shown(variable)} is {shown(part)}: return {{name: (dims, array)}} or "
+                "{name: (dims, array, attributes)}, first dim 'member'"
+            )
+        if (found := _unwritable(part[1])) is not None:
+            raise TypeError(
+                f"{name}: variable {variable!r} is {found}, which no file holds: return an array of numbers or texts, "
+                "of complex numbers the real and the imaginary part as two variables"
+            )
+
+
+def _is_variable(part: Any) -> bool:
+    """Whether it is ``(dims, array)`` or ``(dims, array, attributes)``."""
+    if not isinstance(part, (tuple, list)) or len(part) not in (2, 3):
+        return False
+    dims = (part[0],) if isinstance(part[0], str) else part[0]
+    named = isinstance(dims, (tuple, list)) and all(isinstance(dim, str) for dim in dims)
+    return named and all(isinstance(attributes, Mapping) for attributes in part[2:])
+
+
+def _unwritable(values: Any) -> str | None:
+    """What an array of neither numbers nor texts is of."""
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        return "of rows of unequal length"
+    texts = array.dtype.kind in "UT" or (array.dtype.kind == "O" and all(isinstance(each, str) for each in array.flat))
+    return None if texts or array.dtype.kind in "biuf" else f"of dtype {array.dtype}"
 
 
 def takes_recordings(kind: type[Analysis]) -> bool:

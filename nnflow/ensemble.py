@@ -33,8 +33,8 @@ from nnflow.map import (
 )
 from nnflow.names import Refusal, shown, unknown
 from nnflow.room import room
-from nnflow.settings import checked, convert, numbers, plain, whole
-from nnflow.values import real
+from nnflow.settings import checked, convert, is_bool, numbers, plain, whole
+from nnflow.values import leaves, real
 
 STRETCHES = 2**18  # log-stretches of single steps that are held at a time
 CALL = 0.15  # seconds: how long one call of a verb is meant to take, so that Ctrl-C and progress bars work
@@ -523,7 +523,7 @@ def _members(given: Any, count: int) -> IntArray:
     chosen = np.asarray(plain(given))
     if chosen.dtype == bool and chosen.size == count:
         return np.flatnonzero(chosen)
-    if chosen.dtype.kind not in "iu" and chosen.size:
+    if (chosen.dtype.kind not in "iu" and chosen.size) or any(map(is_bool, leaves(given))):
         raise Refusal(f"members = {shown(given)}: give whole numbers, or a mask of {count} bools")
     chosen = chosen.ravel()
     outside = chosen[(chosen < 0) | (chosen >= count)]

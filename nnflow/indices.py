@@ -1,12 +1,14 @@
 """Whether a column of a table is an index: it counts the rows or tells their time, and was not measured.
 
 A column is known by its name, or by its numbers if it has none that says more. An index may have holes, repetitions
-and rows that were lost or put in twice: then the samples beside it are not equally spaced, and that is said.
+and rows that were lost or put in twice: then the samples beside it are not equally spaced, and that is said. One that
+falls at every sample has the newest first, and the rows are turned round.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -32,44 +34,54 @@ def is_index(name: str, values: Array, first: bool) -> bool | None:
     """Whether numbers ``(…, time)`` are an index, the `first` column or not; None if they may be one or measured.
 
     It is one that is named so and goes one way; or, in whole numbers that go one way, the first, and any in equal
-    steps; or, without a name, any that rises in equal steps.
+    steps; or, without a name, any that rises in equal steps. What falls under another name may be a countdown.
     """
-    steps = _steps(values)
-    rising, falling = int((steps > 0).sum()), int((steps < 0).sum())
-    way = max(rising, falling) / (rising + falling) if rising + falling else 1.0
+    rising, falling, steps = np.array([_ways(row) for row in values.reshape(-1, values.shape[-1])]).T
+    moves = int((rising + falling).sum())
+    way = float(np.maximum(rising, falling).sum() / moves) if moves else 1.0
     if is_named(name):
         return True if way >= MOSTLY else False if len(name) == 1 else None
-    if len(steps) < 2 or way < MOSTLY or not rising + falling or np.isinf(values).any():
+    if steps.sum() < 2 or way < MOSTLY or not moves or np.isinf(values).any():
         return False
-    even = not unevenness(name, values)
+    even, nameless = not unevenness(name, values), re.fullmatch(r"x[0-9]+", name)
     if (values == np.round(values))[~np.isnan(values)].all():
-        return True if way == 1.0 and (first or even) else None
-    if re.fullmatch(r"x[0-9]+", name) and rising == len(steps):
+        return True if way == 1.0 and (first or even) and (nameless or rising.any()) else None
+    if nameless and (rising == steps).all():
         return True if even else None
     return None if even else False
 
 
-def unevenness(name: str, values: Array | str) -> str:
-    """Where an index ``(…, time)`` is not equally spaced, in words; "" if it is."""
-    if isinstance(values, str):
-        return f"{name} is not checked for holes, for it is no column of numbers"
+def unevenness(name: str, values: Array, cells: Sequence[str] = ()) -> str:
+    """Where an index ``(…, time)`` is not equally spaced, in words, with its `cells` as written; "" if it is."""
     for row in values.reshape(-1, values.shape[-1]):
-        missing = np.flatnonzero(np.isnan(row))
+        missing = np.flatnonzero(~np.isfinite(row))
         if missing.size:
-            return f"{name} is empty at sample {missing[0]}"
-        steps = np.diff(row)
+            return f"{name} is {'empty' if np.isnan(row[missing[0]]) else 'infinite'} at sample {missing[0]}"
+        with np.errstate(over="ignore"):
+            steps = np.diff(row)
         usual = float(np.median(steps)) if steps.size else 0.0
         with np.errstate(invalid="ignore"):
             odd = np.flatnonzero(np.abs(steps - usual) > 1e-6 * abs(usual) + 4 * np.spacing(np.abs(row).max()))
         if odd.size:
-            return (
-                f"{name} is not equally spaced: {row[odd[0]]:.15g}, then {row[odd[0] + 1]:.15g} at sample {odd[0] + 1}"
-            )
+            one, other = (cells[i] if cells else f"{row[i]:.15g}" for i in (odd[0], odd[0] + 1))
+            return f"{name} is not equally spaced: {one}, then {other} at sample {odd[0] + 1}"
     return ""
 
 
-def _steps(values: Array) -> Array:
-    """All differences of neighbours that are known, of all rows in one line."""
-    rows = values.reshape(-1, values.shape[-1])
-    with np.errstate(invalid="ignore"):
-        return np.concatenate([np.diff(row[~np.isnan(row)]) for row in rows])
+def direction(values: Array) -> int | None:
+    """1 for an index ``(…, time)`` that rises, here and there a step back apart, 0 for one that stands still, -1 for
+    one that falls at every sample, the newest first; None if it does not tell in which order the samples came.
+    """
+    ways = set()
+    for row in values.reshape(-1, values.shape[-1]):
+        rising, falling, steps = _ways(row)
+        falls = falling == steps > 0
+        ways.add(-1 if falls else None if rising < MOSTLY * (rising + falling) else int(rising > 0))
+    return next(iter(ways)) if len(ways) == 1 else 1 if ways == {0, 1} else None
+
+
+def _ways(row: Array) -> tuple[int, int, int]:
+    """How many steps between neighbours that are known rise, and fall, of how many."""
+    with np.errstate(over="ignore"):
+        steps = np.diff(row[np.isfinite(row)])
+    return int((steps > 0).sum()), int((steps < 0).sum()), len(steps)

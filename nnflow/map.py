@@ -483,6 +483,7 @@ def project_out(v: Array, basis: Array) -> Array:
 
 def length(d: Array, norm: str) -> Array:
     """The norm of the last axis: "l1", "l2" or "max". Raises ValueError for another name."""
+    d = np.ascontiguousarray(d)  # so that sums take one order, whatever the number of members
     if norm == "l1":
         return np.asarray(np.abs(d).sum(axis=-1))
     if norm == "l2":

@@ -1,47 +1,77 @@
 """A recorded series in a file, .csv or .npy, as pandas and numpy read it; nothing in it is unpickled.
 
 Rows are times, columns are channels. What could be taken in two ways is refused, and what is chosen is said: whether
-the first row is a header, which leading columns only count the rows or tell the time, which column is analysed.
+the first row is a header, which leading columns only count the rows or tell the time, which column is analysed, and
+whether the rows were turned round, for the newest was first.
 """
 
 from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from io import StringIO
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from nnflow.ensemble import Recording
-from nnflow.indices import is_index, is_named, unevenness
+from nnflow.indices import direction, is_index, is_named, unevenness
 from nnflow.map import Array
 from nnflow.names import Refusal, unknown
 from nnflow.values import real
 
 SERIES = (".csv", ".npy")
-Table: TypeAlias = dict[str, Array | str]  # a column of numbers, or the first of its cells that is none
 WHOLE = re.compile(r"[+-]?[0-9]+")
+Row: TypeAlias = tuple[int, list[str]]  # the number of the line, and its cells
+SEPARATORS = {";": "semicolons", "\t": "tabs", " ": "spaces"}
+
+
+class Column(NamedTuple):
+    """The numbers of a column, missing ones NaN; `wrong` says of one of its cells that it is none.
+
+    `stamps`: the column as an index, if it can be one; of dates and of large whole numbers, the `cells` as written.
+    """
+
+    numbers: Array
+    wrong: str = ""
+    stamps: Array | None = None
+    cells: Sequence[str] = ()
+    dated: bool = False
+
+    def turned(self) -> Column:
+        """The column with the last row first."""
+        stamps = None if self.stamps is None else self.stamps[..., ::-1]
+        return self._replace(numbers=self.numbers[..., ::-1], stamps=stamps, cells=self.cells[::-1])
+
+
+class Table(NamedTuple):
+    """The columns by name, and whether a header has named them; None where there can be none."""
+
+    columns: dict[str, Column]
+    headed: bool | None = None
 
 
 class Series(NamedTuple):
     """What is analysed of a file, which columns were taken for the time or a count of the rows, and what is left.
 
-    `uneven` says of each index where it is not equally spaced, and so whether the samples are.
+    `remarks` say of each index where it is not equally spaced, and so whether the samples are, and what else may put
+    them in another order than that of time.
     """
 
     recording: Recording
     times: tuple[str, ...]
     others: tuple[str, ...]
-    uneven: tuple[str, ...] = ()
+    headed: bool | None = None
+    remarks: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         words = [f"{_listed(self.recording.names)} is analysed, {self.recording.samples} samples"]
+        words += ["no header: the first row is a sample"] if self.headed is False else []
         words += [f"taken as the index: {_listed(self.times)}"] if self.times else []
         words += [f"left out: {_listed(self.others)}"] if self.others else []
-        return "; ".join([*words, *self.uneven])
+        return "; ".join([*words, *self.remarks])
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -57,18 +87,61 @@ def read_series(path: Path, wanted: Sequence[str] = (), alone: bool = False) -> 
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
-        table = _array(path) if path.suffix.lower() == ".npy" else _table(path)
-        times = _times(table, wanted)
-        names = [name for name in table if name not in times]
+        columns, headed = _array(path) if path.suffix.lower() == ".npy" else _table(path)
+        times = _times(columns, wanted)
+        names = [name for name in columns if name not in times]
         for name in wanted:
             if name not in names:
                 raise ValueError(unknown("column", name, names))
         chosen = list(wanted) or (names[:1] if alone else names)
-        recording = Recording(np.stack([_checked(name, table[name]) for name in chosen], axis=-1), chosen)
+        if turned := _falls({name: columns[name] for name in times}):
+            columns = {name: column.turned() for name, column in columns.items()}
+        recording = Recording(np.stack([_checked(columns[name]) for name in chosen], axis=-1), chosen)
     except (ValueError, EOFError, csv.Error) as error:
-        raise Refusal(f"{path} cannot be read as a table of numbers: {error}") from error
-    uneven = filter(None, (unevenness(name, table[name]) for name in times))
-    return Series(recording, tuple(times), tuple(name for name in names if name not in chosen), tuple(uneven))
+        raise Refusal(f"{path} cannot be read as a table of numbers: {error}{_separator(path)}") from error
+    remarks = [f"{_listed(times)} falls: the newest row was first, the rows are turned round"] if turned else []
+    remarks += [
+        words for name in columns if name not in chosen for words in _doubts(name, columns[name], name in times)
+    ]
+    return Series(recording, tuple(times), tuple(name for name in names if name not in chosen), headed, tuple(remarks))
+
+
+def _falls(times: dict[str, Column]) -> bool:
+    """Whether the newest row comes first. Raises ValueError if the columns that tell it do not agree."""
+    ways = {name: direction(column.stamps) for name, column in times.items() if column.stamps is not None}
+    for name, way in ways.items():
+        if way is None:
+            raise ValueError(f"column {name} rises and falls, or stands still while it falls: sort the rows by it")
+    names = [next((name for name in ways if ways[name] == way), None) for way in (1, -1)]
+    if None not in names:
+        raise ValueError(f"column {names[0]} rises and column {names[1]} falls: leave out the one that is no time")
+    return names[1] is not None
+
+
+def _doubts(name: str, column: Column, taken: bool) -> Iterator[str]:
+    """What an index, `taken` for one or left out, says against samples that are equally spaced and in order."""
+    if not (taken or column.dated or is_named(name)):
+        return
+    if column.stamps is None:
+        yield f"{name} is not checked for order and holes, for it is no column of numbers or dates"
+    elif not taken and not column.dated and is_index(name, column.stamps, first=False) is False:
+        return
+    elif direction(column.stamps) not in (0, 1):
+        yield f"{name}, left out, does not rise: the samples are taken in the order of the rows"
+    elif uneven := unevenness(name, column.stamps, column.cells):
+        yield f"{uneven}; the samples are taken as equally spaced"
+
+
+def _separator(path: Path) -> str:
+    """A hint if something else than commas parts the cells of the last line."""
+    if path.suffix.lower() == ".npy":
+        return ""
+    last = path.read_text(encoding="utf-8-sig", errors="replace").strip().rpartition("\n")[2]
+    for mark, name in SEPARATORS.items():
+        parts = last.split(mark)
+        if len(parts) > 1 and (mark != " " or all(_number(part) is not None for part in last.split())):
+            return f" ({name} seem to part the cells here: give commas)"
+    return ""
 
 
 def _array(path: Path) -> Table:
@@ -86,7 +159,8 @@ def _array(path: Path) -> Table:
         raise ValueError(f"its shape is {values.shape}: give (time,) or (time, channel)")
     numbers = real(values, "its values")
     channels = [numbers] if numbers.ndim == 1 else list(np.moveaxis(numbers, -1, 0))
-    return dict(zip(_counted(len(channels)), channels, strict=True))
+    columns = [Column(channel, stamps=channel) for channel in channels]
+    return Table(dict(zip(_counted(len(columns)), columns, strict=True)))
 
 
 def _counted(count: int) -> list[str]:
@@ -96,24 +170,27 @@ def _counted(count: int) -> list[str]:
 def _table(path: Path) -> Table:
     """The columns of a CSV file by name, without those that only commas at the ends of the rows make."""
     rows = _rows(path)
-    header = _header(rows)
-    columns = _columns(rows[1:] if header else rows)
-    names = header or _counted(len(columns))
-    table = dict(zip(names, columns, strict=True))
-    nameless = [name for name, cell in zip(names, rows[0], strict=True) if not header or not cell]
-    empty = [name for name in nameless if not isinstance(table[name], str) and np.isnan(table[name]).all()]
-    return {name: column for name, column in table.items() if name not in empty} or table
+    header = _header([cells for _, cells in rows])
+    if header and not rows[1:]:
+        raise ValueError("it has a header and no samples")
+    samples = rows[1:] if header else rows
+    known = _known([cells for _, cells in samples])
+    names = header or _counted(len(known))
+    lines = [line for line, _ in samples]
+    columns = {name: _column(name, cells, lines, bool(header)) for name, cells in zip(names, known, strict=True)}
+    nameless = [name for name, cell in zip(names, rows[0][1], strict=True) if not header or not cell]
+    empty = [name for name in nameless if not columns[name].wrong and np.isnan(columns[name].numbers).all()]
+    return Table({name: column for name, column in columns.items() if name not in empty} or columns, bool(header))
 
 
-def _checked(name: str, column: Array | str) -> Array:
-    if isinstance(column, str):
-        wrong = "loses digits as float64: scale or shift the column" if WHOLE.fullmatch(column) else "is no number"
-        raise ValueError(f"{column!r} in column {name} {wrong}")
-    return column
+def _checked(column: Column) -> Array:
+    if column.wrong:
+        raise ValueError(column.wrong)
+    return column.numbers
 
 
-def _rows(path: Path) -> list[list[str]]:
-    """The cells. Raises ValueError for an empty file, rows of unequal length, and a blank line that may be a sample."""
+def _rows(path: Path) -> list[Row]:
+    """The lines. Raises ValueError for an empty file, rows of unequal length, and a blank line that may be a sample."""
     text = path.read_text(encoding="utf-8-sig")
     if "\0" in text:
         raise ValueError("it holds NUL characters, and so is no text")
@@ -133,45 +210,88 @@ def _rows(path: Path) -> list[list[str]]:
     blank = [number for number, row in lines if not row and number > rows[0][0]]
     if blank and width == 1:
         raise ValueError(f"line {blank[0]} is blank: write nan for a missing sample, or leave the line out")
-    return [row for _, row in rows]
+    return rows
 
 
 def _comment(row: list[str], following: list[str]) -> bool:
-    """Whether a line that begins with # is no header: another one, or a row of another length, comes after it."""
-    return len(row) != len(following) or following[0].startswith("#")
+    """Whether a line that begins with # is no header: another one, a row of names or of another length comes after."""
+    names = all(cell and _number(cell) is None and np.isnan(_dates([cell])).all() for cell in following)
+    return len(row) != len(following) or following[0].startswith("#") or names
 
 
-def _columns(rows: list[list[str]]) -> list[Array | str]:
-    """The columns as numbers, to the last bit, what pandas takes for missing as NaN; or a cell that is none."""
+def _known(rows: list[list[str]]) -> list[list[str | None]]:
+    """The cells of each column, None where pandas takes them for missing."""
     import pandas as pd
 
-    if not rows:
-        raise ValueError("it has a header and no samples")
     text = StringIO()
     csv.writer(text).writerows(rows)
     text.seek(0)
     table = pd.read_csv(text, header=None, dtype=str, skip_blank_lines=False)
-    return [_numbers(table[i]) for i in table]
+    return [[cell if isinstance(cell, str) else None for cell in table[i]] for i in table]
 
 
-def _numbers(cells: Any) -> Array | str:
-    values = np.full(len(cells), np.nan)
-    for i, cell in enumerate(cells):
-        if isinstance(cell, str):
-            try:
-                values[i] = float(cell if "_" not in cell else "")
-            except ValueError:
-                return cell
-            if WHOLE.fullmatch(cell) and (np.isinf(values[i]) or int(cell) != int(values[i])):
-                return cell
-    return values
+def _number(cell: str) -> float | None:
+    """What a cell says, to the last bit; None if that is no number."""
+    try:
+        return float(cell if "_" not in cell else "")
+    except ValueError:
+        return None
+
+
+def _dates(cells: Sequence[str | None]) -> Array:
+    """ISO dates as seconds, or as months if all are the same day of one, or its last; NaN for what is no date."""
+    import pandas as pd
+
+    texts = pd.Series([cell if cell and cell[0].isdigit() else None for cell in cells], dtype=object)
+    stamps = pd.to_datetime(texts, format="ISO8601", errors="coerce", utc=True)
+    for days in (stamps, stamps + pd.Timedelta(days=1)):
+        known = days.dropna()
+        if known.dt.day.nunique() == 1 and (known == known.dt.normalize()).all():
+            return np.asarray(12 * days.dt.year + days.dt.month, np.float64)
+    return np.asarray((stamps - stamps.min()).dt.total_seconds(), np.float64)
+
+
+def _column(name: str, cells: list[str | None], lines: list[int], headed: bool) -> Column:
+    """A column of numbers, of dates, or of something else."""
+    known = [i for i, cell in enumerate(cells) if cell is not None]
+    found = {i: _number(str(cells[i])) for i in known}
+    numbers = np.array([np.nan if (number := found.get(i)) is None else number for i in range(len(cells))])
+    texts = [i for i in known if found[i] is None]
+    if texts:
+        return _text_column(name, cells, lines, texts, headed)._replace(numbers=numbers)
+    wholes = {i: int(str(cells[i])) for i in known if WHOLE.fullmatch(str(cells[i]))}
+    lossy = [i for i, whole in wholes.items() if np.isinf(numbers[i]) or whole != int(numbers[i])]
+    if not lossy:
+        return Column(numbers, stamps=numbers)
+    wrong = f"{cells[lossy[0]]!r} in column {name} loses digits as float64: scale or shift the column"
+    since = {i: whole - wholes[lossy[0]] for i, whole in wholes.items()}
+    fits = len(wholes) == len(known) and max(map(abs, since.values())) < 2**63
+    stamps = np.array([since.get(i, np.nan) for i in range(len(cells))], np.float64) if fits else None
+    return Column(numbers, wrong, stamps, [cell or "" for cell in cells])
+
+
+def _text_column(name: str, cells: list[str | None], lines: list[int], texts: list[int], headed: bool) -> Column:
+    """A column with `texts` in it, of dates or of something else; says of the cell that fits least what to do."""
+    dates, known = _dates(cells), sum(cell is not None for cell in cells)
+    strange = [i for i in texts if np.isnan(dates[i])]
+    dated = len(texts) == known and not strange
+    odd, kind, hint = texts, "number", "say which column is to be analysed (--observable); dates are read as 2020-01-31"
+    if strange and 2 * len(strange) < len(texts):
+        odd, kind = strange, "date"
+    if dated:
+        hint = "they are dates"
+    elif 2 * len(odd) < known:
+        units = headed and odd == [0]
+        hint = "a row of units has no place below the header" if units else "leave missing samples empty, or write nan"
+    wrong = f"{cells[odd[0]]!r} in column {name} is no {kind} (line {lines[odd[0]]}): {hint}"
+    return Column(dates, wrong, dates if dated else None, [cell or "" for cell in cells], dated)
 
 
 def _header(rows: list[list[str]]) -> list[str]:
     """The names in the first row, or none if it is a row of numbers. Raises ValueError if it may be either."""
-    first = _columns(rows[:1])
-    texts = [column for column in first if isinstance(column, str) and not WHOLE.fullmatch(column)]
-    numbers = [column for column, cell in zip(first, rows[0], strict=True) if cell and not isinstance(column, str)]
+    first = [cells[0] for cells in _known(rows[:1])]
+    texts = [cell for cell in first if cell is not None and _number(cell) is None]
+    numbers = [raw for raw, cell in zip(rows[0], first, strict=True) if raw and (cell is None or cell not in texts)]
     if texts and numbers:
         raise ValueError(f"the first row has numbers and {texts[0]!r}: give a row of names, or numbers in every row")
     if not texts and not _pandas_columns(rows):
@@ -194,25 +314,24 @@ def _pandas_columns(rows: list[list[str]]) -> bool:
     )
 
 
-def _times(table: Table, wanted: Sequence[str]) -> list[str]:
-    """The leading columns that are no measured series: they tell the time, count the rows, or are text beside numbers.
+def _times(columns: dict[str, Column], wanted: Sequence[str]) -> list[str]:
+    """The leading columns that are no measured series: they tell the time or count the rows.
 
     None of them is `wanted`. Raises ValueError if nothing is wanted and a column may be one, or nothing else is there.
     """
     found: list[str] = []
-    last = list(table)[-1]
-    for name, column in table.items():
-        if name in wanted or (name == last and (isinstance(column, str) or not is_named(name))):
+    last = list(columns)[-1]
+    for name, column in columns.items():
+        if name in wanted or column.stamps is None or (name == last and (column.wrong or not is_named(name))):
             return found
-        if not isinstance(column, str):
-            index = is_index(name, column, first=not found)
-            if index is None and not wanted:
-                raise ValueError(
-                    f"column {name} may be an index or measured: say which column is to be analysed (--observable), "
-                    "or leave the index out of the file"
-                )
-            if not index:
-                return found
+        index = column.dated or is_index(name, column.stamps, first=not found)
+        if index is None and not wanted:
+            raise ValueError(
+                f"column {name} may be an index or measured: say which column is to be analysed (--observable), "
+                "or leave the index out of the file"
+            )
+        if not index:
+            return found
         found.append(name)
     if not wanted:
         raise ValueError(f"it holds nothing but an index, {_listed(found)}: give --observable {last} if measured")

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from nnflow.analysis import Analysis
+from nnflow.analysis import Analysis, check_result
 from nnflow.ensemble import Axis, Ensemble, Recording
 from nnflow.names import Refusal
 from nnflow.settings import whole
@@ -41,7 +41,7 @@ class Rehearsed(Ensemble):
         raise Enough
 
 
-def rehearse(method: Analysis, ensemble: Ensemble | Recording, axes: bool) -> set[str]:
+def rehearse(name: str, method: Analysis, ensemble: Ensemble | Recording, axes: bool) -> set[str]:
     """Call an analysis as far as its first record, and return the names that its result will have.
 
     Only the names that can be known: none where there are no axes that they could clash with, or where the analysis
@@ -51,7 +51,7 @@ def rehearse(method: Analysis, ensemble: Ensemble | Recording, axes: bool) -> se
         if isinstance(ensemble, Ensemble):
             with suppress(Enough):
                 method(_stopping(ensemble))
-        return _names(method, ensemble) if axes else set()
+        return _names(name, method, ensemble) if axes else set()
 
 
 _silence: list[Any] = []  # what to leave again, once for each rehearsal that goes on
@@ -90,12 +90,16 @@ def _stopping(ensemble: Ensemble) -> Rehearsed:
     return Rehearsed(**{**given, "map": map, "tick": None, "pace": {}})
 
 
-def _names(method: Analysis, ensemble: Ensemble | Recording) -> set[str]:
+def _names(name: str, method: Analysis, ensemble: Ensemble | Recording) -> set[str]:
     """The names in the result of a short run of one member; none if it fails, for it may only have been too short."""
+    result: Any = None
     one: Any = ensemble.take([0], tuple(Axis(axis.name, axis.values[:1], axis.kind) for axis in ensemble.axes))
     with suppress(Exception), np.errstate(all="ignore"):
-        return names_of(shortened(method)(replace(one, tick=None)))
-    return set()
+        result = shortened(method)(replace(one, tick=None))
+    if result is None:
+        return set()
+    check_result(name, result)
+    return names_of(result)
 
 
 def names_of(result: Any) -> set[str]:

@@ -60,7 +60,6 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
     if not _readable(content):
         raise Refusal(f"{os.fspath(path)} cannot be read: the library that reads it crashes, or does not come back")
     try:
-        _check_whole(content)
         return _dataset(content)
     except MemoryError:
         raise
@@ -86,7 +85,6 @@ def _readable(content: bytes) -> bool:
         try:
             signal.signal(signal.SIGXCPU, signal.SIG_DFL)
             resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-            _check_whole(content)
             _dataset(content)
         finally:
             os._exit(0)
@@ -94,7 +92,7 @@ def _readable(content: bytes) -> bool:
 
 
 def _ends_by_itself(child: int, seconds: float) -> bool:
-    """Whether a child is not ended by a signal, within some time; after that it is killed, and counts as one."""
+    """Whether a child ends otherwise than by a signal; one that has not ended after so long is killed, and counts too."""
     end, gone, status = time.monotonic() + seconds, 0, 0
     try:
         while not gone and time.monotonic() < end:
@@ -107,9 +105,10 @@ def _ends_by_itself(child: int, seconds: float) -> bool:
     return not os.WIFSIGNALED(status)
 
 
-def _check_whole(content: bytes) -> None:
+def _check_whole(content: bytes | memoryview, own: bool) -> None:
     """Refuse what holds anything but arrays of its own: HDF5 would fetch the others from wherever the file says.
 
+    And what memory cannot hold, unless it is our `own`, which memory holds already: no work is lost for lack of room.
     What cannot be read at all raises here already, whatever h5py raises.
     """
     import h5py
@@ -121,14 +120,15 @@ def _check_whole(content: bytes) -> None:
                 raise Refusal(f"{shown(name)} is a link, which nnflow.save never writes: what it leads to is not read")
             if not isinstance(file[name], h5py.Dataset):
                 raise Refusal(f"{shown(name)} is no array: nnflow.save writes nothing else")
-            _check_array(name, file[name])
+            _check_array(name, file[name], own)
 
 
-def _check_array(name: str, array: Any) -> None:
+def _check_array(name: str, array: Any, own: bool) -> None:
     """Refuse an array that lies elsewhere, or that memory cannot hold."""
     if array.is_virtual or array.external:
         raise Refusal(f"the numbers of {shown(name)} lie in another file, which is not read")
-    room(f"the numbers of {shown(name)}", *(array.shape or ()), -(-array.dtype.itemsize // 8))
+    if not own:
+        room(f"the numbers of {shown(name)}", *(array.shape or ()), -(-array.dtype.itemsize // 8))
 
 
 def _seal(content: bytes | memoryview) -> bytes:
@@ -138,9 +138,12 @@ def _seal(content: bytes | memoryview) -> bytes:
 
 def _content(dataset: xr.Dataset) -> memoryview:
     """The netCDF file of a dataset. Raises Refusal if it would not bring back the same."""
+    for name, variable in dataset.variables.items():
+        if variable.dtype.kind == "c":
+            raise Refusal(f"{shown(name)} is {variable.dtype}: give real and imaginary part as two variables")
     try:
         content = dataset.to_netcdf(engine="h5netcdf")
-        back = _dataset(content)
+        back = _dataset(content, own=True)
     except MemoryError:
         raise
     except Exception as error:
@@ -154,6 +157,7 @@ def _content(dataset: xr.Dataset) -> memoryview:
     return content
 
 
-def _dataset(content: bytes | memoryview) -> xr.Dataset:
+def _dataset(content: bytes | memoryview, own: bool = False) -> xr.Dataset:
     """The dataset in a netCDF file. A variable with units = "days" stays the number that it is."""
+    _check_whole(content, own)
     return xr.load_dataset(BytesIO(content), engine="h5netcdf", decode_times=False, decode_timedelta=False)

@@ -32,7 +32,7 @@ import xarray as xr
 from threadpoolctl import ThreadpoolController
 from tqdm import tqdm
 
-from nnflow.analysis import Analysis, Result, first, refuse_reserved, takes_recordings
+from nnflow.analysis import Analysis, Result, check_result, first, refuse_reserved, takes_recordings
 from nnflow.ensemble import Axis, Ensemble, Recording, refuse_endless
 from nnflow.map import IntArray, Map
 from nnflow.names import Refusal, shown, unknown
@@ -184,7 +184,7 @@ def _map(
     parts = [replace(part, tick=tick if local else None) for _, part in chunks]
     futures: list[Future[Any]] = []
     try:
-        look = partial(rehearse, method, axes=bool(axes))
+        look = partial(rehearse, name, method, axes=bool(axes))
         futures.append(_submitted(pool, forked(look), replace(parts[0], tick=None)))
         refuse_clash(name, axes, next(_outcome(future, pool) for future in _as_completed(futures)))
         futures.clear()
@@ -272,11 +272,12 @@ def _shape(
     results: list[Result],
 ) -> xr.Dataset:
     for result in results:
-        if not isinstance(result, Mapping):
-            raise TypeError(f"{name} returned {shown(result)}: return {{name: (dims, array)}}, first dim 'member'")
+        check_result(name, result)
+        if set(result) != set(results[0]):
+            raise ValueError(
+                f"{name} returned {shown(sorted(result))} for some members, {shown(sorted(results[0]))} for others"
+            )
     refuse_clash(name, ensemble.axes, names_of(results[0]))  # of names that no rehearsal could foresee
-    if "escaped" not in results[0]:
-        raise ValueError(f"{name} returned no 'escaped': return {{…, 'escaped': ('member', after.escaped)}}")
     axes = [axis.name for axis in ensemble.axes]
     variables, coordinates = {}, {axis.name: (axis.name, axis.values) for axis in ensemble.axes}
     for variable in results[0]:

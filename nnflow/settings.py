@@ -25,7 +25,7 @@ from pydantic import BeforeValidator, ConfigDict, PydanticUserError, TypeAdapter
 from pydantic_core import to_jsonable_python
 
 from nnflow.names import Refusal, shown
-from nnflow.values import real
+from nnflow.values import leaves, real
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -87,6 +87,11 @@ def _several(value: Any) -> Any:
     return tuple(value) if isinstance(value, Iterable) and getattr(value, "shape", None) != () else value
 
 
+def _kept(value: Any) -> Any:
+    """What a generator gives, for the first kind of a union that is tried would leave nothing to the others."""
+    return tuple(map(_kept, value)) if isinstance(value, Iterator) or type(value) in (list, tuple) else value
+
+
 def _several_or_one(value: Any) -> Any:
     return (value,) if isinstance(value, str) or not isinstance(value, Iterable) else _several(value)
 
@@ -109,7 +114,8 @@ def _typed(annotation: Any, alone: bool = True) -> Any:
     if origin is Annotated:
         return Annotated[(_typed(inner[0], alone), *inner[1:])]
     if origin in UNIONS:
-        return reduce(or_, (_typed(part, alone=False) for part in inner))
+        union = reduce(or_, (_typed(part, alone=False) for part in inner))
+        return Annotated[union, BeforeValidator(_kept)] if any(get_origin(part) in SEVERAL for part in inner) else union
     if origin in SEVERAL:
         inner = (*inner, ...) if origin is Sequence else inner
         parts = tuple(part if part is Ellipsis else _typed(part) for part in inner)
@@ -201,19 +207,27 @@ def numbers(name: str, values: Any) -> Array:
 
     Complex numbers, dates, bools, masked values and rows of unequal lengths are refused: numpy would drop or guess.
     """
-    masked = np.ma.getmaskarray(values).any() if isinstance(values, np.ma.MaskedArray) else False
     try:
+        if any(map(np.ma.is_masked, leaves(values))):
+            raise ValueError("masked values")
         found = np.asarray(values)
         if found.dtype.kind == "O":
             found = np.array([_read(value) for value in found.ravel()], dtype=np.float64).reshape(found.shape)
-        if masked or found.dtype.kind not in "iufU":
-            raise ValueError("masked values" if masked else f"they are {found.dtype}")
+        if found.dtype.kind not in "iufU":
+            raise ValueError(f"they are {found.dtype}")
+        if any(map(is_bool, leaves(values))):
+            raise ValueError("bools among them")
         return np.array(real(found.astype(np.float64) if found.dtype.kind == "U" else found, name))
     except Refusal:
         raise
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         reason = str(error).partition("\n")[0]
     raise Refusal(f"{name} = {shown(values)}: give numbers, in rows of equal length ({reason})")
+
+
+def is_bool(value: Any) -> bool:
+    """Whether a value is a bool, whoever made it, or an array of them."""
+    return isinstance(plain(value), bool) or getattr(getattr(value, "dtype", None), "kind", None) == "b"
 
 
 def at_least(least: float, **settings: float) -> None:

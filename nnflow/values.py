@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,16 +13,37 @@ from nnflow.names import Refusal
 EXACT = 2**53  # whole numbers beyond lose digits in float64
 
 
+def leaves(values: Any) -> Iterator[Any]:
+    """What nested lists hold at last, arrays as they are: numpy looks through masks, and takes True beside 2 for 1."""
+    if isinstance(values, Sequence) and not isinstance(values, (str, bytes, range)):
+        for value in values:
+            yield from leaves(value)
+    else:
+        yield values
+
+
+def masked(values: Any) -> bool:
+    """Whether anything in nested lists comes with a mask."""
+    return any(isinstance(leaf, np.ma.MaskedArray) for leaf in leaves(values))
+
+
+def _unmasked(values: Any, what: str) -> Any:
+    """Nested lists with NaN wherever an array in them is masked."""
+    if isinstance(values, np.ma.MaskedArray):
+        return real(values, what)
+    return [_unmasked(value, what) for value in values] if masked(values) else values
+
+
 def real(values: npt.ArrayLike, what: str) -> npt.NDArray[np.float64]:
     """Values as float64, masked ones as NaN: a masked array would else show what lies below its mask.
 
     Raises Refusal, which says `what` they are, for texts, dates, complex numbers, objects (None and pandas.NA among
     them), rows of unequal length, and whole numbers beyond 2^53, which float64 cannot hold.
     """
-    if isinstance(values, (list, tuple)) and any(isinstance(value, np.ma.MaskedArray) for value in values):
-        values = [real(value, what) for value in values]
     try:
-        array: Any = np.asanyarray(values)
+        array: Any = np.asanyarray(values if isinstance(values, np.ma.MaskedArray) else _unmasked(values, what))
+    except Refusal:
+        raise
     except (ValueError, TypeError, RuntimeError) as error:
         raise Refusal(f"{what} cannot be made an array of numbers: {error}") from error
     if array.dtype.kind not in "biuf":

@@ -106,7 +106,7 @@ def test_texts_in_a_picture_have_an_end() -> None:
 def test_a_library_that_does_not_come_back_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """HDF5 turns in circles in some files that were made to that end; a child tries first, and has its time."""
 
-    def turn(content: bytes) -> None:
+    def turn(content: bytes, own: bool) -> None:
         while True:
             pass
 

@@ -8,6 +8,7 @@ float64 cannot hold, nothing but an index.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,7 @@ def spoilt(at: int, value: float) -> Any:
         ("n", np.delete(np.arange(1001), 500), "499, then 501 at sample 500"),
         ("whatever", np.delete(np.arange(1001), 500), "499, then 501 at sample 500"),
         ("n", spoilt(500, 499), "499, then 499 at sample 500"),
-        ("k", -COUNT, ""),
-        ("step", COUNT[::-1], ""),
+        ("k", spoilt(500, np.inf), "k is infinite at sample 500"),
         ("step", spoilt(500, np.nan), "empty at sample 500"),
         ("epoch", COUNT // 10, "0, then 1 at sample 10"),
         ("global_step", np.concatenate([np.arange(600), np.arange(500, 900)]), "599, then 500 at sample 600"),
@@ -51,13 +51,13 @@ def spoilt(at: int, value: float) -> Any:
         ("count", 7 * COUNT, ""),
         ("Time", 1.7e9 + 0.001 * COUNT, ""),
     ],
-    ids=range(14),
+    ids=range(13),
 )
 def test_an_index_is_known_whatever_happened_to_it(tmp_path: Path, name: str, index: Any, said: str) -> None:
     series = read(tmp_path, **{name: index, "loss": LOSS})
     assert series.times == (name,)
     np.testing.assert_array_equal(series.recording.cube[0, :, 0], LOSS)
-    assert len(series.uneven) == bool(said)
+    assert len(series.remarks) == bool(said)
     assert said in str(series)
 
 
@@ -75,8 +75,9 @@ def test_an_index_without_a_name_is_known_too(tmp_path: Path) -> None:
         ("batch", COUNT % 5),
         ("whatever", spoilt(500, 400)),
         ("time", LOSS),
+        ("temperature", 300 - COUNT),
     ],
-    ids=range(5),
+    ids=range(6),
 )
 def test_what_may_be_an_index_is_asked_for(tmp_path: Path, name: str, column: Any) -> None:
     columns = {name: column, "loss": LOSS}
@@ -84,6 +85,120 @@ def test_what_may_be_an_index_is_asked_for(tmp_path: Path, name: str, column: An
         read(tmp_path, **columns)
     assert read(tmp_path, "loss", **columns).recording.cube[0, 0, 0] == LOSS[0]
     assert read(tmp_path, name, **columns).recording.names == (name,)
+
+
+DAYS = [f"{day:%Y-%m-%d}" for day in pd.date_range("2020-01-01", periods=1000)]
+
+
+@pytest.mark.parametrize(
+    ("name", "index", "said"),
+    [
+        ("time", 0.5 * COUNT, ""),
+        ("k", COUNT, ""),
+        ("step", COUNT, ""),
+        ("n", np.delete(np.arange(1001), 500), "499, then 501 at sample 500"),
+        ("n", spoilt(500, np.nan), "empty at sample 500"),
+        ("date", DAYS, ""),
+        ("day of observation", [f"{day}T12:00:00Z" for day in DAYS], ""),
+        ("ns", [1700000000000000001 + 10**9 * i for i in range(1000)], ""),
+    ],
+    ids=range(8),
+)
+def test_the_newest_first_is_turned_round_and_that_is_said(tmp_path: Path, name: str, index: Any, said: str) -> None:
+    name = "time" if name == "ns" else name
+    series = read(tmp_path, **{name: list(reversed(index)), "loss": LOSS[::-1]})
+    np.testing.assert_array_equal(series.recording.cube[0, :, 0], LOSS)
+    assert series.remarks[0] == f"{name} falls: the newest row was first, the rows are turned round"
+    assert len(series.remarks) == 1 + bool(said)
+    assert said in str(series)
+
+
+def test_arrays_are_turned_round_too(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.stack([-COUNT, LOSS], axis=1))
+    np.testing.assert_array_equal(read_series(tmp_path / "a.npy", alone=True).recording.cube[0, :, 0], LOSS[::-1])
+    both = [np.stack([way * COUNT, LOSS], axis=1) for way in (1, -1)]
+    np.save(tmp_path / "a.npy", both)
+    with pytest.raises(nnflow.Refusal, match="x0"):
+        read_series(tmp_path / "a.npy", alone=True)
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"time": -(COUNT // 2)}, "column time rises and falls, or stands still while it falls: sort the rows by it"),
+        ({"step": -spoilt(500, 400)}, "column step rises and falls"),
+        ({"date": [*DAYS[500:], *DAYS[:500]][::-1]}, "column date rises and falls"),
+        ({"Unnamed: 0": COUNT, "time": -COUNT}, "column Unnamed: 0 rises and column time falls"),
+    ],
+    ids=range(4),
+)
+def test_times_in_no_order_are_refused(tmp_path: Path, columns: Any, said: str) -> None:
+    with pytest.raises(nnflow.Refusal, match=said):
+        read(tmp_path, **columns, loss=LOSS)
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"loss": LOSS, "time": -COUNT}, "time, left out, does not rise"),
+        ({"loss": LOSS, "date": DAYS[::-1]}, "date, left out, does not rise"),
+        ({"loss": LOSS, "step": spoilt(500, 502)}, "step is not equally spaced: 499, then 502 at sample 500"),
+        ({"time": LOSS, "loss": LOSS}, "time, left out, does not rise"),
+        ({"time": ["10:00"] * 1000, "loss": LOSS}, "time is not checked for order and holes"),
+        ({"loss": LOSS, "val": -COUNT}, ""),
+        ({"loss": LOSS, "step": COUNT, "n": LOSS}, ""),
+    ],
+    ids=range(7),
+)
+def test_what_a_column_that_is_left_out_says_of_the_order_is_said(tmp_path: Path, columns: Any, said: str) -> None:
+    series = read(tmp_path, "loss", **columns)
+    np.testing.assert_array_equal(series.recording.cube[0, :, 0], LOSS)
+    assert len(series.remarks) == bool(said)
+    assert said in str(series)
+
+
+@pytest.mark.parametrize(
+    ("dates", "said"),
+    [
+        (DAYS, ""),
+        ([*DAYS[:500], "", *DAYS[501:]], "when is empty at sample 500"),
+        ([*DAYS[:500], *DAYS[501:], "2030-01-01"], "2020-05-14, then 2020-05-16".replace("2020-05", "2021-05")),
+        ([f"{day:%Y-%m-%d}" for day in pd.date_range("1940-01-01", periods=1000, freq="MS")], ""),
+        ([f"{day:%Y-%m-%d}" for day in pd.date_range("1940-01-01", periods=1000, freq="ME")], ""),
+        ([f"{day:%Y-%m}" for day in pd.date_range("1940-01-01", periods=1000, freq="MS")], ""),
+        ([f"{day:%Y-%m-%d %H:%M:%S}" for day in pd.date_range("2020-01-01", periods=1000, freq="7s")], ""),
+    ],
+    ids=range(7),
+)
+def test_dates_are_checked_as_numbers_are(tmp_path: Path, dates: Any, said: str) -> None:
+    series = read(tmp_path, when=dates, loss=LOSS)
+    assert (series.times, len(series.remarks)) == (("when",), bool(said))
+    assert said in str(series)
+
+
+@pytest.mark.parametrize("name", ["run", "time", "date"])
+@pytest.mark.parametrize("text", ["A", "10:00:00", "01/02/2020", "now", "2020-13-01"])
+def test_text_that_is_no_date_is_no_index(tmp_path: Path, name: str, text: str) -> None:
+    with pytest.raises(
+        nnflow.Refusal, match=f"'{text}' in column {name} is no number .line 2.: say which.*--observable.*2020-01-31"
+    ):
+        read(tmp_path, **{name: [text] * 1000, "loss": LOSS})
+    assert read(tmp_path, "loss", **{name: [text] * 1000, "loss": LOSS}).recording.names == ("loss",)
+
+
+@pytest.mark.parametrize("mark", ["?", "-", "--", ".", "missing", "1,5"])
+@pytest.mark.parametrize("name", ["x", "time"])
+def test_a_mark_that_is_no_number_makes_no_index(tmp_path: Path, name: str, mark: str) -> None:
+    column = [*map(str, COUNT[:7]), mark, *map(str, COUNT[8:])]
+    with pytest.raises(
+        nnflow.Refusal, match=f"'{re.escape(mark)}' in column {name} is no number .line 9.: leave missing"
+    ):
+        read(tmp_path, **{name: column, "loss": LOSS})
+    dates = [*DAYS[:7], mark, *DAYS[8:]]
+    with pytest.raises(
+        nnflow.Refusal, match=f"'{re.escape(mark)}' in column {name} is no date .line 9.: leave missing"
+    ):
+        read(tmp_path, **{name: dates, "loss": LOSS})
 
 
 def test_times_without_a_name_are_asked_for(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import pickle
 import random
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,17 @@ def test_what_is_masked_is_missing(values: Any, expected: list[float]) -> None:
 def test_masks_of_several_series_are_kept() -> None:
     rows = [MASKED([[1.0], [2.0]], [[0], [1]]), MASKED([[3.0], [4.0]], [[1], [0]])]
     np.testing.assert_array_equal(nnflow.Recording(rows).cube[:, :, 0], [[1, np.nan], [np.nan, 4]])
+
+
+def test_masks_are_kept_however_deep_they_lie() -> None:
+    rows = MASKED([[[1.0], [9e9]], [[3.0], [4.0]]], [[[0], [1]], [[0], [0]]])
+    for values in ([list(series) for series in rows], [deque(series) for series in rows], tuple(map(tuple, rows))):
+        np.testing.assert_array_equal(nnflow.Recording(values).cube[:, :, 0], [[1, np.nan], [3, 4]])
+    np.testing.assert_array_equal(nnflow.Recording([list(rows[0])]).cube[0, :, 0], [1, np.nan])
+    endless: list[Any] = []
+    endless.append(endless)
+    with pytest.raises(nnflow.Refusal):
+        nnflow.Recording(endless)
 
 
 def test_a_masked_sample_is_counted_as_lost_and_not_analysed() -> None:
@@ -127,6 +139,9 @@ def read(tmp_path: Path, text: str, *wanted: str) -> Any:
         ("a, b,\n0.5, 1,\n", "a", [0.5]),
         ("# loss,square\n0.5,0.25\n", "loss", [0.5]),
         ("# made by me\n# loss\n0.5\n", "loss", [0.5]),
+        ("# made by me\nloss\n0.5\n", "loss", [0.5]),
+        ("# by me, in May\n# and June\n\nloss,square\n0.5,1\n", "loss", [0.5]),
+        ("# run,seed\nloss,square\n0.5,1\n", "loss", [0.5]),
         ("# run 3\n0.5,9\n0.4,7\n0.45,8\n", "x0", [0.5, 0.4, 0.45]),
         ("nan\n0.5\n", "x", [np.nan, 0.5]),
         ("x\n0.5\nNA\n\nnull\n".replace("\n\n", "\n"), "x", [0.5, np.nan, np.nan]),
@@ -199,6 +214,15 @@ def test_what_is_asked_for_is_analysed(tmp_path: Path) -> None:
         ("1\n\n2\n", "line 2 is blank"),
         ("a,a\n1,2\n", "two columns are named 'a'"),
         ("a;b\n1;2\n", "'1;2' in column a;b is no number"),
+        ("a;b\n1;2\n", "semicolons seem to part the cells here: give commas"),
+        ("a;b\n0,5;1\n", "line 2 has 2 cells.*semicolons"),
+        ("0,5;1\n0,6;2\n", "the first row has numbers and '5;1'.*semicolons"),
+        ("a\tb\n1\t2\n", "tabs seem to part the cells"),
+        ("a b\n1  2\n", "spaces seem to part the cells"),
+        ("1 2\n3 4\n", "spaces seem to part the cells"),
+        ("time,loss\ns,nats\n0,.5\n1,.6\n2,.1\n", "'s' in column time .*line 2.: a row of units has no place below"),
+        ("loss,n\nnats,\n.5,0\n.6,1\n.1,2\n", "'nats' in column loss .*line 2.: a row of units has no place below"),
+        ("x,y\n1,2\n?,3\n5,4\n6,9\n", "'.' in column x is no number .line 3.: leave missing samples empty, or write"),
         ("a\n0,5\n", "line 2 has 2 cells"),
         ("a\n1\nhello\n", "'hello' in column a is no number"),
         ("a\n1_0\n", "'1_0' in column a is no number"),
@@ -212,6 +236,20 @@ def test_what_may_be_read_in_two_ways_is_refused(tmp_path: Path, text: str, mess
     with pytest.raises(nnflow.Refusal, match=message) as caught:
         read(tmp_path, text)
     assert str(tmp_path / "a.csv") in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["2020,2021\n.5,.6\n.4,.9\n", "2020\n.5\n", "0.5,\n0.6,\n"])
+def test_a_file_without_a_header_is_said(tmp_path: Path, text: str) -> None:
+    assert "no header: the first row is a sample" in str(read(tmp_path, text))
+    assert "no header" not in str(read(tmp_path, "a\n1\n"))
+
+
+@pytest.mark.parametrize("name", ["a.npz", "own.nc", "a.txt", "a.tsv", "folder/a"])
+def test_what_files_are_read_is_said(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "recurrence", "--map", name]) == 2
+    error = capsys.readouterr().err
+    assert f"unknown map '{name}'" in error
+    assert "Recorded series are read from .csv and .npy files." in error
 
 
 def test_the_command_line_says_which_column_it_analyses(

@@ -223,6 +223,8 @@ def test_units_of_time_stay_numbers(tmp_path: Path, units: str) -> None:
         xr.Dataset({"a": ("x", np.array(["2020-01-01"], "M8[ns]"))}),
         xr.Dataset({"a": ("x", np.array([b"x", 3], object))}),
         xr.Dataset({"a": ("x", [1.0], {"note": None})}),
+        xr.Dataset({"a": ("x", [1 + 2j])}),
+        xr.Dataset(coords={"x": [1j]}),
         xr.Dataset(attrs={"note": b"bytes"}),
         xr.Dataset(attrs={"note": {"a": 1}}),
         xr.Dataset(attrs={"note": 2**64}),
@@ -236,6 +238,18 @@ def test_what_would_come_back_as_something_else_is_refused(tmp_path: Path, datas
     with pytest.raises(nnflow.Refusal):
         nnflow.save(dataset, tmp_path / "a.nc")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_fits_into_memory_is_saved_though_not_three_times(
+    tmp_path: Path, result: xr.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*asked: Any) -> None:
+        raise nnflow.Refusal("no room")
+
+    monkeypatch.setattr("nnflow.results.room", none)
+    nnflow.save(result, tmp_path / "a.nc")
+    with pytest.raises(nnflow.Refusal, match="no room"):
+        nnflow.load(tmp_path / "a.nc")
 
 
 def test_no_bytes_are_written_by_a_library_that_a_full_disk_breaks(

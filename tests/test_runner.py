@@ -120,6 +120,49 @@ def test_an_analysis_that_returns_the_wrong_shape_is_told(result: Any, message: 
         nnflow.run(Wrong(), nnflow.Ensemble.grid(nnflow.maps["logistic"](), inits=2), chunk=2)
 
 
+@pytest.mark.parametrize(
+    ("mean", "message"),
+    [
+        (np.zeros(2), r"variable 'mean' is array\(.*: return {name: \(dims, array\)} or .*first dim 'member'"),
+        (("member",), "variable 'mean' is"),
+        ((1, np.zeros(2)), "variable 'mean' is"),
+        (("member", np.zeros(2), "units"), "variable 'mean' is"),
+        ("member", "variable 'mean' is"),
+        (None, "variable 'mean' is"),
+        (("member", np.zeros(2) * 1j), "'mean' is of dtype complex128, .* the real and the imaginary part"),
+        (("member", np.array([None, "a"])), "'mean' is of dtype object"),
+        (("member", np.zeros(2, "M8[s]")), "'mean' is of dtype datetime64"),
+        (("member", [[1], [1, 2]]), "'mean' is of rows of unequal length"),
+    ],
+)
+@pytest.mark.parametrize("axes", [{}, {"r": [3.5, 3.6]}], ids=["alone", "scan"])
+def test_what_is_no_variable_is_told_before_the_work(axes: Any, mean: Any, message: str) -> None:
+    """Where there are axes, a rehearsal shows it; else the end of the run."""
+    called = []
+
+    @dataclass(frozen=True)
+    class Wrong(Mean):
+        def __call__(self, ensemble: Any) -> Any:
+            found = super().__call__(ensemble)
+            called.append(self.steps)
+            return {**found, "mean": mean}
+
+    with pytest.raises(TypeError, match=message):
+        nnflow.run(Wrong(), nnflow.Ensemble.grid(nnflow.maps["logistic"](), **axes))
+    assert called == ([1] if axes else [20])
+
+
+def test_chunks_that_return_other_variables_are_told(scan: nnflow.Ensemble) -> None:
+    @dataclass(frozen=True)
+    class Moody(Mean):
+        def __call__(self, ensemble: Any) -> Any:
+            found = super().__call__(ensemble)
+            return {**found, "more": found["mean"]} if ensemble.parameters[0, 0] > 3.5 else found
+
+    with pytest.raises(ValueError, match=r"returned \['escaped', 'mean'.* for some members"):
+        nnflow.run(Moody(), scan, chunk=2)
+
+
 def test_a_shared_coordinate_is_kept_once(scan: nnflow.Ensemble) -> None:
     dataset = nnflow.run("lyapunov_spectrum", scan, steps=10, chunk=1)
     assert dataset.index.values.tolist() == [1]

@@ -113,6 +113,15 @@ def test_lists_and_arrays_are_tuples_and_text_may_be_a_switch() -> None:
     assert Strange(flag=np.False_).flag is False
 
 
+def test_a_generator_is_not_used_up_by_the_first_kind_of_a_union() -> None:
+    either = tuple[int, ...] | tuple[float, ...]
+    assert convert("s", iter([1.5, 2]), either) == (1.5, 2.0)
+    assert convert("s", iter([1, 2]), None | either) == (1, 2)
+    assert convert("s", [iter([1.5])], tuple[tuple[int, ...], ...] | tuple[tuple[float, ...], ...]) == ((1.5,),)
+    with pytest.raises(Refusal, match="s = .*: give several, each a whole number or None"):
+        convert("s", iter(["a"]), tuple[int, ...] | None)
+
+
 def test_a_checks_own_error_is_a_refusal() -> None:
     with pytest.raises(Refusal, match="steps = 1: give 2 or more"):
         Strange(steps="1")
@@ -210,6 +219,11 @@ def test_a_factory_converts_as_an_analysis_does() -> None:
         ({"a": [1.0, None]}, "axis a = .*: give numbers"),
         ({"a": [1 + 1j]}, "axis a = .*: give numbers, in rows of equal length \\(they are complex128\\)"),
         ({"a": [True]}, "they are bool"),
+        ({"a": [True, 1.2]}, "bools among them"),
+        ({"states": [[0.1, np.True_]]}, "bools among them"),
+        ({"states": [np.array([True, False]), [0.1, 0.2]]}, "bools among them"),
+        ({"states": [np.ma.array([0.1, 0.2], mask=[False, True])]}, "masked values"),
+        ({"states": [[0.1, np.ma.masked]]}, "masked values"),
         ({"a": np.ma.array([1.0, 2.0], mask=[False, True])}, "masked values"),
         ({"a": {1.0, 1.2}}, "axis a = .*: give numbers"),
         ({"a": np.array(["2020-01-01"], dtype="M8[D]")}, "they are datetime64"),
@@ -260,7 +274,22 @@ def test_a_mask_takes_the_marked_members() -> None:
 
 
 @pytest.mark.parametrize(
-    "members", [[-1], [4], [0.5], [1.0], ["0"], [None], [True], [True] * 5, np.zeros((2, 3), bool), None, "all", [1e30]]
+    "members",
+    [
+        [-1],
+        [4],
+        [0.5],
+        [1.0],
+        ["0"],
+        [None],
+        [True],
+        [True] * 5,
+        [True, 2],
+        np.zeros((2, 3), bool),
+        None,
+        "all",
+        [1e30],
+    ],
 )
 def test_what_names_no_members_is_refused(members: Any) -> None:
     scan = Ensemble.grid(nnflow.maps["henon"](), inits=4)

@@ -49,12 +49,12 @@ class Displacement(Analysis):
         names = tuple(now.map.coordinates[i] for i in columns)
         turns = np.array([now.map.periods.get(name, 0.0) for name in names])
         angle = turns > 0
-        start = now.states[:, columns]
+        start = np.take(now.states, columns, axis=1)  # [:, columns] would lie in columns: sums in another order
         (way, path), last, left = np.zeros((2, *start.shape)), start, self.steps
         while left > 0:
             size = min(left, BLOCK)
             records, now = now.orbit(size, observe=names)
-            ways = np.concatenate([records, now.states[:, None, columns]], axis=1)
+            ways = np.concatenate([records, np.take(now.states, columns, axis=1)[:, None]], axis=1)
             moves = np.diff(ways, axis=1)
             moves[..., angle] -= turns[angle] * np.round(moves[..., angle] / turns[angle])
             way, path = way + moves.sum(axis=1), path + np.abs(moves).sum(axis=1)

@@ -81,8 +81,9 @@ class Series(Analysis):
         for _ in range(self.steps // self.every):
             w, apart = now.states[:, :weights], now.map.difference(now.states, start.states)[:, :weights]
             ways = [length(apart, self.distance)[:, None]] if self.distance else []
+            along = [(w * vector).sum(axis=1)[:, None] for vector in vectors]  # in an order of its own for each member
             observed, after = now.orbit(self.every, self.every, names)
-            seen.append(np.concatenate([observed[:, 0], *ways, w @ vectors.T], axis=1))
+            seen.append(np.concatenate([observed[:, 0], *ways, *along], axis=1))
             now = after
         return np.stack(seen, axis=1), now
 
