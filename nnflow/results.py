@@ -92,7 +92,7 @@ def _readable(content: bytes) -> bool:
 
 
 def _ends_by_itself(child: int, seconds: float) -> bool:
-    """Whether a child ends otherwise than by a signal; one that has not ended after so long is killed, and counts too."""
+    """Whether a child ends otherwise than by a signal; one that takes too long is killed, and says nothing."""
     end, gone, status = time.monotonic() + seconds, 0, 0
     try:
         while not gone and time.monotonic() < end:
