@@ -209,7 +209,8 @@ def try_step(map: TensorMap, task: Training) -> None:
         tangent, _ = map.unchecked_tangent(x, p, 0, torch.ones_like(x)[:, None])
     except FAILURES as error:
         raise Refusal(
-            f"the module has no map: torch cannot batch it, or differentiate it forward: {first_line(error)}"
+            f"the module has no map: torch cannot batch it, or differentiate it forward: {first_line(error)}: write "
+            "that part in other operations of torch"
         ) from error
     if not tangent.isfinite().all():
         raise Refusal("the tangent map at the module's own weights is not finite: the loss is not smooth there")
