@@ -84,6 +84,7 @@ def gradient_map(
     if not callable(loss) or dim < 1:
         raise Refusal(f"loss = {loss!r}, dim = {dim!r}: give a function of a tensor (dim,), and dim >= 1")
     room("weights (each has a name and a box)", dim, 25)
+    parameters = optimiser(optimizer, defaults)
     names = tuple(f"w{i}" for i in range(dim)) if dim > 1 else ("w",)
     memory = memory_names(optimizer, names)
     map = _descent_on(
@@ -95,7 +96,7 @@ def gradient_map(
         dtype=dtype,
         dim=dim + len(memory),
         name=name or getattr(loss, "__name__", "loss"),
-        parameters=optimiser(optimizer, defaults),
+        parameters=parameters,
         coordinates=(*names, *memory),
         initial=normal_weights(dim, len(memory)),
         memory=len(memory),
