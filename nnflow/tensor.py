@@ -331,7 +331,8 @@ class TensorMap(Map):
     def each(self, kind: Hashable, function: Callable[..., Tensor], *members: Tensor) -> Tensor:
         """A function of one member for all members ``(member, …)``; `kind` names the function."""
         size, count = None, len(members[0])
-        with everyday(), torch.no_grad():
+        with everyday(), torch.no_grad(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "There is a performance drop")  # members one by one: slower, and right
             members = tuple(part.clone() if part.is_inference() else part for part in members)
             if self.grouped and count > 1:
                 fit = max(1, ROOM // self._made((kind, members[-1].shape[1:]), function, *members))

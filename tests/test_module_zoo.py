@@ -126,6 +126,110 @@ def test_an_end_of_an_orbit_is_a_module(name: str) -> None:
     assert np.array_equal(map.state_of(trained), after.states[0])
 
 
+SIGNS, LISTS = np.sign(VALUES), np.array([[0, -1, 1], [1, 2, -1], [2, -1, 0], [0, 1, 2], [1, -1, -1], [-1, 2, 1]])
+SHARES, COUNTS = np.abs(VALUES) / np.abs(VALUES).sum(axis=1, keepdims=True), RNG.poisson(2.0, (6, 3))
+
+
+def gaussian(outputs: torch.Tensor, y: torch.Tensor, **settings: Any) -> torch.Tensor:
+    return nn.GaussianNLLLoss(**settings)(outputs[:, :1], y[:, :1], F.softplus(outputs[:, 1]))
+
+
+LOSSES: dict[str, tuple[Any, Array]] = {
+    "huber": (nn.HuberLoss(delta=0.5), VALUES),
+    "huber, weighted": (lambda o, y: F.huber_loss(o, y, weight=y.abs()), VALUES),
+    "soft margin": (nn.SoftMarginLoss(), SIGNS),
+    "margin": (nn.MultiMarginLoss(), LABELS),
+    "margin, squared": (
+        nn.MultiMarginLoss(p=2, margin=0.5, weight=torch.tensor([1.0, 2.0, 3.0]), reduction="sum"), LABELS,
+    ),
+    "margins of labels": (nn.MultiLabelMarginLoss(), LISTS),
+    "gaussian": (gaussian, VALUES),
+    "gaussian, full": (lambda o, y: gaussian(o, y, full=True, reduction="sum"), VALUES),
+    "poisson, full": (nn.PoissonNLLLoss(full=True), COUNTS * 1.0),
+    "divergence": (lambda o, y: nn.KLDivLoss(reduction="batchmean")(o.log_softmax(1), y), SHARES),
+}  # fmt: skip
+
+
+def checked_against_torch(module: nn.Module, loss: Any, inputs: Array, targets: Array, **settings: Any) -> None:
+    """Three steps are torch's on the module itself, and the tangent that of the step; members do not disturb others."""
+    map = nnflow.training_map(module, loss, inputs, targets, backend="tensor", eta=0.1, **settings)
+    theirs = copy.deepcopy(module).double()
+    own = copy.deepcopy(loss).double() if isinstance(loss, nn.Module) else loss
+    sgd = torch.optim.SGD(theirs.parameters(), lr=0.1)
+    for _ in range(3):
+        sgd.zero_grad()
+        own(theirs(torch.tensor(inputs)), torch.tensor(targets)).backward()
+        sgd.step()
+    start = nnflow.Ensemble.grid(map, states=np.stack([map.start, 1.1 * map.start]))
+    expected = nn.utils.parameters_to_vector(theirs.parameters()).detach().numpy()
+    np.testing.assert_allclose(start.advance(3).states[0], expected, rtol=0, atol=1e-13)
+    v = np.random.default_rng(5).normal(size=(2, 1, map.dim))
+    ahead, behind = (map.to_numpy(map.step(start.states + h * v[:, 0], start.parameters, 0)) for h in (1e-6, -1e-6))
+    exact = map.to_numpy(map.tangent(start.state, start.parameters, 0, v))[:, 0]
+    np.testing.assert_allclose((ahead - behind) / 2e-6, exact, rtol=0, atol=1e-8 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_that_torch_cannot_differentiate_twice(name: str) -> None:
+    """They were refused: "torch cannot batch it, or differentiate it forward". And torch's warnings stay its own."""
+    torch.manual_seed(2)
+    loss, targets = LOSSES[name]
+    checked_against_torch(nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)), loss, ROWS, targets)
+
+
+NORMED = torch.nn.utils.parametrizations.weight_norm
+WRITTEN: dict[str, tuple[Any, Array]] = {
+    "weight norm": (lambda: NORMED(nn.Linear(4, 3)), ROWS),
+    "weight norm, whole": (lambda: NORMED(nn.Linear(4, 3), dim=None), ROWS),
+    "weight norm, last": (lambda: NORMED(nn.Linear(4, 3), dim=1), ROWS),
+    "weight norm, kernels": (lambda: pictures(NORMED(nn.Conv2d(2, 2, 3)), nn.AdaptiveAvgPool2d(2)), IMAGES),
+    **{
+        f"bag, {mode}": (lambda mode=mode: nn.Sequential(nn.EmbeddingBag(7, 4, mode=mode), nn.Linear(4, 3)), WORDS)
+        for mode in ("mean", "sum", "max")
+    },
+    "sparse": (lambda: nn.Sequential(nn.Embedding(7, 4, sparse=True), nn.Flatten(), nn.Linear(20, 3)), WORDS),
+    "distances": (lambda: Odd(lambda m, x: m.inner(x) + torch.cdist(x, m.inner.weight)), ROWS),
+    "log sigmoid": (lambda: nn.Sequential(nn.Linear(4, 5), nn.LogSigmoid(), nn.Linear(5, 3)), ROWS),
+    "rrelu": (lambda: nn.Sequential(nn.Linear(4, 5), nn.RReLU(), nn.Linear(5, 3)).eval(), ROWS),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_layers_that_torch_cannot_differentiate_twice(name: str) -> None:
+    torch.manual_seed(2)
+    make, inputs = WRITTEN[name]
+    checked_against_torch(make(), F.mse_loss, inputs, VALUES)
+
+
+def test_a_hard_sigmoid_has_a_sixth_in_float64() -> None:
+    """Torch's own gradient has the sixth of float32: off by 3e-8."""
+    torch.manual_seed(2)
+    module = nn.Sequential(nn.Linear(4, 5), nn.Hardsigmoid(inplace=True), nn.Linear(5, 3))
+    map = nnflow.training_map(module, F.mse_loss, ROWS, VALUES, backend="tensor")
+    assert np.isfinite(nnflow.run("lyapunov_spectrum", map, steps=3, k=2).exponent).all()
+
+
+@pytest.mark.parametrize("noise", [None, 1])
+def test_a_row_that_attends_to_nothing_is_0(noise: int | None) -> None:
+    """With dropout and noise it was refused as "loss is nan", while torch's own attention gives 0."""
+    mask = torch.ones(5, 5, dtype=torch.bool)
+    mask[2] = False
+
+    class Masked(Attention):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self.whole is not None:
+                return self.whole(x, x, x, attn_mask=~mask, need_weights=False)[0]
+            return F.scaled_dot_product_attention(*self.parts(x).chunk(3, dim=2), mask, 0.2 if noise else 0.0)
+
+    for fused in (True, False):
+        torch.manual_seed(0)
+        attention = Masked(fused)
+        if attention.whole is not None:
+            attention.whole.dropout = 0.2 if noise else 0.0
+        map = nnflow.training_map(Read(attention, 4), F.mse_loss, SERIES, VALUES, noise=noise, eta=0.1)
+        assert np.isfinite(nnflow.run("lyapunov_spectrum", map, steps=2, k=1).exponent).all()
+
+
 # ------------------------------------------------------------------------------------------------------------ refusals
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import types
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -475,7 +476,84 @@ def test_modules_whose_parameters_cannot_be_replaced_are_refused(kind: Any) -> N
         train(kind(small()))
 
 
+# ------------------------------------------------------------------------------------------- where there is no loss
+
+
+class Bound(nn.Module):
+    """A linear layer, and a parameter that cannot have any value."""
+
+    def __init__(self, odd: Callable[[Tensor, Tensor], Tensor], value: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.l, self.odd = nn.Linear(4, 3), odd
+        self.v = nn.Parameter(torch.as_tensor(value, dtype=torch.float64))
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.odd(self.l(x), self.v)
+
+
+def density(z: Tensor, v: Tensor) -> Tensor:
+    return z - torch.distributions.MultivariateNormal(z.new_zeros(3), v, validate_args=False).log_prob(z)[:, None]
+
+
+PLUS = 2 * np.eye(3)
+BOUND: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Any]] = {
+    "cholesky": (lambda z, v: z @ torch.linalg.cholesky(v), PLUS),
+    "upper cholesky": (lambda z, v: z @ torch.linalg.cholesky(v, upper=True), PLUS),
+    "eigenvalues": (lambda z, v: z * torch.linalg.eigvalsh(v), PLUS + np.diag([0.0, 1.0, 3.0])),
+    "inverse": (lambda z, v: z @ torch.linalg.inv(v), PLUS),
+    "log": (lambda z, v: z + v.log().sum(), [1.0, 2.0, 3.0, 4.0, 5.0]),
+    "log, one small": (lambda z, v: z * v.log().sum(), [1.0, 2.0, 3.0, 1e-4]),
+    "sqrt": (lambda z, v: z * v.sqrt(), [1.0, 2.0, 3.0]),
+    "acos": (lambda z, v: z * v.acos(), [0.5, -0.2, 0.9]),
+    "density": (density, PLUS),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", BOUND)
+def test_far_weights_without_a_loss_are_no_fault(name: str, dtype: Any) -> None:
+    """A Cholesky raised LinAlgError at the far weights; a logarithm was NaN there, which left no room for rounding."""
+    map = train(Bound(*BOUND[name]), F.mse_loss, VALUES, dtype=dtype, eta=1e-4)
+    start = nnflow.Ensemble.grid(map)
+    assert np.isfinite(start.advance(2).states).all()
+    lost = np.concatenate([map.start[None], -map.start[None]])
+    ends = nnflow.Ensemble.grid(map, states=lost).advance(1)
+    assert np.isfinite(ends.states[0]).all()  # whatever becomes of the other one
+
+
+def test_a_loss_that_is_another_one_without_gradients_is_refused() -> None:
+    def loss(outputs: Tensor, y: Tensor) -> Tensor:
+        return F.mse_loss(outputs, y) + (0 if outputs.requires_grad else 5)
+
+    with pytest.raises(nnflow.Refusal, match=r"the loss of the module itself is .*, of the map "):
+        train(small(), loss, VALUES)
+
+
 # --------------------------------------------------------------------------------------------- the check, and its price
+
+
+def test_what_a_module_keeps_is_left_as_it_was() -> None:
+    """A list that forward appends to kept one entry. The same kind: dicts, sets, what is inside, arrays."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        m.seen.append(1)
+        m.by["x"].append(2)
+        m.marks.add(3)
+        m.queue.append(4)
+        m.table += 1
+        return m.l(x)
+
+    kept: dict[str, Any] = {
+        "seen": [], "by": {"x": [0]}, "marks": set(), "queue": deque([1, 2], maxlen=2),
+        "table": np.zeros(2),
+    }  # fmt: skip
+    module = Odd(forward, **kept)
+    train(module)
+    assert (module.seen, module.by, module.marks, list(module.queue)) == ([], {"x": [0]}, set(), [1, 2])
+    assert module.seen is kept["seen"]
+    assert module.table.sum() == 0
 
 
 def test_the_users_module_is_left_as_it_was() -> None:

@@ -32,7 +32,10 @@ def converted(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     try:
         own = copy.deepcopy(module).to(device="cpu")
     except FAILURES as error:
-        raise Refusal(f"the module cannot be copied: {first_line(error)}") from error
+        raise Refusal(
+            f"the module cannot be copied: {first_line(error)} (an old weight_norm, spectral_norm or pruned layer: "
+            "take those of torch.nn.utils.parametrizations, or prune.remove it)"
+        ) from error
     waves = {name: buffer.to(dtype.to_complex()) for name, buffer in own.named_buffers() if buffer.is_complex()}
     for name, buffer in waves.items():
         path, _, leaf = name.rpartition(".")
@@ -209,7 +212,8 @@ def try_step(map: TensorMap, task: Training) -> None:
         tangent, _ = map.unchecked_tangent(x, p, 0, torch.ones_like(x)[:, None])
     except FAILURES as error:
         raise Refusal(
-            f"the module has no map: torch cannot batch it, or differentiate it forward: {first_line(error)}"
+            f"the module has no map: torch cannot batch it, or differentiate it forward: {first_line(error)}: write "
+            "that part in other operations of torch"
         ) from error
     if not tangent.isfinite().all():
         raise Refusal("the tangent map at the module's own weights is not finite: the loss is not smooth there")

@@ -29,6 +29,7 @@ from nnflow.systems.schedules import Schedule, name_of, refuse_schedule
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from nnflow.systems.modules import TensorDescent
     from nnflow.tensor import TensorMap
 
 
@@ -77,48 +78,60 @@ def gradient_map(
     >>> bowl.advance(bowl.native([[1.0, 2.0]]), np.array([[0.25, 0.0]]), 0, 1).states.tolist()
     [[0.5, 1.0]]
     """
-    import torch
-    from torch.func import grad
-
-    from nnflow.systems.modules import TensorDescent
     from nnflow.systems.witness import differentiate
-
-    def weights(x: Tensor) -> Tensor:
-        return x[:dim]
 
     refuse_schedule(schedule)
     if not callable(loss) or dim < 1:
         raise Refusal(f"loss = {loss!r}, dim = {dim!r}: give a function of a tensor (dim,), and dim >= 1")
     room("weights (each has a name and a box)", dim, 25)
-    gradient = grad(loss)
     parameters = optimiser(optimizer, defaults)
     names = tuple(f"w{i}" for i in range(dim)) if dim > 1 else ("w",)
     memory = memory_names(optimizer, names)
-    map: TensorDescent = TensorDescent(
-        tensor_descent(lambda w, t: gradient(w), optimizer, schedule),
-        gradient=lambda w, t: gradient(w),
+    map = _descent_on(
+        loss,
+        optimizer,
+        schedule,
+        dim,
         device=device,
         dtype=dtype,
         dim=dim + len(memory),
         name=name or getattr(loss, "__name__", "loss"),
         parameters=parameters,
-        limits=LIMITS,
-        repeats=is_repeating(optimizer, schedule),
         coordinates=(*names, *memory),
         initial=normal_weights(dim, len(memory)),
         memory=len(memory),
-        structure=structure_of(optimizer, schedule),
         check=check,
-        observables={
-            "loss": lambda x, p, t: loss(weights(x)),
-            "gradient_norm": lambda x, p, t: torch.linalg.vector_norm(gradient(weights(x))),
-        },
     )
-    marked(map, optimizer=optimizer, schedule=schedule)
     drawn = map.initial_states(1, 0)[0, :dim]
     _try_loss(loss, map.native(drawn))
     if check:
         differentiate(map, drawn, names.__getitem__)
+    return map
+
+
+def _descent_on(
+    loss: Callable[[Tensor], Tensor], optimizer: str, schedule: Schedule | None, weights: int, **settings: Any
+) -> TensorDescent:
+    """The map of an optimiser on a loss of so many weights."""
+    import torch
+    from torch.func import grad
+
+    from nnflow.systems.modules import TensorDescent
+
+    gradient = grad(loss)
+    map: TensorDescent = TensorDescent(
+        tensor_descent(lambda w, t: gradient(w), optimizer, schedule),
+        gradient=lambda w, t: gradient(w),
+        limits=LIMITS,
+        repeats=is_repeating(optimizer, schedule),
+        structure=structure_of(optimizer, schedule),
+        observables={
+            "loss": lambda x, p, t: loss(x[:weights]),
+            "gradient_norm": lambda x, p, t: torch.linalg.vector_norm(gradient(x[:weights])),
+        },
+        **settings,
+    )
+    marked(map, optimizer=optimizer, schedule=schedule)
     return map
 
 

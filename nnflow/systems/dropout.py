@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from nnflow.systems.written import rrelu
+
 RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
 
@@ -27,9 +29,14 @@ class WrittenOut(TorchFunctionMode):
         if func in (functional.dropout, torch.dropout):
             return dropout(*args, **given)
         if func is functional.multi_head_attention_forward:
-            with mock.patch.object(functional, "dropout", dropout):  # in here, this mode does not see its calls
+            told: dict[str, Any] = {"dropout": dropout} | (
+                {} if given.get("need_weights", True) else {"softmax": safe_softmax}
+            )
+            with mock.patch.multiple(functional, **told):  # in here, this mode does not see its calls
                 out, weights = func(*args, **{**given, "need_weights": True})
             return out, weights if given.get("need_weights", True) else None
+        if func is functional.rrelu:
+            return rrelu(*args, **given)
         if func is functional.scaled_dot_product_attention:
             return attention(*args, **given)
         if getattr(func, "__name__", "") in RECURRENT and len(args) == 9 and drops(*args):
@@ -72,7 +79,13 @@ def attention(
         scores = scores.masked_fill(~attn_mask, float("-inf"))
     elif attn_mask is not None:
         scores = scores + attn_mask
-    return dropout(scores.softmax(-1), dropout_p) @ value
+    return dropout(safe_softmax(scores, -1), dropout_p) @ value
+
+
+def safe_softmax(scores: Tensor, dim: int) -> Tensor:
+    """The softmax, and 0 where a whole row is masked: as in torch's own attention."""
+    masked = scores.isneginf().all(dim, keepdim=True)
+    return scores.masked_fill(masked, 0.0).softmax(dim).masked_fill(masked, 0.0)
 
 
 def recurrent(

@@ -23,6 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nnflow.map import generator
 from nnflow.systems.dropout import WrittenOut
+from nnflow.systems.written import Written
 from nnflow.tensor import Component
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Network:
         self.module = copy.deepcopy(task.module).to(task.device)
         if not training:
             self.module.eval()
-        self.layout, self.sizes = task.layout, task.sizes
+        self.layout, self.sizes, self.loss_fn = task.layout, task.sizes, task.loss_fn
         self.recurrent = any(isinstance(part, nn.RNNBase) for part in self.module.modules())
 
     def __call__(self, w: Tensor, inputs: Tensor) -> Tensor:
@@ -87,10 +88,17 @@ class Network:
 
     def _call(self, w: Tensor, inputs: Tensor) -> Tensor:
         parts = zip(self.layout, torch.split(w, self.sizes), strict=True)
-        with plain_attention(), plain_recurrence() if self.recurrent else nullcontext():
+        with Written(), plain_attention(), plain_recurrence() if self.recurrent else nullcontext():
             named = {name: part.view(shape) for (name, shape), part in parts}
             out: Tensor = functional_call(self.module, named, (inputs,))
         return out
+
+    def loss(self, w: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss on some rows."""
+        outputs = self(w, inputs)
+        with Written():
+            value: Tensor = self.loss_fn(outputs, targets)
+        return value
 
 
 def pieces(size: int, rows: Any, *data: Tensor) -> Iterator[tuple[float, list[Tensor]]]:
@@ -117,7 +125,7 @@ def mean_loss(task: Training, inputs: npt.NDArray[Any], targets: npt.NDArray[Any
 
     def loss(w: Tensor) -> Tensor:
         cut = pieces(size or task.microbatch, None, *data)
-        return _total(share * task.loss_fn(network(w, x), y) for share, (x, y) in cut)
+        return _total(share * network.loss(w, x, y) for share, (x, y) in cut)
 
     return loss
 
@@ -129,9 +137,7 @@ def batch_loss(
     network, data = Network(task, training=True), (task.data(task.inputs), task.data(task.targets))
 
     def of_piece(share: float, x: Tensor, y: Tensor, w: Tensor) -> Tensor:
-        if y.is_floating_point():
-            y = y + 0.0 * w.sum()  # torch's mse_loss fails on targets that have no derivative at all
-        value: Tensor = task.loss_fn(network(w, x), y)
+        value = network.loss(w, x, y)
         return value if share == 1 else share * value
 
     def function(w: Tensor, t: int) -> Tensor:

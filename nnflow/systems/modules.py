@@ -1,4 +1,10 @@
-"""Any torch module in training as a tensor map, and the recognition of those that have a compiled rule."""
+"""Any torch module in training as a tensor map, and the recognition of those that have a compiled rule.
+
+A task is a module with its loss and its data, copied and tried out once. From it comes the tensor map, for any module;
+it is compared with torch on the user's own module, and then stands as the reference. Where the task amounts to a plain
+perceptron, which is told by its layers and checked by loss and gradient, a compiled map takes its place, and is itself
+compared with the tensor map. What is not recognised stays on tensors: slower, and never another map.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +38,7 @@ from nnflow.systems.optimisers import LIMITS, Descent, optimiser, tensor_descent
 from nnflow.systems.order import Order
 from nnflow.systems.perceptron import Perceptron
 from nnflow.systems.schedules import Schedule
-from nnflow.systems.witness import at, attest, differs, nearby, peer, room_of, slope_of_torch
+from nnflow.systems.witness import at, attest, differs, peer, room_of, slope_of_torch, witnesses
 from nnflow.tensor import TensorMap, placed
 
 ACTIVATIONS = {
@@ -278,11 +284,9 @@ class _Described(nn.Module):
 def _is_what_it_says(task: Training, network: Perceptron) -> bool:
     """Whether the module and the loss have the value and the gradient of the network that they were taken for."""
     loss = nn.functional.cross_entropy if network.loss == "cross_entropy" else nn.functional.mse_loss
-    own = task.start(0)
-    points = [own, nearby(task, own), nearby(task, own, 1.0)]
-    theirs = [slope_of_torch(at(task, task.module, w), task.loss_fn, task) for w in points]
-    ours = slope_of_torch(at(task, _Described(network), points[1]), loss, task)
-    return not differs(ours, theirs[1], room_of(task, *theirs))
+    theirs = witnesses(task, lambda w: slope_of_torch(at(task, task.module, w), task.loss_fn, task))
+    ours = slope_of_torch(at(task, _Described(network), theirs[1].weights), loss, task)
+    return not differs(ours, theirs[1].slope, room_of(task, *theirs))
 
 
 def _parts(module: nn.Module) -> list[nn.Module]:

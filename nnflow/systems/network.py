@@ -31,6 +31,8 @@ from nnflow.systems.schedules import Schedule, refuse_schedule
 if TYPE_CHECKING:
     import torch
 
+    from nnflow.systems.modules import TensorTraining, Training
+
 Layout = tuple[tuple[str, tuple[int, ...]], ...]
 BACKENDS = ("auto", "compiled", "tensor")
 
@@ -455,38 +457,31 @@ def training_map(
 ) -> TrainingMap:
     """Training of a torch module as a map: W' = W − η∇L(W) and its kin, L = loss_fn(module(inputs), targets).
 
-    `inputs`, `targets` and the pair `test` are arrays or tensors. `optimizer`: "gd", "heavy_ball", "nesterov", "adam",
-    "adamw" or "rmsprop" (see `nnflow.systems.optimisers`); `defaults` set the defaults of its parameters eta, beta,
-    beta1, beta2, epsilon, weight_decay (any value, but eta ≥ 0); `schedule`, a function of t, multiplies eta. The map
-    works on a float64 copy (`dtype`: torch.float32 instead); the module itself is never changed. An ensemble that asks
-    for no states starts from the module's own weights. Drawn states are drawn by the
-    module's own `reset_parameters`, seeded, or with `scale`: kernels N(0, scale²), biases 0, other vectors (the gain of
-    a layer norm) as they are in the module.
-
+    `inputs`, `targets` and the pair `test` are arrays or tensors. `optimizer`: see `nnflow.systems.optimisers`;
+    `defaults` set the defaults of its parameters eta, beta, beta1, beta2, epsilon, weight_decay (any value, but
+    eta ≥ 0); `schedule`, a function of t, multiplies eta. The map works on a float64 copy (`dtype`: torch.float32
+    instead); the module is never changed. An ensemble that asks for no states starts from the module's own weights;
+    others are drawn by its `reset_parameters`, seeded, or with `scale`: kernels N(0, scale²), biases 0, other vectors
+    (the gain of a layer norm) as in the module.
     `batch`: samples a step, in the order of the data (default: all of them), or with `shuffle`, a seed, in an order
-    drawn anew for each epoch; then one step is a random map with the same noise for all members. `noise`: the seed of
-    everything random in the module (dropout); the step at t draws the same numbers for all members. `microbatch`: at
-    most so many samples go through the module at once, for large data (the loss must be a mean over samples).
-
+    drawn anew for each epoch; `noise`: the seed of everything random in the module (dropout). Either makes a random
+    map, with the same numbers at t for all members. `microbatch`: at most so many samples go through the module at
+    once, for large data (the loss must be a mean over samples).
     `backend`: "compiled" for a Sequential of Linear layers and sigmoid, tanh, ReLU, softplus or identity, with
-    cross-entropy or mean squared error, on the CPU in float64; "tensor" for anything else; "auto" takes the compiled
-    one where it applies and the data are under 1 MB. Observables, all over the full data and in evaluation mode: loss,
-    accuracy (classification), test_loss, test_accuracy, l1 and l2 (also of each parameter, l2.0.weight), gradient_norm,
-    probe[i,c] (output c for row i of `probe`), of the tensor backend batch_loss (what the step at t descends on); the
-    compiled ones see `perceptron_map`.
+    cross-entropy or mean squared error, on the CPU in float64; "tensor" for anything else; "auto": the compiled one
+    where it applies and the data are under 1 MB. Observables, over the full data in evaluation mode: loss, accuracy
+    (of classes; rows that the loss ignores left out), test_loss, test_accuracy, l1 and l2 (also of each parameter,
+    l2.0.weight), gradient_norm, probe[i,c] (output c for row i of `probe`), on tensors batch_loss (of the step at t).
 
-    When it is made, the map is compared with torch on the module itself: loss and gradient of the first step to
-    rounding, the tangent with differences of the step (see `witness`; compiled verbs, at their first use, with the
-    tensor backend). `check=False` goes without, and `structure` says so.
-
-    Raises Refusal for what differs, and for an unknown backend, optimizer or parameter, a schedule that is no function
-    of t, a device that cannot be had, a module whose outputs do not fit the loss, a loss that is not finite or does
-    without some parameter, or one that is not a fixed function of its parameters (batch-norm in training mode; dropout
-    without `noise`); TypeError for what is no module or no floating torch dtype.
+    When it is made, the map is compared with torch on the module itself: loss and gradient to rounding, the tangent
+    with differences of the step (see `witness`); `check=False` goes without, and `structure` says so.
+    Raises Refusal for what differs, an unknown backend, optimizer or parameter, outputs that do not fit the loss, and
+    a loss that is not finite or no fixed function of all its parameters (batch-norm in training mode; dropout without
+    `noise`); TypeError for what is no module or no floating torch dtype.
     """
     import torch
 
-    from nnflow.systems.modules import Training, attested, compiled_or_why
+    from nnflow.systems import modules
     from nnflow.tensor import everyday
 
     if backend not in BACKENDS:
@@ -494,15 +489,22 @@ def training_map(
     optimiser(optimizer, defaults)
     refuse_schedule(schedule)
     with everyday(), torch.enable_grad():
-        task = Training.checked(
+        task = modules.Training.checked(
             module, loss_fn, inputs, targets, test, device, dtype, scale, batch, shuffle, noise, probe, microbatch
         )
-        tensor = attested(task, module, loss_fn, optimizer, schedule, check, defaults)
-        if backend == "tensor" or (backend == "auto" and task.inputs.nbytes + task.targets.nbytes > 2**20):
-            return tensor
-        found = compiled_or_why(task, tensor, check)
-    if isinstance(found, str):
-        if backend == "compiled":
-            raise Refusal(f"backend = 'compiled': {found}; use backend='tensor'")
+        tensor = modules.attested(task, module, loss_fn, optimizer, schedule, check, defaults)
+        return tensor if backend == "tensor" else _faster(task, tensor, backend, check)
+
+
+def _faster(task: Training, tensor: TensorTraining, backend: str, check: bool) -> TrainingMap:
+    """The compiled map where there is one, and it is asked for or the data are small; else the tensor map."""
+    from nnflow.systems.modules import compiled_or_why
+
+    if backend == "auto" and task.inputs.nbytes + task.targets.nbytes > 2**20:
         return tensor
-    return found
+    found = compiled_or_why(task, tensor, check)
+    if not isinstance(found, str):
+        return found
+    if backend == "compiled":
+        raise Refusal(f"backend = 'compiled': {found}; use backend='tensor'")
+    return tensor

@@ -9,8 +9,10 @@ reference) is found by watching which memory the operations touch, however small
 from __future__ import annotations
 
 import copy
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,18 +21,21 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nnflow.differences import misfit
+from nnflow.differences import Misfit, misfit
 from nnflow.map import Array, generator
 from nnflow.names import Refusal
 from nnflow.systems.checks import FAILURES, first_line
 from nnflow.systems.losses import Network, batch_loss, batch_rows, pieces, plain_attention, seeded
 from nnflow.systems.network import Peer
+from nnflow.systems.written import OFF, Written
 from nnflow.tensor import everyday
 
 if TYPE_CHECKING:
     from nnflow.systems.modules import TensorDescent, TensorTraining, Training
 
 NEARBY = 1e-3  # how far the second point is, relative to the weights
+FAR = 1.0  # and the third
+SHORTER = (1.0, 0.1, 0.01, 1e-4)  # how much of the way is gone where there is no loss: a logarithm or a covariance
 
 
 class Slope(NamedTuple):
@@ -40,19 +45,46 @@ class Slope(NamedTuple):
     gradient: Array
 
 
+class Witness(NamedTuple):
+    """Weights where loss and gradient are finite, how far they are from where training starts, and the slope there."""
+
+    weights: Array
+    way: float
+    slope: Slope
+
+
 def attest(map: TensorTraining, task: Training, module: nn.Module, loss_fn: Callable[[Any, Any], Any]) -> None:
     """Compare a tensor map with torch on the user's own module and loss. Raises Refusal with what differs most."""
     _watch_reads(task, module)
-    own = task.start(0)
-    near, far = nearby(task, own, NEARBY), nearby(task, own, 1.0)
-    ours, changed, other = (_slope_of_map(map, task, point) for point in (own, near, far))
+    ours, near, far = witnesses(task, partial(_slope_of_map, map, task))
     kind = next(module.parameters()).dtype
-    room = room_of(task, ours, changed, other)
-    _compare(task, changed, slope_of_torch(at(task, task.module, near), task.loss_fn, task), room)
+    room = room_of(task, ours, near, far)
+    _compare(task, near.slope, slope_of_torch(at(task, task.module, near.weights), task.loss_fn, task), room)
     wide = max(1.0, torch.finfo(kind).eps / torch.finfo(task.dtype).eps)
     if task.noise is None or wide == 1.0:  # other noise than dropout is drawn by number type
-        _compare(task, ours, _slope_of_either(task, module, loss_fn), Slope(room.loss * wide, room.gradient * wide))
-    differentiate(map, near, task.parameter_at)
+        _compare(
+            task, ours.slope, _slope_of_either(task, module, loss_fn), Slope(room.loss * wide, room.gradient * wide)
+        )
+    differentiate(map, near.weights, task.parameter_at)
+
+
+def witnesses(task: Training, slope: Callable[[Array], Slope]) -> list[Witness]:
+    """Where training starts, a point nearby and one far away; nearer ones where there is no loss, at last the start."""
+    own = task.start(0)
+    here = Witness(own, NEARBY, slope(own))
+    return [here, *(_reached(task, slope, here, way) for way in (NEARBY, FAR))]
+
+
+def _reached(task: Training, slope: Callable[[Array], Slope], here: Witness, far: float) -> Witness:
+    for way in (far * share for share in SHORTER):
+        point = nearby(task, here.weights, way)
+        try:
+            found = slope(point)
+        except FAILURES:  # no loss there: a matrix without a factor, a distribution without that parameter
+            continue
+        if np.isfinite(found.loss) and np.isfinite(found.gradient).all():
+            return Witness(point, way, found)
+    return here
 
 
 def _slope_of_either(task: Training, module: nn.Module, loss_fn: Callable[[Any, Any], Any]) -> Slope:
@@ -86,16 +118,16 @@ def rounding(task: Training) -> float:
     return float(50 * torch.finfo(task.dtype).eps * np.sqrt(sum(task.sizes) + task.inputs.size + task.targets.size))
 
 
-def room_of(task: Training, own: Slope, near: Slope, far: Slope) -> Slope:
+def room_of(task: Training, own: Witness, near: Witness, far: Witness) -> Slope:
     """How far loss and each entry of the gradient may be off by rounding, from their values at three points.
 
     It is relative to the value itself; to what weights that are rounded make of it (the change to a point nearby,
     relative to the way there); and, where a trained network's loss is a small difference of large numbers, to the value
     for other weights.
     """
-    off = rounding(task)
-    loss = abs(own.loss) + abs(near.loss - own.loss) / NEARBY + abs(far.loss)
-    gradient = _most(own.gradient) + _most(near.gradient - own.gradient) / NEARBY + _most(far.gradient)
+    off, (here, there, away) = rounding(task), (point.slope for point in (own, near, far))
+    loss = abs(here.loss) + abs(there.loss - here.loss) / near.way + abs(away.loss)
+    gradient = _most(here.gradient) + _most(there.gradient - here.gradient) / near.way + _most(away.gradient)
     return Slope(float(off * np.nan_to_num(loss)), np.asarray(off * np.nan_to_num(gradient)))
 
 
@@ -126,7 +158,8 @@ def _most(values: Array) -> float:
 
 
 def _numbers(values: Tensor) -> Array:
-    return np.asarray(values.detach().to("cpu", torch.float64).numpy()).ravel()
+    held = values.detach().to_dense() if values.is_sparse else values.detach()  # of a sparse Embedding
+    return np.asarray(held.to("cpu", torch.float64).numpy()).ravel()
 
 
 def _slope_of_map(map: TensorTraining, task: Training, w: Array) -> Slope:
@@ -151,7 +184,7 @@ def slope_of_torch(module: nn.Module, loss_fn: Callable[[Any, Any], Any], task: 
     size = len(task.inputs) if task.noise is None else task.microbatch  # noise is drawn piece by piece
     total = 0.0
     try:
-        with untouched(module), untouched(loss_fn), everyday(), torch.enable_grad(), plain_attention():
+        with untouched(module), untouched(loss_fn), everyday(), torch.enable_grad(), plain_attention(), Written(OFF):
             for parameter in parameters:
                 parameter.grad = None
             with seeded(task.noise, 0, first.device):
@@ -170,28 +203,55 @@ def slope_of_torch(module: nn.Module, loss_fn: Callable[[Any, Any], Any], task: 
 
 @contextmanager
 def untouched(thing: Any) -> Iterator[None]:
-    """Undo whatever a call of a module changes: gradients, buffers, attributes and torch's random numbers."""
+    """Undo whatever a call of a module changes: gradients, buffers, attributes and torch's random numbers.
+
+    Of its attributes also what is in lists, dicts, sets, tensors and arrays, and in those that are in there.
+    """
     if not isinstance(thing, nn.Module):
         yield
         return
     gradients = [(p, p.grad) for p in thing.parameters()]
-    buffers = [(b, b.clone()) for b in thing.buffers()]
-    places = [(part, dict(vars(part)), dict(part._buffers)) for part in thing.modules()]
+    held = dict[int, tuple[Any, Any]]()
+    for part in thing.modules():
+        _hold(vars(part), held)
     try:
         with torch.random.fork_rng(devices=sorted({p.device for p, _ in gradients if p.is_cuda}, key=str)):
             yield
     finally:
-        with torch.no_grad():
-            for part, attributes, held in places:
-                vars(part).clear()
-                vars(part).update(attributes)
-                part._buffers.clear()
-                part._buffers.update(held)
-            for buffer, before in buffers:
-                if not torch.equal(buffer, before):
-                    buffer.copy_(before)
+        for value, before in held.values():
+            _restore(value, before)
         for parameter, gradient in gradients:
             parameter.grad = gradient
+
+
+def _hold(value: Any, held: dict[int, tuple[Any, Any]]) -> None:
+    """Keep a copy of a container and of all that is in it; parameters, which only a gradient changes, left out."""
+    if id(value) in held or isinstance(value, nn.Parameter):
+        return
+    if isinstance(value, Tensor):
+        held[id(value)] = value, value.detach().clone()
+    elif isinstance(value, np.ndarray):
+        held[id(value)] = value, value.copy()
+    elif isinstance(value, dict | list | tuple | set | deque):
+        if not isinstance(value, tuple):
+            held[id(value)] = value, dict(value) if isinstance(value, dict) else list(value)
+        for part in value.values() if isinstance(value, dict) else value:
+            _hold(part, held)
+
+
+def _restore(value: Any, before: Any) -> None:
+    if isinstance(value, Tensor):
+        with torch.no_grad():
+            if not torch.equal(value, before):
+                value.copy_(before)
+    elif isinstance(value, np.ndarray):
+        value[...] = before
+    elif isinstance(value, dict | set):
+        value.clear()
+        value.update(before)
+    else:
+        value.clear()
+        value.extend(before)
 
 
 # -- which memory is touched -------------------------------------------------------------------------------------
@@ -257,8 +317,12 @@ def differentiate(map: TensorTraining | TensorDescent, w: Array, named: Callable
     def moved(x: Array, v: Array) -> Array:
         return np.asarray(map.to_numpy(map.unchecked_tangent(x, p, 0, v[None])[0])[0])
 
-    pairs = [(misfit(slopes, bent, w, eps), "curvature"), (misfit(step, moved, x, eps, free=size), "tangent")]
-    for found, kind in pairs:
+    pairs = [
+        (partial(misfit, slopes, bent, w, eps), "curvature"),
+        (partial(misfit, step, moved, x, eps, free=size), "tangent"),
+    ]
+    for compared, kind in pairs:
+        found = _unless_undefined(compared)
         if found is not None:
             raise Refusal(
                 f"the {kind} of {named(found.component % size)} is {found.claimed:.6g} by automatic "
@@ -266,6 +330,14 @@ def differentiate(map: TensorTraining | TensorDescent, w: Array, named: Callable
                 f"{'gradient' if kind == 'curvature' else 'step'}: torch's forward mode does not see through detach(), "
                 ".data, or an autograd.Function without the right jvp (check=False goes on anyway)"
             )
+
+
+def _unless_undefined(compared: Callable[[], Misfit | None]) -> Misfit | None:
+    """A comparison with differences; nothing where a point beside has no value (that of the point itself was tried)."""
+    try:
+        return compared()
+    except FAILURES:
+        return None
 
 
 def peer(map: TensorTraining, task: Training) -> Peer:
