@@ -16,7 +16,7 @@ from numba import jit
 from nnflow.compiled import CompiledMap, Functions, ways
 from nnflow.compiled.kernels import compiled, once
 from nnflow.compiled.kernels import frame_tangent as tangent_of
-from nnflow.compiled.loops import Shape
+from nnflow.compiled.loops import Constants, Shape
 from nnflow.frozen import fingerprint
 from nnflow.machine import loop
 from nnflow.map import Array, Map
@@ -59,14 +59,16 @@ def numba_mapping(map: Map, clock: bool = False) -> NumbaMapping:
             f"{map.name} depends on the step index t: call numba_mapping(map, clock=True), "
             "which puts t into the state as its last component"
         )
-    return _mapping(map.functions, map._shape, clock, map.check, map.name)
+    if map.constants is None:
+        return _mapping_once(map.functions, map._shape, clock, map.check, map.name, ())
+    return _mapping(map.functions, map._shape, clock, map.check, map.name, map.constants)
 
 
-@once
-def _mapping(functions: Functions, shape: Shape, clock: bool, checked: bool, name: str) -> NumbaMapping:
+def _mapping(functions: Functions, shape: Shape, clock: bool, checked: bool, name: str, c: Constants) -> NumbaMapping:
     """Both functions, compiled once a machine, but for `jacobian` itself, which takes any further arguments."""
-    mark, dim, parameters = fingerprint(functions, shape, clock, checked, name), shape.dim, shape.parameters
-    step, frame_tangent = compiled(functions.rule, checked), tangent_of(functions, shape, checked)
+    mark, dim, parameters = fingerprint(functions, shape, clock, checked, name, c), shape.dim, shape.parameters
+    step = compiled(functions.rule, checked, shape.ignoring(1))
+    frame_tangent = tangent_of(functions, shape, checked)
     sizes = f"{name} takes u of shape ({dim + clock},) and parameters of shape ({parameters},)"
 
     @ways.rule
@@ -82,7 +84,7 @@ def _mapping(functions: Functions, shape: Shape, clock: bool, checked: bool, nam
         """The next state."""
         x, p, t = parts(u, parameters)
         out = np.empty(dim + clock)
-        step(x, p, t, out[:dim])
+        step(x, p, t, c, out[:dim])
         out[dim:] = u[dim:] + 1.0
         return out
 
@@ -91,7 +93,7 @@ def _mapping(functions: Functions, shape: Shape, clock: bool, checked: bool, nam
         """The Jacobian: the rows of frame_tangent(identity) are its columns."""
         x, p, t = parts(u, parameters)
         columns = np.empty((dim, dim))
-        frame_tangent(x, p, t, np.eye(dim), columns)
+        frame_tangent(x, p, t, c, np.eye(dim), columns)
         out = np.eye(dim + clock)
         out[:dim, :dim] = columns.T
         return out
@@ -102,6 +104,9 @@ def _mapping(functions: Functions, shape: Shape, clock: bool, checked: bool, nam
         return matrix(u, parameters)
 
     return NumbaMapping(mapping, jacobian)
+
+
+_mapping_once = once(_mapping)
 
 
 def numpy_mapping(map: Map) -> Callable[..., Array]:

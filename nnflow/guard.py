@@ -33,21 +33,29 @@ class Call(NamedTuple):
     writes: tuple[tuple[int, ...], ...] = ()
 
 
-def try_out(calls: Sequence[Call], name: str, states: Array, parameters: Mapping[str, float]) -> None:
-    """Call each function once at each state, at t = 0, 1, ….
+def try_out(
+    calls: Sequence[Call], name: str, states: Array, parameters: Mapping[str, float], behind: tuple[Any, ...] = ()
+) -> None:
+    """Call each function once at each state, at t = 0, 1, …, with what stands `behind` t.
 
     Raises Refusal, with function and reason, for one that looks out of bounds, changes what it is given, leaves a part
     of its result unwritten, returns no number where it has to, or cannot run as plain Python.
     """
     for call in calls:
-        sizes = (len(states[0]), len(parameters), None, *(shape[0] for shape in (*call.reads, *call.writes)))
+        sizes = (
+            len(states[0]),
+            len(parameters),
+            None,
+            *(None for _ in behind),
+            *(shape[0] for shape in (*call.reads, *call.writes)),
+        )
         flat = all(len(shape) == 1 for shape in (*call.reads, *call.writes))
         if flat and (reason := fault(call.function, sizes, len(sizes) - 1 if call.writes else None)):
             raise Refusal(f"the {call.kind} of {name!r} {reason} (read in its bytecode; check=False leaves this out)")
     for call in (call._replace(function=plain(call.function)) for call in calls):
         for t, state in enumerate(states):
-            reason = _fault(call, state, parameters, t)
-            if reason or (reason := _changed(call, state, parameters, t)):
+            reason = _fault(call, state, parameters, t, behind)
+            if reason or (reason := _changed(call, state, parameters, t, behind)):
                 raise Refusal(
                     f"the {call.kind} of {name!r} {reason} (tried as plain Python at t = {t}, with x of {len(state)} "
                     f"components and p of {len(parameters)}: {', '.join(parameters) or 'no parameters'}; "
@@ -64,24 +72,24 @@ def _arguments(call: Call, state: Array, parameters: Mapping[str, float]) -> tup
     return read, [np.full(shape, MARK) for shape in call.writes]
 
 
-def _changed(call: Call, state: Array, parameters: Mapping[str, float], t: int) -> str:
+def _changed(call: Call, state: Array, parameters: Mapping[str, float], t: int, behind: tuple[Any, ...]) -> str:
     """Whether two calls with the same arguments give two results: a draw, or a count of calls."""
     seen: list[list[Array]] = []
     for _ in range(2):
         read, written = _arguments(call, state, parameters)
         with np.errstate(all="ignore"), suppress(Exception):
-            value = call.function(*read[:2], t, *read[2:], *written)
+            value = call.function(*read[:2], t, *behind, *read[2:], *written)
             seen.append([*written, np.array(0.0 if value is None else value, dtype=np.float64)])
     if len(seen) < 2 or all(np.array_equal(a, b, equal_nan=True) for a, b in zip(*seen, strict=True)):
         return ""
     return "gives another result each time: take random numbers from (seed, t), and keep nothing between calls"
 
 
-def _fault(call: Call, state: Array, parameters: Mapping[str, float], t: int) -> str:
+def _fault(call: Call, state: Array, parameters: Mapping[str, float], t: int, behind: tuple[Any, ...]) -> str:
     read, written = _arguments(call, state, parameters)
     try:
         with np.errstate(all="ignore"):
-            value = call.function(*read[:2], t, *read[2:], *written)
+            value = call.function(*read[:2], t, *behind, *read[2:], *written)
     except IndexError as error:
         return f"reads or writes out of bounds: {error}"
     except Exception as error:

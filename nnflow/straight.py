@@ -153,7 +153,7 @@ def _constant(code: Any, variable: ir.Var) -> Any:
         return None
 
 
-def lasting(function: Callable[..., Any], dim: int) -> bool:
+def lasting(function: Callable[..., Any], dim: int, out: int = 3) -> bool:
     """Whether a state that is not finite is followed by none that is: then the last state of many tells of all.
 
     A sum, a difference or a product with NaN or infinity is one of them again. So each component of the state has to
@@ -168,7 +168,7 @@ def lasting(function: Callable[..., Any], dim: int) -> bool:
         if isinstance(step, ir.Assign):
             if _may_write(step.value):
                 return False
-            known[step.target.name] = _reaching(code, step.value, known, ends, dim)
+            known[step.target.name] = _reaching(code, step.value, known, ends, dim, out)
         elif isinstance(step, ir.SetItem):
             if known[step.target.name] != NEXT:
                 return False
@@ -183,10 +183,10 @@ def _may_write(value: Any) -> bool:
     return value.op == "call" or (value.op == "inplace_binop" and value.fn not in ARITHMETIC)
 
 
-def _reaching(code: Any, value: Any, known: dict[str, Any], ends: dict[int, frozenset[int]], dim: int) -> Any:
+def _reaching(code: Any, value: Any, known: dict[str, Any], ends: dict[int, frozenset[int]], dim: int, out: int) -> Any:
     """What is known of a value."""
     if isinstance(value, ir.Arg):
-        return {0: STATE, 3: NEXT}.get(value.index, NOTHING)
+        return {0: STATE, out: NEXT}.get(value.index, NOTHING)
     if isinstance(value, ir.Var):
         return known[value.name]
     if not isinstance(value, ir.Expr):

@@ -53,11 +53,14 @@ def glue(function: Function) -> Function:
 
 
 @once
-def compiled(function: Rule, checked: bool) -> Rule:
+def compiled(function: Rule, checked: bool, ignoring: int | None = None) -> Rule:
     """A rule as numba's dispatcher: one for all the loops it enters, so that its own code is compiled once a process.
 
     `checked`: each index is looked at, but for those that `guard` has seen already, since they are written as numbers.
+    `ignoring`: the rule knows of no constants, and so many arguments stand behind (x, p, t).
     """
+    if ignoring is not None:
+        return loops.without_constants(compiled(function, checked), ignoring)
 
     def passed_on(*arguments: Any) -> Any:
         return function(*arguments)
@@ -72,18 +75,18 @@ def compiled(function: Rule, checked: bool) -> Rule:
 def frame_tangent(functions: Functions, shape: Shape, checked: bool) -> Rule:
     """The tangent map on the rows of a frame: as given, vector by vector, or by differences of the rule."""
     if functions.frame_tangent is not None:
-        return compiled(functions.frame_tangent, checked)
+        return compiled(functions.frame_tangent, checked, shape.ignoring(2))
     if functions.tangent is not None:
-        return loops.one_by_one(compiled(functions.tangent, checked))
-    return loops.by_differences(compiled(functions.rule, checked), shape)
+        return loops.one_by_one(compiled(functions.tangent, checked, shape.ignoring(2)))
+    return loops.by_differences(compiled(functions.rule, checked, shape.ignoring(1)), shape)
 
 
 @once
 def orbit(step: Rule, shape: Shape, checked: bool) -> Rule:
     """The loop of `advance` and `orbit`."""
-    mark, made = fingerprint(step, shape, checked), compiled(step, checked)
+    mark, made = fingerprint(step, shape, checked), compiled(step, checked, shape.ignoring(1))
     if shape.small and straight(step):
-        return lanes.side_by_side_loop(mark, made, shape, lasting(step, shape.dim))
+        return lanes.side_by_side_loop(mark, made, shape, lasting(step, shape.dim, 4 if shape.constants else 3))
     return loops.orbit_loop(mark, made, shape)
 
 
@@ -91,26 +94,30 @@ def orbit(step: Rule, shape: Shape, checked: bool) -> Rule:
 def tangent_orbit(functions: Functions, shape: Shape, checked: bool) -> Rule:
     """The loop of `tangent_orbit`."""
     if functions.joint is not None:
-        joint = compiled(functions.joint, checked)
+        joint = compiled(functions.joint, checked, shape.ignoring(3))
     else:
-        joint = loops.one_after_the_other(compiled(functions.rule, checked), frame_tangent(functions, shape, checked))
+        step = compiled(functions.rule, checked, shape.ignoring(1))
+        joint = loops.one_after_the_other(step, frame_tangent(functions, shape, checked))
     return loops.tangent_loop(fingerprint(functions, shape, checked), joint, shape)
 
 
 @once
 def separation_orbit(step: Rule, shape: Shape, checked: bool) -> Rule:
     """The loop of `separation_orbit`."""
-    return loops.separation_loop(fingerprint(step, shape, checked), compiled(step, checked), shape)
+    return loops.separation_loop(fingerprint(step, shape, checked), compiled(step, checked, shape.ignoring(1)), shape)
 
 
 @once
-def curvature(hessian: Rule, checked: bool) -> Rule:
+def curvature(hessian: Rule, shape: Shape, checked: bool) -> Rule:
     """The loop of `curvature`."""
-    return loops.curvature_loop(fingerprint(hessian, checked), compiled(hessian, checked))
+    return loops.curvature_loop(
+        fingerprint(hessian, shape.constants, checked), compiled(hessian, checked, shape.ignoring(2))
+    )
 
 
 @once
-def observe(function: Rule, size: int | None, checked: bool) -> Rule:
+def observe(function: Rule, size: int | None, shape: Shape, checked: bool) -> Rule:
     """The loop of an observable, or of a function that writes several."""
-    mark, made = fingerprint(function, size, checked), compiled(function, checked)
+    mark = fingerprint(function, size, shape.constants, checked)
+    made = compiled(function, checked, shape.ignoring(0 if size is None else 1))
     return observing.single_loop(mark, made) if size is None else observing.several_loop(mark, made, size)

@@ -15,7 +15,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from nnflow.compiled.loops import Integers, Rule, Shape, beginning, blank, copy, put, recording
+from nnflow.compiled.loops import Constants, Integers, Rule, Shape, beginning, blank, copy, put, recording
 from nnflow.compiled.memory import Array, stack
 from nnflow.compiled.ways import part, part_by_llvm
 from nnflow.machine import loop
@@ -37,20 +37,20 @@ def _add(total: float, value: float, factor: float) -> float:
 add = part_by_llvm(_add, fastmath=ANY_ORDER)
 
 
-def by_steps(step: Rule, shape: Shape, lasting: bool, steps: int) -> Callable[[Array, Array, int], float]:
+def by_steps(step: Rule, shape: Shape, lasting: bool, steps: int) -> Rule:
     """Build what advances all lanes by so many steps: (lanes, p, t) -> NaN if a state that may heal was not finite."""
     dim, parameters = shape.dim, shape.parameters
     summed = 0 if lasting else dim
 
     @part_by_llvm
-    def advance_lane(lanes: Array, p: Array, t: int, j: int) -> float:
+    def advance_lane(lanes: Array, p: Array, t: int, c: Constants, j: int) -> float:
         x, y, q, total = stack(1, dim)[0], stack(1, dim)[0], stack(1, parameters)[0], 0.0
         for i in range(dim):
             x[i] = lanes[i, j]
         for i in range(parameters):
             q[i] = p[i, j]
         for s in range(t, t + steps):
-            step(x, q, s, y)
+            step(x, q, s, c, y)
             for i in range(0, summed, 2):
                 total = add(total, y[i], y[i + 1] if i + 1 < dim else 1.0)  # overflows early: that costs but time
             put(x, y)
@@ -59,27 +59,27 @@ def by_steps(step: Rule, shape: Shape, lasting: bool, steps: int) -> Callable[[A
         return total
 
     @part_by_llvm
-    def advance(lanes: Array, p: Array, t: int) -> float:
+    def advance(lanes: Array, p: Array, t: int, c: Constants) -> float:
         lost, j = 0.0, t - t  # for a 0, numba would compile once more
         while j < LANES:  # of a range, LLVM peels the first pass off, and all others are out of alignment
-            lost = add(lost, advance_lane(lanes, p, t, j), 0.0)  # NaN if the sum is not finite
+            lost = add(lost, advance_lane(lanes, p, t, c, j), 0.0)  # NaN if the sum is not finite
             j += 1
         return lost
 
     return advance
 
 
-def advancing(step: Rule, shape: Shape, lasting: bool) -> Callable[[Array, Array, int, int], float]:
+def advancing(step: Rule, shape: Shape, lasting: bool) -> Rule:
     """The same for any number of steps; two at once halve loads and stores."""
     one_step, two_steps = (by_steps(step, shape, lasting, steps) for steps in (1, 2))
 
     @part
-    def advance_lanes(lanes: Array, p: Array, t: int, steps: int) -> float:
+    def advance_lanes(lanes: Array, p: Array, t: int, c: Constants, steps: int) -> float:
         lost = 0.0
         for s in range(t, t + steps - 1, 2):
-            lost += two_steps(lanes, p, s)
+            lost += two_steps(lanes, p, s, c)
         if steps % 2 == 1:
-            lost += one_step(lanes, p, t + steps - 1)
+            lost += one_step(lanes, p, t + steps - 1, c)
         return lost
 
     return advance_lanes
@@ -158,14 +158,14 @@ def repeating(step: Rule, dim: int) -> Callable[..., None]:
 
     @part
     def make_again(
-        lanes: Array, kept: Array, p: Array, t: int, steps: int, every: int, columns: Integers, records: Array,
-        first: int, last: int, escaped: Integers,
+        lanes: Array, kept: Array, p: Array, t: int, c: Constants, steps: int, every: int, columns: Integers,
+        records: Array, first: int, last: int, escaped: Integers,
     ) -> None:  # fmt: skip
         x, y = stack(1, dim)[0], stack(1, dim)[0]
         for j in range(escaped.shape[0]):
             for i in range(dim):
                 x[i] = kept[i, j]
-            escaped[j] = record(x, p[j], t, steps, every, columns, records[j], first, last, escaped[j], y)
+            escaped[j] = record(x, p[j], t, c, steps, every, columns, records[j], first, last, escaped[j], y)
             for i in range(dim):
                 lanes[i, j] = x[i] if escaped[j] < 0 else np.nan
 
@@ -180,8 +180,8 @@ def side_by_side_loop(mark: str, step: Rule, shape: Shape, lasting: bool) -> Rul
 
     @loop(mark, _nrt=False)
     def orbit(
-        states: Array, all_p: Array, t: int, steps: int, every: int, columns: Integers, all_records: Array, at: int,
-        all_escaped: Integers, scratch: Array, spare: Array,
+        states: Array, all_p: Array, t: int, c: Constants, steps: int, every: int, columns: Integers,
+        all_records: Array, at: int, all_escaped: Integers, scratch: Array, spare: Array,
     ) -> None:  # fmt: skip
         lanes, kept, q, seen = stack(dim, LANES), stack(dim, LANES), stack(parameters, LANES), stack(SEEN, LANES)
         start(states, t, all_escaped)
@@ -204,10 +204,10 @@ def side_by_side_loop(mark: str, step: Rule, shape: Shape, lasting: bool) -> Rul
                 for block in range(size // hop if side else 0):
                     for i in range(dim if first + block < last else 0):
                         put(seen[block * dim + i], lanes[i])
-                    total += advance_lanes(lanes, q, t + s + block * hop, hop)
+                    total += advance_lanes(lanes, q, t + s + block * hop, c, hop)
                 lost = total + (sum_of(lanes) if lasting else 0.0) != 0.0
                 if lost:
-                    make_again(lanes, kept, p, t + s, size, hop, columns, records, first, last, escaped)
+                    make_again(lanes, kept, p, t + s, c, size, hop, columns, records, first, last, escaped)
                 else:
                     write_seen(seen, columns, records, first, last, escaped)
                 s += size

@@ -21,6 +21,7 @@ from nnflow.machine import loop
 
 Rule = Callable[..., Any]
 Integers = npt.NDArray[np.int64]
+Constants = tuple[Any, ...]
 ROOT = 6.055454452393343e-06  # the third root of the rounding unit: where central differences are most exact
 
 
@@ -32,6 +33,11 @@ class Shape(NamedTuple):
     periods: tuple[float, ...]  # of each component, 0 = not an angle
     small: bool  # whether a state, and so a frame, lies on the stack …
     width: int  # … and then the vectors of a frame; elsewhere 1
+    constants: bool = False  # whether the map's functions are given its constants
+
+    def ignoring(self, arguments: int) -> int | None:
+        """So many arguments, if the map's functions know of no constants."""
+        return None if self.constants else arguments
 
 
 # -- pieces ----------------------------------------------------------------------------------------------------------
@@ -116,9 +122,9 @@ def following(step: Rule, dim: int) -> Callable[..., int]:
     finite = is_finite(dim)
 
     @part
-    def follow(x: Array, p: Array, t: int, steps: int, y: Array) -> int:
+    def follow(x: Array, p: Array, t: int, c: Constants, steps: int, y: Array) -> int:
         for s in range(t, t + steps):
-            step(x, p, s, y)
+            step(x, p, s, c, y)
             if not finite(y):
                 blank(x)
                 return s + 1
@@ -138,8 +144,8 @@ def recording(step: Rule, dim: int) -> Callable[..., int]:
 
     @part
     def record(
-        x: Array, p: Array, t: int, steps: int, every: int, columns: Integers, records: Array, first: int, last: int,
-        escaped: int, y: Array,
+        x: Array, p: Array, t: int, c: Constants, steps: int, every: int, columns: Integers, records: Array,
+        first: int, last: int, escaped: int, y: Array,
     ) -> int:  # fmt: skip
         for block in range(steps // every):
             s = t + block * every
@@ -149,7 +155,7 @@ def recording(step: Rule, dim: int) -> Callable[..., int]:
                 else:
                     blank(records[first + block])
             if escaped < 0:
-                escaped = follow(x, p, s, every, y)
+                escaped = follow(x, p, s, c, every, y)
         return escaped
 
     return record
@@ -164,14 +170,15 @@ def orbit_loop(mark: str, step: Rule, shape: Shape) -> Rule:
 
     @loop(mark, _nrt=False)
     def orbit(
-        x: Array, p: Array, t: int, steps: int, every: int, columns: Integers, records: Array, at: int,
+        x: Array, p: Array, t: int, c: Constants, steps: int, every: int, columns: Integers, records: Array, at: int,
         escaped: Integers, scratch: Array, spare: Array,
     ) -> None:  # fmt: skip
         here, y = room(scratch)[0], room(spare)[0]
         start(x, t, escaped)
         for m in range(x.shape[0]):
             put(here, x[m])
-            escaped[m] = record(here, p[m], t, steps, every, columns, records[m], at, records.shape[1], escaped[m], y)
+            end = records.shape[1]
+            escaped[m] = record(here, p[m], t, c, steps, every, columns, records[m], at, end, escaped[m], y)
             put(x[m], here)
 
     return orbit
@@ -186,10 +193,10 @@ def tangent_loop(mark: str, joint: Rule, shape: Shape) -> Rule:
     )
 
     @part
-    def carry(x: Array, p: Array, t: int, steps: int, v: Array, w: Array, y: Array) -> int:
+    def carry(x: Array, p: Array, t: int, c: Constants, steps: int, v: Array, w: Array, y: Array) -> int:
         """Advance a state and its frame; returns the step index of the first state that is not finite, or -1."""
         for s in range(t, t + steps):
-            joint(x, p, s, v, y, w)
+            joint(x, p, s, c, v, y, w)
             if not finite(y):
                 blank(x)
                 return s + 1
@@ -206,8 +213,9 @@ def tangent_loop(mark: str, joint: Rule, shape: Shape) -> Rule:
 
     @loop(mark, _nrt=False)
     def tangent_orbit(
-        x: Array, p: Array, t: int, frame: Array, steps: int, every: int, stretches: Array, frames: Array,
-        factors: Array, escaped: Integers, here_: Array, y_: Array, v_: Array, w_: Array, r_: Array, spare: Array,
+        x: Array, p: Array, t: int, c: Constants, frame: Array, steps: int, every: int, stretches: Array,
+        frames: Array, factors: Array, escaped: Integers, here_: Array, y_: Array, v_: Array, w_: Array, r_: Array,
+        spare: Array,
     ) -> None:  # fmt: skip
         here, y = room(here_)[0], room(y_)[0]
         v, w, r = room_for_frame(v_), room_for_frame(w_), room_for_factor(r_)
@@ -219,7 +227,7 @@ def tangent_loop(mark: str, joint: Rule, shape: Shape) -> Rule:
                 if frames.shape[1] > 0:
                     copy(frames[m, block], v)
                 if escaped[m] < 0:
-                    escaped[m] = carry(here, p[m], t + block * every, every, v, w, y)
+                    escaped[m] = carry(here, p[m], t + block * every, c, every, v, w, y)
                 if escaped[m] < 0 and usable(v):
                     orthonormalise(v, r, spare)
                 else:  # a frame that is no longer finite, or whose member escaped
@@ -259,8 +267,8 @@ def separation_loop(mark: str, step: Rule, shape: Shape) -> Rule:
 
     @loop(mark, _nrt=False)
     def separation_orbit(
-        x: Array, y: Array, p: Array, t: int, steps: int, every: int, norm: int, distances: Array, escaped: Integers,
-        scratch: Array,
+        x: Array, y: Array, p: Array, t: int, c: Constants, steps: int, every: int, norm: int, distances: Array,
+        escaped: Integers, scratch: Array,
     ) -> None:  # fmt: skip
         z = room(scratch)[0]
         start(x, t, escaped)
@@ -273,9 +281,9 @@ def separation_loop(mark: str, step: Rule, shape: Shape) -> Rule:
                 for j in range(y.shape[1]):
                     distances[m, j, block] = distance(x[m], y[m, j], norm)
                     if not np.isnan(y[m, j, 0]):
-                        follow(y[m, j], p[m], s, every, z)
+                        follow(y[m, j], p[m], s, c, every, z)
                 if escaped[m] < 0:
-                    escaped[m] = follow(x[m], p[m], s, every, z)
+                    escaped[m] = follow(x[m], p[m], s, c, every, z)
 
     return separation_orbit
 
@@ -284,14 +292,37 @@ def curvature_loop(mark: str, hessian: Rule) -> Rule:
     """Build the loss Hessian of each member on its vectors v (member, k, weights)."""
 
     @loop(mark, _nrt=True)
-    def curvature(x: Array, p: Array, t: int, v: Array, out: Array) -> None:
+    def curvature(x: Array, p: Array, t: int, c: Constants, v: Array, out: Array) -> None:
         for m in range(x.shape[0]):
-            hessian(x[m], p[m], t, v[m], out[m])
+            hessian(x[m], p[m], t, c, v[m], out[m])
 
     return curvature
 
 
-# -- tangents ----------------------------------------------------------------------------------------------------------
+# -- constants, tangents -----------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=256)
+def without_constants(function: Rule, arguments: int) -> Rule:
+    """Build what leaves the constants out for a function of (x, p, t) and so many arguments."""
+
+    @part
+    def value(x: Array, p: Array, t: int, c: Constants) -> Any:
+        return function(x, p, t)
+
+    @part
+    def one(x: Array, p: Array, t: int, c: Constants, a: Array) -> None:
+        function(x, p, t, a)
+
+    @part
+    def two(x: Array, p: Array, t: int, c: Constants, a: Array, b: Array) -> None:
+        function(x, p, t, a, b)
+
+    @part
+    def three(x: Array, p: Array, t: int, c: Constants, a: Array, b: Array, d: Array) -> None:
+        function(x, p, t, a, b, d)
+
+    return (value, one, two, three)[arguments]
 
 
 @lru_cache(maxsize=256)
@@ -299,9 +330,9 @@ def one_by_one(tangent: Rule) -> Rule:
     """Build the tangent map on a frame, vector by vector."""
 
     @part
-    def frame_tangent(x: Array, p: Array, t: int, v: Array, out: Array) -> None:
+    def frame_tangent(x: Array, p: Array, t: int, c: Constants, v: Array, out: Array) -> None:
         for j in range(v.shape[0]):
-            tangent(x, p, t, v[j], out[j])
+            tangent(x, p, t, c, v[j], out[j])
 
     return frame_tangent
 
@@ -311,9 +342,9 @@ def one_after_the_other(step: Rule, frame_tangent: Rule) -> Rule:
     """Build the step and the tangent map of a rule that shares nothing between them."""
 
     @part
-    def joint(x: Array, p: Array, t: int, v: Array, out: Array, w: Array) -> None:
-        frame_tangent(x, p, t, v, w)
-        step(x, p, t, out)
+    def joint(x: Array, p: Array, t: int, c: Constants, v: Array, out: Array, w: Array) -> None:
+        frame_tangent(x, p, t, c, v, w)
+        step(x, p, t, c, out)
 
     return joint
 
@@ -324,7 +355,7 @@ def by_differences(step: Rule, shape: Shape) -> Rule:
     dim, periods, dot = shape.dim, np.array(shape.periods), inner_product(shape.dim)
 
     @rule
-    def frame_tangent(x: Array, p: Array, t: int, v: Array, out: Array) -> None:
+    def frame_tangent(x: Array, p: Array, t: int, c: Constants, v: Array, out: Array) -> None:
         reach = 1.0
         for i in range(dim):
             reach = max(reach, abs(x[i]))
@@ -332,8 +363,8 @@ def by_differences(step: Rule, shape: Shape) -> Rule:
         for j in range(v.shape[0]):
             size = np.sqrt(dot(v, j, j))
             h = ROOT * reach / (size if size > 0.0 else 1.0)
-            step(x + h * v[j], p, t, ahead)
-            step(x - h * v[j], p, t, behind)
+            step(x + h * v[j], p, t, c, ahead)
+            step(x - h * v[j], p, t, c, behind)
             for i in range(dim):
                 d = ahead[i] - behind[i]
                 if periods[i] > 0.0:

@@ -19,13 +19,13 @@ from numba.core.errors import NumbaError
 
 from nnflow.compiled import kernels
 from nnflow.compiled.kernels import Functions, Rule
-from nnflow.compiled.loops import Shape
+from nnflow.compiled.loops import Constants, Shape
 from nnflow.compiled.observing import Component
 from nnflow.differences import misfit
 from nnflow.frozen import frozen, plain
 from nnflow.guard import VECTORS, Call, call_plain, is_intrinsic, try_out
 from nnflow.map import NORMS, Array, End, Into, Map, TangentRecords, begin, new_records, tangent_records
-from nnflow.names import Refusal, unknown
+from nnflow.names import Refusal, shown, unknown
 from nnflow.straight import reads
 
 FUNCTIONS = (types.FunctionType, Dispatcher)  # what numba compiles
@@ -48,8 +48,12 @@ class CompiledMap(Map):
     into `W (k, dim)`. Without a tangent, central differences are used, and results say so. `observables`: name →
     `f(x, p, t)` → float. The other arguments are `Map`'s fields.
 
-    Rules are plain Python functions in numba's subset; the constants they close over (training data up to about 1 MB)
-    are compiled in, as they are when the map is made. A division of floats by zero gives inf, not an exception. Whole
+    `constants`, a tuple of arrays, numbers or such tuples, are handed to each function behind t:
+    `rule(x, p, t, c, out)`, an observable `f(x, p, t, c)`. They are no part of the machine code: maps that differ in
+    their data only share it.
+
+    Rules are plain Python functions in numba's subset; the constants they close over (up to about 1 MB) are compiled
+    in, as they are when the map is made. A division of floats by zero gives inf, not an exception. Whole
     numbers have 64 bits: beyond, they wrap around, and `//` and `%` by a whole 0 give 0 (write ``float(t)``).
 
     Each function is called once as plain Python when the map is made (see `guard`); `check=False` leaves that out, and
@@ -67,6 +71,7 @@ class CompiledMap(Map):
         frame_tangent: Rule | None = None,
         hessian: Rule | None = None,
         joint: Rule | None = None,
+        constants: Constants | None = None,
         check: bool = True,
         **settings: Any,
     ) -> None:
@@ -85,10 +90,11 @@ class CompiledMap(Map):
         given = {"observables": seen, "structure": structure}
         super().__init__(**{"name": getattr(rule, "py_func", rule).__name__, **settings, **given})
         object.__setattr__(self, "functions", kept)
+        object.__setattr__(self, "constants", None if constants is None else _kept(constants))
         object.__setattr__(self, "check", check)
         if check and self.guarded:
             states = self.initial_states(2, 0)
-            try_out(self._calls(), self.name, states, self.parameters)
+            try_out(self._calls(), self.name, states, self.parameters, self._behind)
             try:
                 self._try_tangent(states)
             except NotImplementedError as error:
@@ -98,7 +104,13 @@ class CompiledMap(Map):
     guarded: ClassVar[bool] = True  # whether its functions are tried out as plain Python when the map is made
 
     functions: Functions
+    constants: Constants | None
     check: bool
+
+    @property
+    def _behind(self) -> tuple[Any, ...]:
+        """What stands behind t in a call of one of the functions."""
+        return () if self.constants is None else (self.constants,)
 
     def _calls(self) -> list[Call]:
         """The functions with what they read and write."""
@@ -124,7 +136,7 @@ class CompiledMap(Map):
         def step(x: Array) -> Array:
             out = np.full_like(x, np.nan)
             for row, result in zip(x, out, strict=True):
-                call_plain(functions.rule, row, p, 0, out=result)
+                call_plain(functions.rule, row, p, 0, *self._behind, out=result)
             return out
 
         for kind, derivative in self._derivatives(functions, p, step).items():
@@ -142,17 +154,17 @@ class CompiledMap(Map):
         def tangent(x: Array, v: Array) -> Array:
             out = np.full_like(v, np.nan)
             for vector, result in zip(v, out, strict=True):
-                call_plain(functions.tangent, x[0], p, 0, vector, out=result)
+                call_plain(functions.tangent, x[0], p, 0, *self._behind, vector, out=result)
             return out
 
         def frame_tangent(x: Array, v: Array) -> Array:
             out = np.full_like(v, np.nan)
-            call_plain(functions.frame_tangent, x[0], p, 0, v, out=out)
+            call_plain(functions.frame_tangent, x[0], p, 0, *self._behind, v, out=out)
             return out
 
         def joint(x: Array, v: Array) -> Array:
             ahead, out = np.full_like(x[0], np.nan), np.full_like(v, np.nan)
-            call_plain(functions.joint, x[0], p, 0, v, ahead, out=out)
+            call_plain(functions.joint, x[0], p, 0, *self._behind, v, ahead, out=out)
             known = step(x)[0]
             away = np.abs(self.difference(ahead, known)).max()
             if away > np.sqrt(self.resolution) * np.abs(known).max():  # far beyond what another order of sums does
@@ -168,7 +180,7 @@ class CompiledMap(Map):
         """One step of every member, by the rule as plain Python."""
         out = np.full_like(x, np.nan)
         for m in range(len(x)):
-            call_plain(self.functions.rule, x[m], p[m], t, out=out[m])
+            call_plain(self.functions.rule, x[m], p[m], t, *self._behind, out=out[m])
         return out
 
     @property
@@ -189,10 +201,10 @@ class CompiledMap(Map):
         out = np.full_like(v, np.nan)
         for m in range(len(x)):
             if self.functions.frame_tangent is not None:
-                call_plain(self.functions.frame_tangent, x[m], p[m], t, v[m], out=out[m])
+                call_plain(self.functions.frame_tangent, x[m], p[m], t, *self._behind, v[m], out=out[m])
                 continue
             for j in range(v.shape[1]):
-                call_plain(self.functions.tangent, x[m], p[m], t, v[m, j], out=out[m, j])
+                call_plain(self.functions.tangent, x[m], p[m], t, *self._behind, v[m, j], out=out[m, j])
         return out
 
     def curvature(self, x: Array, p: Array, t: int, v: Array) -> Array:
@@ -200,13 +212,15 @@ class CompiledMap(Map):
         if self.functions.hessian is None:
             return np.asarray(super().curvature(x, p, t, v))
         out = np.empty_like(v, dtype=np.float64)
-        loop = kernels.curvature(self.functions.hessian, self.check)
-        self._call(loop, np.asarray(x), p, t, np.ascontiguousarray(v, dtype=np.float64), out)
+        loop = kernels.curvature(self.functions.hessian, self._shape, self.check)
+        self._call(loop, np.asarray(x), p, t, self.constants or (), np.ascontiguousarray(v, dtype=np.float64), out)
         return out
 
     def observable(self, name: str, x: Array, p: Array, t: int) -> Array:
         """One observable of every member, ``(member,)``."""
-        return np.array([call_plain(self.observables[name], x[m], p[m], t) for m in range(len(x))], dtype=np.float64)
+        return np.array(
+            [call_plain(self.observables[name], x[m], p[m], t, *self._behind) for m in range(len(x))], dtype=np.float64
+        )
 
     # -- the verbs, compiled ---------------------------------------------------------------------------------------
 
@@ -233,7 +247,8 @@ class CompiledMap(Map):
     def _follow(self, x: Array, p: Array, t: int, steps: int, every: int, columns: Any, *records: Any) -> None:
         """Advance x in place, recording coordinates."""
         loop = kernels.orbit(self.functions.rule, self._shape, self.check)
-        self._call(loop, x, p, t, steps, every, columns, *records, *np.empty((2, 1, self.dim)))
+        scratch = np.empty((2, 1, self.dim))
+        self._call(loop, x, p, t, self.constants or (), steps, every, columns, *records, *scratch)
 
     def _observe(
         self, x: Array, p: Array, t: int, steps: int, every: int, observe: Sequence[str], out: Array, escaped: Any
@@ -241,7 +256,7 @@ class CompiledMap(Map):
         """Advance x in place, and compute what is observed from tiles of recorded states."""
         blocks, columns = max(1, TILE // max(1, x.size)), np.arange(self.dim)
         loops = [
-            (kernels.observe(function, size, self.check), entries)
+            (kernels.observe(function, size, self._shape, self.check), entries)
             for (function, size), entries in self._entries(observe).items()
         ]
         chosen = [(i, self.column(name)) for i, name in enumerate(observe) if name not in self.observables]
@@ -250,7 +265,7 @@ class CompiledMap(Map):
             states = np.empty((len(x), tile.shape[1], self.dim))
             self._follow(x, p, now, tile.shape[1] * every, every, columns, states, 0, escaped)
             for loop, entries in loops:
-                self._call(loop, states, p, now, every, entries, tile)
+                self._call(loop, states, p, now, self.constants or (), every, entries, tile)
             for i, column in chosen:
                 tile[:, :, i] = states[:, :, column]
 
@@ -279,7 +294,7 @@ class CompiledMap(Map):
         loop = kernels.tangent_orbit(self.functions, shape, self.check)
         scratch = (*np.empty((2, 1, dim)), *np.empty((2, k, dim)), *np.empty((2, k, k)))
         kept = (records.log_stretches, frames, factors)
-        self._call(loop, x, _given(p), t, frame, steps, every, *kept, escaped, *scratch)
+        self._call(loop, x, _given(p), t, self.constants or (), frame, steps, every, *kept, escaped, *scratch)
         return records, End(x, frame, t + steps, escaped)
 
     def separation_orbit(
@@ -292,14 +307,15 @@ class CompiledMap(Map):
         distances = np.empty((*y.shape[:2], steps // every))
         loop = kernels.separation_orbit(self.functions.rule, self._shape, self.check)
         scratch = np.empty((1, self.dim))
-        self._call(loop, x, y, _given(p), t, steps, every, NORMS.index(norm), distances, escaped, scratch)
+        span = (steps, every, NORMS.index(norm))
+        self._call(loop, x, y, _given(p), t, self.constants or (), *span, distances, escaped, scratch)
         return distances, End(x, y, t + steps, escaped)
 
     @cached_property
     def _shape(self) -> Shape:
         """What the loops depend on; the vectors of a frame on the stack come to it."""
         periods = tuple(float(self.periods.get(name, 0.0)) for name in self.coordinates)
-        return Shape(self.dim, len(self.parameters), periods, self.dim <= SMALL, 1)
+        return Shape(self.dim, len(self.parameters), periods, self.dim <= SMALL, 1, self.constants is not None)
 
     def _call(self, loop: Any, *arguments: Any) -> None:
         """Call a loop. Raises CompilationError, with the reason, if numba cannot compile the rule."""
@@ -324,6 +340,22 @@ class CompiledMap(Map):
             ) from error
         except (AssertionError, ValueError) as error:  # raised by the user's own code
             raise Refusal(f"a function of {self.name!r} fails on the way: {type(error).__name__}: {error}") from error
+
+
+def _kept(constants: Constants) -> Constants:
+    """Copies that nobody changes. Raises Refusal for anything but arrays, numbers and tuples of them."""
+    kept: list[Any] = []
+    for value in constants if isinstance(constants, tuple) else [constants]:
+        if isinstance(value, tuple):
+            kept.append(_kept(value))
+        elif isinstance(value, np.ndarray) and value.dtype.kind in "iufb":
+            kept.append(np.array(value, order="C"))
+            kept[-1].flags.writeable = False
+        elif isinstance(value, (bool, int, float)):
+            kept.append(value)
+        else:
+            raise Refusal(f"constants hold {shown(value)}: give a tuple of arrays of numbers, numbers or such tuples")
+    return tuple(kept)
 
 
 def _given(p: Array) -> Array:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from nnflow.compiled.loops import Integers
+from nnflow.compiled.loops import Constants, Integers
 from nnflow.compiled.memory import Array
 from nnflow.machine import loop
 
@@ -27,10 +27,10 @@ class Component:
     index: int
     size: int  # entries of out
 
-    def __call__(self, x: Array, p: Array, t: int) -> float:
-        """The entry."""
+    def __call__(self, *arguments: Any) -> float:
+        """The entry, of (x, p, t), and the map's constants if it has any."""
         out = np.empty(self.size)
-        self.function(x, p, t, out)
+        self.function(*arguments, out)
         return float(out[self.index])
 
 
@@ -41,11 +41,13 @@ def single_loop(mark: str, function: Rule) -> Rule:
     """
 
     @loop(mark, _nrt=True)
-    def observe(states: Array, p: Array, t: int, every: int, columns: Integers, out: Array) -> None:
+    def observe(states: Array, p: Array, t: int, c: Constants, every: int, columns: Integers, out: Array) -> None:
         for m in range(states.shape[0]):
             for block in range(states.shape[1]):
                 known = not np.isnan(states[m, block, 0])  # of an escaped member all is NaN
-                out[m, block, columns[0, 0]] = function(states[m, block], p[m], t + block * every) if known else np.nan
+                out[m, block, columns[0, 0]] = (
+                    function(states[m, block], p[m], t + block * every, c) if known else np.nan
+                )
 
     return observe
 
@@ -54,14 +56,14 @@ def several_loop(mark: str, function: Rule, size: int) -> Rule:
     """Build the same for a function that writes several entries in one pass."""
 
     @loop(mark, _nrt=True)
-    def observe(states: Array, p: Array, t: int, every: int, columns: Integers, out: Array) -> None:
+    def observe(states: Array, p: Array, t: int, c: Constants, every: int, columns: Integers, out: Array) -> None:
         seen = np.empty(size)
         for m in range(states.shape[0]):
             for block in range(states.shape[1]):
                 if np.isnan(states[m, block, 0]):
                     seen[:] = np.nan
                 else:
-                    function(states[m, block], p[m], t + block * every, seen)
+                    function(states[m, block], p[m], t + block * every, c, seen)
                 for i in range(columns.shape[1]):
                     out[m, block, columns[0, i]] = seen[columns[1, i]]
 

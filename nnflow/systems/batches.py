@@ -21,17 +21,26 @@ LONGEST = 248  # samples in a block
 
 
 class Data(NamedTuple):
-    """Samples in blocks (block, row, sample), each block filled up with copies of its first, of weight zero."""
+    """Samples in blocks (block, row, sample), each block filled up with copies of its first, of weight zero.
+
+    Compiled code takes it as a plain tuple, an argument: networks that differ in their data only share machine code.
+    """
 
     inputs: Array
     targets: Array  # one-hot rows times the weight, or the target values
     weights: Array  # (block, sample): 1/n for cross-entropy, 2/(n outputs) for the squared error
     counts: Integers  # samples of weight > 0
     labels: Integers  # (block, sample), of cross-entropy
+    numbers: Integers  # blocks and samples of a batch's sheets; samples, batches, samples of a batch, seed of the order
+
+
+BLOCKS, LENGTH, SAMPLES, BATCHES, SIZE, SEED = range(6)  # of Data.numbers
 
 
 def blocks_of(inputs: Array, targets: npt.NDArray[Any], outputs: int, loss: str, order: Order) -> Data:
-    """All batches of an order, one after the other, each in the same number of blocks."""
+    """All batches of an order, one after the other, each in the same number of blocks; of a shuffled one, all rows."""
+    numbers = np.array([*shape(order.size), order.samples, order.batches, order.size, order.shuffle or 0])
+    order = order if order.shuffle is None else Order(order.samples)
     blocks, length = shape(order.size)
     place, first = np.arange(blocks * length), order.size * np.arange(order.batches)[:, None]
     counts = np.minimum(order.size, len(inputs) - first)
@@ -41,10 +50,10 @@ def blocks_of(inputs: Array, targets: npt.NDArray[Any], outputs: int, loss: str,
     data = np.ascontiguousarray(inputs[source].transpose(0, 2, 1))
     if loss == "mse":
         values = np.ascontiguousarray(targets[source].transpose(0, 2, 1))
-        return Data(data, values, weights * (2.0 / outputs), real, np.zeros_like(source))
+        return Data(data, values, weights * (2.0 / outputs), real, np.zeros_like(source), numbers)
     labels = targets[source].astype(np.int64)
     hot = (labels[:, None, :] == np.arange(outputs)[:, None]) * weights[:, None, :]
-    return Data(data, np.ascontiguousarray(hot), weights, real, labels)
+    return Data(data, np.ascontiguousarray(hot), weights, real, labels, numbers)
 
 
 def shape(samples: int) -> tuple[int, int]:
@@ -54,32 +63,27 @@ def shape(samples: int) -> tuple[int, int]:
     return blocks, length if length % 64 else length + 8  # rows a power of two apart get in each other's way in a cache
 
 
-Batch = Callable[[int], tuple[Array, Array, Array, Integers, int, int]]
+Batch = Callable[[Any, int], tuple[Array, Array, Array, Integers, int, int]]
 
 
-def in_order(data: Data, blocks: int) -> Batch:
+@inner
+def in_order(data: Any, t: int) -> tuple[Array, Array, Array, Integers, int, int]:
     """The batch of step t: the arrays of all data, and its first block and its last but one."""
-    inputs, targets, weights, counts, _ = data
-    batches = len(counts) // blocks
-
-    @inner
-    def batch(t: int) -> tuple[Array, Array, Array, Integers, int, int]:
-        first = t % batches * blocks
-        return inputs, targets, weights, counts, first, first + blocks
-
-    return batch
+    inputs, targets, weights, counts, _, numbers = data
+    first = t % numbers[BATCHES] * numbers[BLOCKS]
+    return inputs, targets, weights, counts, first, first + numbers[BLOCKS]
 
 
-def shuffled(data: Data, order: Order, loss: str) -> Batch:
+def shuffled(loss: str) -> Batch:
     """The batch of step t, gathered from data in one batch by the order of its epoch."""
-    inputs, targets, weights, _, _ = data
-    samples, batches, size, seed = order.samples, order.batches, order.size, order.shuffle or 0
-    width, one, hot = inputs.shape[2], weights[0, 0], loss == "cross_entropy"
-    blocks, length = shape(size)
+    hot = loss == "cross_entropy"
 
     @inner
-    def batch(t: int) -> tuple[Array, Array, Array, Integers, int, int]:
-        rows, first = permutation(samples, seed, t // batches), t % batches * size
+    def batch(data: Any, t: int) -> tuple[Array, Array, Array, Integers, int, int]:
+        inputs, targets, weights, _, _, numbers = data
+        blocks, length, samples, batches, size = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]
+        width, one = inputs.shape[2], weights[0, 0]
+        rows, first = permutation(samples, numbers[SEED], t // batches), t % batches * size
         count = min(size, samples - first)
         x, y = np.empty((blocks, inputs.shape[1], length)), np.empty((blocks, targets.shape[1], length))
         weight, counts = np.zeros((blocks, length)), np.empty(blocks, np.int64)

@@ -178,34 +178,34 @@ def normal_weights(size: int, memory: int) -> Callable[[int, int], Array]:
 
 
 @njit
-def _cubic_gradient(w: Array, t: int, g: Array) -> None:
+def _cubic_gradient(w: Array, t: int, c: Any, g: Array) -> None:
     g[0] = w[0] - w[0] * w[0]
 
 
 @njit
-def _cubic_products(w: Array, t: int, g: Array, V: Array, out: Array) -> None:
+def _cubic_products(w: Array, t: int, c: Any, g: Array, V: Array, out: Array) -> None:
     g[0] = w[0] - w[0] * w[0]
     for j in range(V.shape[0]):
         out[j, 0] = (1.0 - 2.0 * w[0]) * V[j, 0]
 
 
-def _cubic_loss(x: Array, p: Array, t: int) -> float:
+def _cubic_loss(x: Array, p: Array, t: int, c: Any) -> float:
     return 0.5 * float(x[0]) ** 2 - float(x[0]) ** 3 / 3.0
 
 
 @njit
-def _well_gradient(w: Array, t: int, g: Array) -> None:
+def _well_gradient(w: Array, t: int, c: Any, g: Array) -> None:
     g[0] = w[0] * (w[0] * w[0] - 1.0)
 
 
 @njit
-def _well_products(w: Array, t: int, g: Array, V: Array, out: Array) -> None:
+def _well_products(w: Array, t: int, c: Any, g: Array, V: Array, out: Array) -> None:
     g[0] = w[0] * (w[0] * w[0] - 1.0)
     for j in range(V.shape[0]):
         out[j, 0] = (3.0 * w[0] * w[0] - 1.0) * V[j, 0]
 
 
-def _well_loss(x: Array, p: Array, t: int) -> float:
+def _well_loss(x: Array, p: Array, t: int, c: Any) -> float:
     return 0.25 * (float(x[0]) ** 2 - 1.0) ** 2
 
 
@@ -268,6 +268,7 @@ def _one_weight(
     padding = [0.0] * (1 + len(memory) - len(low))
     made = CompiledDescent(
         *compiled_descent(gradient, products, 1, optimizer, known),
+        constants=(),
         name=name,
         dim=1 + len(memory),
         parameters=known,

@@ -246,6 +246,7 @@ def perceptron_map(
     order = network.order
     made = CompiledTraining(
         *compiled_descent(kernels.gradient, kernels.gradient_and_products, size, optimizer, parameters, schedule),
+        constants=kernels.data,
         name=name,
         dim=len(coordinates),
         parameters=parameters,
@@ -283,8 +284,8 @@ def _probed(network: Perceptron, predictions: Any) -> dict[str, Component]:
     size, shape = network.dim, (len(network.probe), network.sizes[-1])
 
     @glue
-    def outputs(x: Array, p: Array, t: int, out: Array) -> None:
-        predictions(x[:size], out)
+    def outputs(x: Array, p: Array, t: int, c: Any, out: Array) -> None:
+        predictions(x[:size], c, out)
 
     names = [f"probe[{i},{c}]" for i, c in np.ndindex(*shape)]
     return {name: Component(outputs, i, len(names)) for i, name in enumerate(names)}
@@ -302,29 +303,29 @@ def _watched(entries: Mapping[str, Watched], size: int) -> dict[str, Component]:
     return {name: Component(passes[entry.function], entry.index, entry.size) for name, entry in entries.items()}
 
 
-def _passed(function: Any, size: int) -> Callable[[Array, Array, int, Array], None]:
+def _passed(function: Any, size: int) -> Callable[[Array, Array, int, Any, Array], None]:
     @glue
-    def watch(x: Array, p: Array, t: int, out: Array) -> None:
-        function(x[:size], out)
+    def watch(x: Array, p: Array, t: int, c: Any, out: Array) -> None:
+        function(x[:size], c, out)
 
     return watch
 
 
-def _norms(layout: Layout) -> dict[str, Callable[[Array, Array, int], float]]:
+def _norms(layout: Layout) -> dict[str, Callable[[Array, Array, int, Any], float]]:
     """L1 and L2 of each parameter, by name."""
     ends = np.cumsum([int(np.prod(shape)) for _, shape in layout]).tolist()
     spans = [(name, begin, end) for (name, _), begin, end in zip(layout, [0, *ends[:-1]], ends, strict=True)]
     return {f"{norm}.{name}": _norm(norm, begin, end) for norm in ("l1", "l2") for name, begin, end in spans}
 
 
-def _norm(norm: str, begin: int, end: int) -> Callable[[Array, Array, int], float]:
-    def l1(x: Array, p: Array, t: int) -> float:
+def _norm(norm: str, begin: int, end: int) -> Callable[[Array, Array, int, Any], float]:
+    def l1(x: Array, p: Array, t: int, c: Any) -> float:
         total = 0.0
         for i in range(begin, end):
             total += abs(x[i])
         return total
 
-    def l2(x: Array, p: Array, t: int) -> float:
+    def l2(x: Array, p: Array, t: int, c: Any) -> float:
         total = 0.0
         for i in range(begin, end):
             total += x[i] * x[i]
@@ -348,10 +349,10 @@ def _layers(sizes: tuple[int, ...]) -> Layout:
     )
 
 
-def _of_weights(function: Any, size: int) -> Callable[[Array, Array, int], float]:
+def _of_weights(function: Any, size: int) -> Callable[[Array, Array, int, Any], float]:
     @glue
-    def observable(x: Array, p: Array, t: int) -> float:
-        value: float = function(x[:size])
+    def observable(x: Array, p: Array, t: int, c: Any) -> float:
+        value: float = function(x[:size], c)
         return value
 
     return observable

@@ -172,8 +172,8 @@ class _Loss(NamedTuple):
 
     size: int
     eta: Callable[[Array, int], float]  # (p, t)
-    slope: Callable[[Array, Array, int, Array], None]  # (w, p, t, g)
-    both: Callable[[Array, Array, int, Array, Array, Array], None]  # (w, p, t, g, V, out): that, and the Hessian on V
+    slope: Callable[[Array, Array, int, Any, Array], None]  # (w, p, t, c, g)
+    both: Callable[..., None]  # (w, p, t, c, g, V, out): that, and the Hessian on V
     shrink: Callable[[Array, int], float]  # (p, t): what decoupled weight decay multiplies w by
 
 
@@ -187,8 +187,8 @@ def compiled_descent(
 ) -> Functions:
     """An optimiser on a compiled loss of `size` weights; `parameters` are their names in the order of p.
 
-    `gradient(w, t, g)` writes ∇L into g; `gradient_and_products(w, t, g, V, out)` also writes H V[j] into out[j], V
-    and out being (k, size).
+    `gradient(w, t, c, g)` writes ∇L into g, `c` being the map's constants; `gradient_and_products(w, t, c, g, V, out)`
+    also writes H V[j] into out[j], V and out being (k, size).
     """
     at = list(parameters).index("weight_decay") if "weight_decay" in parameters else -1
     coupled, decoupled = (at, -1) if name != "adamw" else (-1, at)
@@ -199,15 +199,15 @@ def compiled_descent(
         return p[0] * factor(t)  # type: ignore[no-any-return]
 
     @_inline
-    def slope(w: Array, p: Array, t: int, g: Array) -> None:
-        gradient(w, t, g)
+    def slope(w: Array, p: Array, t: int, c: Any, g: Array) -> None:
+        gradient(w, t, c, g)
         if coupled >= 0:
             for i in range(size):
                 g[i] += p[coupled] * w[i]
 
     @_inline
-    def both(w: Array, p: Array, t: int, g: Array, V: Array, out: Array) -> None:
-        gradient_and_products(w, t, g, V, out)
+    def both(w: Array, p: Array, t: int, c: Any, g: Array, V: Array, out: Array) -> None:
+        gradient_and_products(w, t, c, g, V, out)
         if coupled >= 0:
             for i in range(size):
                 g[i] += p[coupled] * w[i]
@@ -219,14 +219,14 @@ def compiled_descent(
     def shrink(p: Array, t: int) -> float:
         return 1.0 - p[0] * factor(t) * p[decoupled] if decoupled >= 0 else 1.0
 
-    def hessian(x: Array, p: Array, t: int, V: Array, out: Array) -> None:
-        gradient_and_products(x[:size], t, np.empty(size), V, out)
+    def hessian(x: Array, p: Array, t: int, c: Any, V: Array, out: Array) -> None:
+        gradient_and_products(x[:size], t, c, np.empty(size), V, out)
 
     rule, joint = _COMPILED[name](_Loss(size, eta, slope, both, shrink))
     both_at_once = cast(Any, njit(error_model="numpy"))(joint)
 
-    def frame_tangent(x: Array, p: Array, t: int, V: Array, out: Array) -> None:
-        both_at_once(x, p, t, V, np.empty(x.size), out)
+    def frame_tangent(x: Array, p: Array, t: int, c: Any, V: Array, out: Array) -> None:
+        both_at_once(x, p, t, c, V, np.empty(x.size), out)
 
     return Functions(rule, None, frame_tangent, hessian, joint)
 
@@ -240,15 +240,15 @@ def _gd(loss: _Loss) -> tuple[Rule, Rule]:
     size, eta, slope, both, _ = loss
 
     @glue
-    def rule(x: Array, p: Array, t: int, out: Array) -> None:
-        slope(x, p, t, out)
+    def rule(x: Array, p: Array, t: int, c: Any, out: Array) -> None:
+        slope(x, p, t, c, out)
         rate = eta(p, t)
         for i in range(size):
             out[i] = x[i] - rate * out[i]
 
     @glue
-    def joint(x: Array, p: Array, t: int, V: Array, out: Array, W: Array) -> None:
-        both(x, p, t, out, V, W)
+    def joint(x: Array, p: Array, t: int, c: Any, V: Array, out: Array, W: Array) -> None:
+        both(x, p, t, c, out, V, W)
         rate = eta(p, t)
         for i in range(size):
             out[i] = x[i] - rate * out[i]
@@ -268,13 +268,13 @@ def _remembering(loss: _Loss, move: Rule, carry: Rule) -> tuple[Rule, Rule]:
     size, slope, both = loss.size, loss.slope, loss.both
 
     @glue
-    def rule(x: Array, p: Array, t: int, out: Array) -> None:
-        slope(x[:size], p, t, out[:size])
+    def rule(x: Array, p: Array, t: int, c: Any, out: Array) -> None:
+        slope(x[:size], p, t, c, out[:size])
         move(x, p, t, out)
 
-    def joint(x: Array, p: Array, t: int, V: Array, out: Array, W: Array) -> None:
+    def joint(x: Array, p: Array, t: int, c: Any, V: Array, out: Array, W: Array) -> None:
         bent = np.empty((V.shape[0], size))
-        both(x[:size], p, t, out[:size], np.ascontiguousarray(V[:, :size]), bent)
+        both(x[:size], p, t, c, out[:size], np.ascontiguousarray(V[:, :size]), bent)
         carry(x, p, t, V, bent, out[:size], W)
         move(x, p, t, out)
 

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnflow.arithmetic import fma
-from nnflow.systems.batches import Batch, Data, blocks_of, in_order, shape, shuffled
+from nnflow.systems.batches import Batch, blocks_of, in_order, shuffled
 from nnflow.systems.order import Order
 from nnflow.systems.passes import ACTIVATIONS, Passes, PassesAlong, gradient_passes, inner, passes_along
 from nnflow.systems.rows import (  # names, not the module: a name is a constant to numba
@@ -48,33 +48,35 @@ Integers = npt.NDArray[np.int64]
 LIMITS = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}  # of the bounded ones
 LOSSES = ("cross_entropy", "mse")
 TOP, TOTAL, WEIGHT, P = range(4)  # first rows of a sheet
+TRAIN, WHOLE, TEST, PROBE = range(4)  # the data sets
 
-Observable = Callable[[Array], float]
-Gradient = Callable[[Array, int, Array], None]
+Observable = Callable[[Array, Any], float]
+Gradient = Callable[[Array, int, Any, Array], None]
 
 
 @dataclass(frozen=True)
 class Watched:
-    """An observable that is one entry of what function(w, out) writes, `size` of them in one pass over the data."""
+    """An observable that is one entry of what function(w, data, out) writes, `size` of them in one pass over them."""
 
-    function: Callable[[Array, Array], None]
+    function: Callable[[Array, Any, Array], None]
     index: int
     size: int
 
-    def __call__(self, w: Array) -> float:
+    def __call__(self, w: Array, data: Any) -> float:
         """The entry."""
         out = np.empty(self.size)
-        self.function(w, out)
+        self.function(w, data, out)
         return float(out[self.index])
 
 
 class Kernels(NamedTuple):
     """Compiled functions of the flat weights w (dim,), for Python and for other compiled code.
 
-    gradient(w, t, g) writes dL/dw of the batch of step t into g (dim,). gradient_and_products(w, t, g, V, out) also
-    writes H V[j] into out[j], for V and out (k, dim); a row does not depend on the others. observables, watched: name
-    -> f(w) -> float, over all samples. predictions(w, out) writes the outputs for the probe rows, if there are any, row
-    after row.
+    Each takes `data`, the tuples of `Data` for training, for observables, of the test rows and of the probe (empty
+    where there are none): no data are compiled in. gradient(w, t, data, g) writes dL/dw of the batch of step t into
+    g (dim,). gradient_and_products(w, t, data, g, V, out) also writes H V[j] into out[j], for V and out (k, dim); a row
+    does not depend on the others. observables, watched: name -> f(w, data) -> float, over all samples.
+    predictions(w, data, out) writes the outputs for the probe rows, if there are any, row after row.
 
     Where an entry of w is not finite, everything is NaN; where one of V[j] is not, out[j] is.
 
@@ -87,10 +89,11 @@ class Kernels(NamedTuple):
     """
 
     gradient: Gradient
-    gradient_and_products: Callable[[Array, int, Array, Array, Array], None]
+    gradient_and_products: Callable[[Array, int, Any, Array, Array, Array], None]
     observables: dict[str, Observable]
     watched: dict[str, Watched]
-    predictions: Callable[[Array, Array], None] | None
+    predictions: Callable[[Array, Any, Array], None] | None
+    data: tuple[Any, ...]
 
 
 # ---------------------------------------------------------------------------------------------------------------- cost
@@ -167,11 +170,10 @@ def _cost(features: int, outputs: int, loss: str, first: int, out: int, units: i
 
 
 class _Task(NamedTuple):
-    """Everything about one data set: its blocks, its batches, its passes, the size of its sheet."""
+    """What is done with one of the data sets: its batches, its passes, the rows of its sheet."""
 
-    data: Data
+    place: int  # among the data sets
     batch: Batch
-    length: int  # samples of a sheet
     passes: Passes
     cost: _Cost
     first: int  # row of the inputs
@@ -181,14 +183,14 @@ class _Task(NamedTuple):
 
 
 def _loss(task: _Task) -> Observable:
-    height, length, batch = task.height, task.length, task.batch
+    place, height, batch = task.place, task.height, task.batch
     load, forward, cost = task.cost.load, task.passes.forward, task.cost.loss
 
     @kernel
-    def loss(w: Array) -> float:
-        t = new_sheet(height, length)
+    def loss(w: Array, data: Any) -> float:
+        inputs, targets, weights, counts, first, last = batch(data[place], 0)
+        t = new_sheet(height, inputs.shape[2])
         total = nan_unless_finite(w)
-        inputs, targets, weights, counts, first, last = batch(0)
         for block in range(first, last):
             load(t, inputs, weights, block)
             forward(w, t)
@@ -198,21 +200,21 @@ def _loss(task: _Task) -> Observable:
     return loss
 
 
-def _watch(task: _Task, outputs: int, last: int, floor: Array, ceiling: Array) -> Callable[[Array, Array], None]:
-    """(w, out): what one pass over all samples shows of the units, in the order of `watched`."""
-    labels, share = task.data.labels, 1.0 / int(task.data.counts.sum())
-    height, length, batch = task.height, task.length, task.batch
+def _watch(task: _Task, outputs: int, last: int, floor: Array, ceiling: Array) -> Callable[[Array, Any, Array], None]:
+    """(w, data, out): what one pass over all samples shows of the units, in the order of `watched`."""
+    place, height, batch = task.place, task.height, task.batch
     load, forward = task.cost.load, task.passes.forward
     hidden, top = task.first + task.inputs, task.first + task.inputs + task.units - outputs
 
     @kernel
-    def watch(w: Array, out: Array) -> None:
+    def watch(w: Array, data: Any, out: Array) -> None:
+        inputs, _, weights, counts, first, end = batch(data[place], 0)
+        labels, share, length = data[place][4], 1.0 / np.sum(counts), inputs.shape[2]
         t = new_sheet(height, length)
         above, below = np.ones(floor.size, np.bool_), np.ones(floor.size, np.bool_)
         low, high = np.full(outputs, np.inf), np.full(outputs, -np.inf)
         out[:] = nan_unless_finite(w)
         right, answers, kept = 0, 0.0, 0.0
-        inputs, _, weights, counts, first, end = batch(0)
         for block in range(first, end):
             load(t, inputs, weights, block)
             forward(w, t)
@@ -249,15 +251,15 @@ def watched(outputs: int) -> tuple[str, ...]:
             "hidden_square")  # fmt: skip
 
 
-def _predictions(task: _Task, outputs: int) -> Callable[[Array, Array], None]:
-    """(w, out): the outputs for all rows, one row after the other."""
-    height, length, batch = task.height, task.length, task.batch
+def _predictions(task: _Task, outputs: int) -> Callable[[Array, Any, Array], None]:
+    """(w, data, out): the outputs for all rows, one row after the other."""
+    place, height, batch = task.place, task.height, task.batch
     load, forward, first_output = task.cost.load, task.passes.forward, task.first + task.inputs + task.units - outputs
 
     @kernel
-    def predictions(w: Array, out: Array) -> None:
-        t = new_sheet(height, length)
-        inputs, _, weights, counts, first, last = batch(0)
+    def predictions(w: Array, data: Any, out: Array) -> None:
+        inputs, _, weights, counts, first, last = batch(data[place], 0)
+        t = new_sheet(height, inputs.shape[2])
         i = 0
         for block in range(first, last):
             load(t, inputs, weights, block)
@@ -271,21 +273,21 @@ def _predictions(task: _Task, outputs: int) -> Callable[[Array, Array], None]:
 
 
 @kernel
-def _l1(w: Array) -> float:
+def _l1(w: Array, data: Any) -> float:
     total: float = nan_unless_finite(w) + np.sum(np.abs(w))
     return total
 
 
 @kernel
-def _l2(w: Array) -> float:
+def _l2(w: Array, data: Any) -> float:
     return nan_unless_finite(w) + math.sqrt(np.sum(w * w))
 
 
 def _gradient_norm(gradient: Gradient) -> Observable:
     @kernel
-    def gradient_norm(w: Array) -> float:
+    def gradient_norm(w: Array, data: Any) -> float:
         g = np.empty(w.size)
-        gradient(w, 0, g)
+        gradient(w, 0, data, g)
         return math.sqrt(np.sum(g * g))
 
     return gradient_norm
@@ -295,15 +297,15 @@ def _gradient_norm(gradient: Gradient) -> Observable:
 
 
 def _gradient(task: _Task) -> Gradient:
-    height, length, batch = task.height, task.length, task.batch
+    place, height, batch = task.place, task.height, task.batch
     load, _, errors, _ = task.cost
     forward, backward, collect = task.passes
 
     @kernel
-    def gradient(w: Array, t: int, g: Array) -> None:
-        sheet = new_sheet(height, length)
+    def gradient(w: Array, t: int, data: Any, g: Array) -> None:
+        inputs, targets, weights, _, first, last = batch(data[place], t)
+        sheet = new_sheet(height, inputs.shape[2])
         g[:] = nan_unless_finite(w)
-        inputs, targets, weights, _, first, last = batch(t)
         for block in range(first, last):
             load(sheet, inputs, weights, block)
             forward(w, sheet)
@@ -314,20 +316,20 @@ def _gradient(task: _Task) -> Gradient:
     return gradient
 
 
-def _with_products(task: _Task, along: PassesAlong) -> Callable[[Array, int, Array, Array, Array], None]:
+def _with_products(task: _Task, along: PassesAlong) -> Callable[[Array, int, Any, Array, Array, Array], None]:
     """The gradient and the products of the Hessian with the rows of V, from one pass forward and backward."""
-    height, length, batch = task.height + 4 * task.units, task.length, task.batch
+    place, height, batch = task.place, task.height + 4 * task.units, task.batch
     load, _, errors, cost_along = task.cost
     forward, backward, collect = task.passes
     bend, push, pull = along
 
     @kernel
-    def gradient_and_products(w: Array, t: int, g: Array, V: Array, out: Array) -> None:
-        sheet = new_sheet(height, length)
+    def gradient_and_products(w: Array, t: int, data: Any, g: Array, V: Array, out: Array) -> None:
+        inputs, targets, weights, _, first, last = batch(data[place], t)
+        sheet = new_sheet(height, inputs.shape[2])
         g[:] = nan_unless_finite(w)
         for j in range(len(V)):
             out[j] = g[0] + nan_unless_finite(V[j])
-        inputs, targets, weights, _, first, last = batch(t)
         for block in range(first, last):
             load(sheet, inputs, weights, block)
             forward(w, sheet)
@@ -430,53 +432,51 @@ class Perceptron:
     def kernels(self) -> Kernels:
         """Build the compiled functions; each compiles at its first call."""
         passes = gradient_passes(self.sizes, self._codes, P + self.sizes[-1])
-        train = self._task(passes, self.inputs, self.targets, self.order)
-        whole = train if self.order.batches == 1 else self._task(passes, self.inputs, self.targets)
-        gradient = _gradient(train)
+        train = self._task(TRAIN, passes, in_order if self.order.shuffle is None else shuffled(self.loss))
+        whole, tests, probe = (self._task(place, passes, in_order) for place in (WHOLE, TEST, PROBE))
         along = passes_along(self.sizes, self._codes, train.first)
-        tests = self._test_task(passes)
         observables: dict[str, Observable] = {"loss": _loss(whole)}
-        observables |= {} if tests is None else {"test_loss": _loss(tests)}
+        observables |= {} if self.test_inputs is None else {"test_loss": _loss(tests)}
         observables |= {"l1": _l1, "l2": _l2, "gradient_norm": _gradient_norm(_gradient(whole))}
-        watched = self._watched(whole, tests)
-        return Kernels(gradient, _with_products(train, along), observables, watched, self._probed(passes))
+        predictions = None if self.probe is None else _predictions(probe, self.sizes[-1])
+        made = _with_products(train, along), observables, self._watched(whole, tests), predictions
+        return Kernels(_gradient(train), *made, self._data())
 
-    def _test_task(self, passes: Passes) -> _Task | None:
-        if self.test_inputs is None or self.test_targets is None:
-            return None
-        return self._task(passes, self.test_inputs, self.test_targets)
+    def _data(self) -> tuple[Any, ...]:
+        """The data sets, at TRAIN, WHOLE, TEST and PROBE; of the probe the targets are 0."""
+        whole = self._blocks(self.inputs, self.targets)
+        train = whole if self.order.batches == 1 else self._blocks(self.inputs, self.targets, self.order)
+        test: tuple[Any, ...] = ()
+        if self.test_inputs is not None and self.test_targets is not None:
+            test = self._blocks(self.test_inputs, self.test_targets)
+        if self.probe is None:
+            return train, whole, test, ()
+        shape = (len(self.probe), self.sizes[-1]) if self.loss == "mse" else (len(self.probe),)
+        return train, whole, test, self._blocks(self.probe, np.zeros(shape, dtype=np.int64))
+
+    def _blocks(
+        self, inputs: npt.NDArray[Any], targets: npt.NDArray[Any], order: Order | None = None
+    ) -> tuple[Any, ...]:
+        return tuple(blocks_of(inputs, targets, self.sizes[-1], self.loss, order or Order(len(inputs))))
 
     @property
     def _codes(self) -> tuple[int, ...]:
         return tuple(ACTIVATIONS.index(name) for name in self.activations)
 
-    def _task(
-        self, passes: Passes, inputs: npt.NDArray[Any], targets: npt.NDArray[Any], order: Order | None = None
-    ) -> _Task:
+    def _task(self, place: int, passes: Passes, batch: Batch) -> _Task:
         units, outputs = sum(self.sizes[1:]), self.sizes[-1]
         first = P + outputs
-        order = order or Order(len(inputs))
-        apart = Order(len(inputs)) if order.shuffle is not None else order
-        data = blocks_of(inputs, targets, outputs, self.loss, apart)
-        blocks, length = shape(order.size)
-        batch = in_order(data, blocks) if order is apart else shuffled(data, order, self.loss)
         cost = _cost(self.sizes[0], outputs, self.loss, first, first + sum(self.sizes[:-1]), units)
-        return _Task(data, batch, length, passes, cost, first, self.sizes[0], units, first + self.sizes[0] + 3 * units)
+        return _Task(place, batch, passes, cost, first, self.sizes[0], units, first + self.sizes[0] + 3 * units)
 
-    def _probed(self, passes: Passes) -> Callable[[Array, Array], None] | None:
-        if self.probe is None:
-            return None
-        shape = (len(self.probe), self.sizes[-1]) if self.loss == "mse" else (len(self.probe),)
-        return _predictions(self._task(passes, self.probe, np.zeros(shape, dtype=np.int64)), self.sizes[-1])
-
-    def _watched(self, train: _Task, tests: _Task | None) -> dict[str, Watched]:
+    def _watched(self, train: _Task, tests: _Task) -> dict[str, Watched]:
         """What makes sense to watch: of the test data only the accuracy, stuck units if they have limits."""
         names = np.repeat(self.activations[:-1], self.sizes[1:-1]).tolist()
         low, high = np.array([LIMITS.get(name, (-np.inf, np.inf)) for name in names]).reshape(-1, 2).T.copy()
         left_out = set() if any(name in LIMITS for name in names) else {"stuck_on", "saturated"}
         left_out |= set() if self.loss == "cross_entropy" else {"accuracy"}
         found = self._entries(train, low + 0.01, high - 0.01)
-        if tests is not None:
+        if self.test_inputs is not None:
             found["test_accuracy"] = self._entries(tests, np.empty(0), np.empty(0))["accuracy"]
         return {name: entry for name, entry in found.items() if name.removeprefix("test_") not in left_out}
 
