@@ -332,3 +332,85 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
     assert "cubic_descent" in python(f"{TANGENT}\nstretch('cubic_descent')", blocked)
+
+
+# -- constants, handed on ------------------------------------------------------------------------------------------
+
+
+def driven(x: Array, p: Array, t: int, c: Any, out: Array) -> None:
+    force, (offset,) = c
+    out[0] = p[0] * x[0] * (1.0 - x[0]) * force[t % force.size] + offset
+
+
+def driven_slope(x: Array, p: Array, t: int, c: Any, v: Array, out: Array) -> None:
+    force, _ = c
+    out[0] = p[0] * (1.0 - 2.0 * x[0]) * force[t % force.size] * v[0]
+
+
+def distance_from(x: Array, p: Array, t: int, c: Any) -> float:
+    return abs(x[0] - c[1][0])
+
+
+def driven_map(force: Any, offset: float, **settings: Any) -> Any:
+    made: dict[str, Any] = {"parameters": {"r": 3.5}, "observables": {"away": distance_from}, **settings}
+    return nnflow.CompiledMap(driven, constants=(np.array(force), (offset,)), **made)
+
+
+@pytest.mark.parametrize("tangent", [None, driven_slope])
+def test_maps_that_differ_in_their_constants_share_one_machine_code(tangent: Any) -> None:
+    from nnflow.compiled import kernels
+
+    made = [driven_map(force, 0.01, tangent=tangent) for force in ([1.0, 0.9, 0.8], [0.7, 0.6])]
+    for map in made:
+        scan = nnflow.Ensemble.grid(map, states=[[0.3], [0.4]]).with_frame(1)
+        records, end = scan.orbit(7, observe=["away", "x0"])
+        x, p = np.array([[0.3], [0.4]]), np.full((2, 1), 3.5)
+        for t in range(7):
+            np.testing.assert_array_equal(records[:, t, 1], x[:, 0])
+            np.testing.assert_array_equal(records[:, t, 0], np.abs(x[:, 0] - 0.01))
+            x = map.step(x, p, t)
+        np.testing.assert_array_equal(end.states, x)
+        stretch = scan.tangent_orbit(7)[0].log_stretches.sum(axis=(1, 2))
+        exact = np.zeros(2)
+        for t in range(7):
+            exact += np.log(np.abs(map.tangent(records[:, t, 1:], p, t, np.ones((2, 1, 1)))[:, 0, 0]))
+        np.testing.assert_allclose(stretch, exact, rtol=1e-7 if tangent is None else 1e-13)
+    first, second = (kernels.orbit(map.functions.rule, map._shape, True) for map in made)
+    assert first is second
+    assert len(first.signatures) == 1  # type: ignore[attr-defined]
+
+
+def test_constants_are_kept_as_they_are() -> None:
+    force = np.array([1.0, 0.9])
+    map = nnflow.CompiledMap(driven, constants=(force, (0.0,)), parameters={"r": 3.5})
+    force[:] = 0.0
+    assert nnflow.Ensemble.grid(map, states=[[0.5]]).advance(1).states == 0.875
+    with pytest.raises(ValueError, match="read-only"):
+        map.constants[0][0] = 2.0  # type: ignore[index]
+    mapping, jacobian = nnflow.numba_mapping(map, clock=True)
+    assert mapping(np.array([0.5, 0.0]), np.array([3.5])).tolist() == [0.875, 1.0]
+    assert jacobian(np.array([0.25, 0.0]), np.array([3.5]))[0, 0] == pytest.approx(1.75)
+
+
+@pytest.mark.parametrize("wrong", [("text",), ({},), (np.array(["a"]),), (np.array([1j]),), (None,)])
+def test_what_can_be_no_constant(wrong: Any) -> None:
+    with pytest.raises(nnflow.Refusal, match="constants hold"):
+        nnflow.CompiledMap(driven, constants=wrong, parameters={"r": 3.5})
+
+
+def test_an_index_beyond_a_constant_is_refused() -> None:
+    def late(x: Array, p: Array, t: int, c: Any, out: Array) -> None:
+        out[0] = 0.0 * x[0] + c[0][t]
+
+    map = nnflow.CompiledMap(late, constants=(np.ones(3),))
+    with pytest.raises(nnflow.Refusal, match="out of bounds"):
+        nnflow.Ensemble.grid(map).advance(5)
+
+
+def test_networks_that_differ_in_their_data_compile_once() -> None:
+    """Rows, batches and seeds are numbers; layers are constants."""
+    from nnflow.compiled import kernels
+
+    made = [nnflow.maps["iris"](**s) for s in ({"batch": 40, "shuffle": 1}, {"batch": 30, "shuffle": 5, "split": 2})]
+    first, second = (kernels.orbit(map.functions.rule, map._shape, map.check) for map in made)
+    assert first is second

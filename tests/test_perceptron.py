@@ -1,7 +1,8 @@
 """The compiled network against torch's automatic differentiation, against numpy, and against what is known exactly."""
 
 import dataclasses
-from functools import cache
+from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from numba import njit
 
 from nnflow.systems.batches import blocks_of
 from nnflow.systems.order import Order
-from nnflow.systems.perceptron import Kernels, Observable, Perceptron
+from nnflow.systems.perceptron import Kernels, Perceptron
 
 LAYERS = {"sigmoid": torch.nn.Sigmoid, "tanh": torch.nn.Tanh, "relu": torch.nn.ReLU, "identity": torch.nn.Identity}
 
@@ -52,9 +53,14 @@ def compiled(name: str) -> Kernels:
     return network(name).kernels()
 
 
-def watching(name: str) -> dict[str, Observable]:
+def watching(name: str) -> dict[str, Any]:
     """All observables, by name."""
-    return {**compiled(name).observables, **compiled(name).watched}
+    made = compiled(name)
+    return {key: partial(_of, f, made.data) for key, f in {**made.observables, **made.watched}.items()}
+
+
+def _of(observable: Any, data: Any, w: np.ndarray) -> float:
+    return observable(w, data)
 
 
 def weights(name: str, seed: int = 0) -> np.ndarray:
@@ -63,13 +69,13 @@ def weights(name: str, seed: int = 0) -> np.ndarray:
 
 def gradient(name: str, w: np.ndarray) -> tuple[float, np.ndarray]:
     g = np.full_like(w, 7.0)
-    compiled(name).gradient(w, 0, g)
-    return compiled(name).observables["loss"](w), g
+    compiled(name).gradient(w, 0, compiled(name).data, g)
+    return watching(name)["loss"](w), g
 
 
 def products(name: str, w: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     g, out = np.full_like(w, 7.0), np.full_like(vectors, 7.0)
-    compiled(name).gradient_and_products(w, 0, g, vectors, out)
+    compiled(name).gradient_and_products(w, 0, compiled(name).data, g, vectors, out)
     np.testing.assert_allclose(g, gradient(name, w)[1], rtol=1e-13, atol=1e-15)
     return out
 
@@ -138,17 +144,17 @@ def test_one_vector_and_many_agree_bit_for_bit(name):
 
 
 def test_the_kernels_can_be_called_from_compiled_code():
-    step = compiled("iris").gradient
+    step, data = compiled("iris").gradient, compiled("iris").data
 
     @njit
-    def descend(w, steps):
+    def descend(w, data, steps):
         g = np.empty_like(w)
         for _ in range(steps):
-            step(w, 0, g)
+            step(w, 0, data, g)
             w -= 0.1 * g
         return w
 
-    first, last = (compiled("iris").observables["loss"](descend(weights("iris"), steps)) for steps in (1, 200))
+    first, last = (watching("iris")["loss"](descend(weights("iris"), data, steps)) for steps in (1, 200))
     assert last < first
 
 
@@ -338,7 +344,7 @@ def test_a_batch_is_the_loss_of_its_rows(settings):
     for t in (0, 1, 2, 4, 5):
         rows = p.order.rows(t)
         evaluate = reference(dataclasses.replace(p, inputs=x[rows], targets=y[rows], batch=None, shuffle=None))
-        kernels.gradient_and_products(w, t, g, v, hv)
+        kernels.gradient_and_products(w, t, kernels.data, g, v, hv)
         at = torch.tensor(w, requires_grad=True)
         exact = evaluate(at)
         (slope,) = torch.autograd.grad(exact, at, create_graph=True)
