@@ -14,9 +14,10 @@ import numpy.typing as npt
 from numba import jit
 
 from nnflow.compiled import CompiledMap, Functions, ways
-from nnflow.compiled.kernels import compiled, once
 from nnflow.compiled.kernels import frame_tangent as tangent_of
+from nnflow.compiled.kernels import once, writing
 from nnflow.compiled.loops import Constants, Shape
+from nnflow.compiled.memory import sealed
 from nnflow.frozen import fingerprint
 from nnflow.machine import loop
 from nnflow.map import Array, Map
@@ -67,7 +68,7 @@ def numba_mapping(map: Map, clock: bool = False) -> NumbaMapping:
 def _mapping(functions: Functions, shape: Shape, clock: bool, checked: bool, name: str, c: Constants) -> NumbaMapping:
     """Both functions, compiled once a machine, but for `jacobian` itself, which takes any further arguments."""
     mark, dim, parameters = fingerprint(functions, shape, clock, checked, name, c), shape.dim, shape.parameters
-    step = compiled(functions.rule, checked, shape.ignoring(1))
+    step = writing(functions.rule, shape, checked, 1)
     frame_tangent = tangent_of(functions, shape, checked)
     sizes = f"{name} takes u of shape ({dim + clock},) and parameters of shape ({parameters},)"
 
@@ -84,7 +85,7 @@ def _mapping(functions: Functions, shape: Shape, clock: bool, checked: bool, nam
         """The next state."""
         x, p, t = parts(u, parameters)
         out = np.empty(dim + clock)
-        step(x, p, t, c, out[:dim])
+        step(sealed(x), sealed(p), t, c, out[:dim])
         out[dim:] = u[dim:] + 1.0
         return out
 
@@ -93,7 +94,7 @@ def _mapping(functions: Functions, shape: Shape, clock: bool, checked: bool, nam
         """The Jacobian: the rows of frame_tangent(identity) are its columns."""
         x, p, t = parts(u, parameters)
         columns = np.empty((dim, dim))
-        frame_tangent(x, p, t, c, np.eye(dim), columns)
+        frame_tangent(sealed(x), sealed(p), t, c, sealed(np.eye(dim)), columns)
         out = np.eye(dim + clock)
         out[:dim, :dim] = columns.T
         return out

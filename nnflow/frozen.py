@@ -19,6 +19,7 @@ import enum
 import hashlib
 import itertools
 import os
+import random
 import secrets
 import sys
 import types
@@ -31,10 +32,12 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import numpy as np
+from numba.core.ccallback import CFunc
 from numba.core.dispatcher import Dispatcher
 from numba.core.extending import _Intrinsic
 from numba.core.types import Type
 from numba.np.ufunc.dufunc import DUFunc
+from numba.np.ufunc.gufunc import GUFunc
 
 from nnflow.names import Refusal
 
@@ -44,6 +47,7 @@ PLAIN = (*NUMBERS, type(None), type(...), slice, range, np.dtype, Type, types.Co
 COMPILED = (types.FunctionType, Dispatcher, DUFunc)
 LIBRARIES = ("numba", "llvmlite", "numpy")
 MACHINERY = ("arithmetic", "exchange", "frozen", "machine", "straight")
+DEAF = (GUFunc, CFunc)
 ATTRIBUTE = ("LOAD_ATTR", "LOAD_METHOD")
 UNCHECKED = {"flat": ATTRIBUTE, **dict.fromkeys(("as_strided", "carray", "farray"), ("LOAD_GLOBAL", *ATTRIBUTE))}
 UNFINISHED = b"is being read"
@@ -141,6 +145,7 @@ class _Reading:
         """
         if self.checked and not own(function):
             _refuse_unchecked(function)
+            _refuse_draws(function)
         (defaults, keywords), third = self._all((function.__defaults__, function.__kwdefaults__))
         copy = _bare(function, defaults, keywords)
         cut = _used(function.__code__)
@@ -177,7 +182,7 @@ class _Reading:
     def _dispatcher(self, thing: Any) -> tuple[Any, bytes]:
         signatures = [] if thing._can_compile else thing.nopython_signatures
         options = dict(thing.targetoptions)
-        if self.checked and options.get("boundscheck") is None and not own(thing.py_func):
+        if self.checked and options.get("boundscheck") is not True and not own(thing.py_func):
             options["boundscheck"] = True
         compiler, lasting = thing._compiler.pipeline_class, own(thing.py_func) and not thing.py_func.__closure__
         kind = self._all((type(thing), compiler.__qualname__, options, thing.locals, list(map(str, signatures))))[1]
@@ -194,6 +199,8 @@ class _Reading:
         return copy, digest
 
     def _vectorized(self, thing: Any) -> tuple[Any, bytes]:
+        if self.checked:
+            _refuse_deaf(thing._dispatcher.py_func)
         inner, signatures = thing._dispatcher, list(thing._dispatcher.overloads) if thing._frozen else []
         kind = self._all((inner.targetoptions, thing.identity, list(map(str, signatures))))[1]
 
@@ -304,6 +311,11 @@ class _Reading:
 
     def _other(self, thing: Any) -> tuple[Any, bytes]:
         """What has a name in a library of known version is told by it; anything else cannot be told."""
+        if self.checked and isinstance(thing, DEAF):
+            raise Refusal(
+                f"{type(thing).__name__} {getattr(thing, '__name__', '')}: a function made by numba.guvectorize or "
+                "numba.cfunc looks at no index and drops errors: decorate it with numba.njit (or check=False)"
+            )
         home, name = getattr(thing, "__module__", None), getattr(thing, "__name__", "")
         home = "numpy" if type(thing) is np.ufunc else home
         if _versioned(home) and getattr(sys.modules[str(home)], name, None) is thing:
@@ -342,6 +354,32 @@ def _refuse_unchecked(function: types.FunctionType) -> None:
         )
     if function.__code__.co_kwonlyargcount:
         raise Refusal(f"{function.__qualname__} has keyword-only arguments, which compiled code cannot have")
+
+
+def _refuse_deaf(function: types.FunctionType) -> None:
+    """Refuse what numba.vectorize loses: an error that the function raises, or that an index would."""
+    names = {step.opname for code in _codes(function.__code__) for step in dis.get_instructions(code)}
+    if names & {"RAISE_VARARGS", "BINARY_SUBSCR", "BINARY_SLICE"}:
+        raise Refusal(
+            f"{function.__qualname__} raises errors or looks into an array, and numba.vectorize drops errors: decorate "
+            "it with numba.njit (check=False leaves this out)"
+        )
+
+
+def _refuse_draws(function: types.FunctionType) -> None:
+    """Refuse random numbers that are not drawn anew from a seed: a map's noise is a function of (seed, t)."""
+    named = [value for value in _globals(function).values() if _draws(value)]
+    numpy_too = np in _globals(function).values() and "random" in function.__code__.co_names
+    if (named or numpy_too) and "seed" not in function.__code__.co_names:
+        raise Refusal(
+            f"{function.__qualname__} draws random numbers: take them from (seed, t), and keep nothing between calls "
+            "(check=False leaves this out)"
+        )
+
+
+def _draws(value: Any) -> bool:
+    drawn = isinstance(getattr(value, "__self__", None), (random.Random, np.random.RandomState, np.random.Generator))
+    return value in (random, np.random) if isinstance(value, types.ModuleType) else drawn
 
 
 def _bare(function: types.FunctionType, defaults: Any, keywords: Any) -> Any:

@@ -119,6 +119,8 @@ def is_arithmetic(error: Exception) -> bool:
     words = ("math domain error", "math range error", "expected a ", "expected argument ")
     if isinstance(error, TypeError):  # (-1.0)**0.5 is NaN among floats
         return "complex" in str(error)
+    if str(error).startswith(("integer ", "int ")):  # 1 // 0, and numbers beyond 64 bits: neither inf nor NaN
+        return False
     return isinstance(error, ArithmeticError) or (type(error) is ValueError and str(error).startswith(words))
 
 

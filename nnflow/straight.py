@@ -218,6 +218,16 @@ def reads(function: Any, position: int, inside: frozenset[Any] = frozenset()) ->
     if code.arg_names[position] in function.__code__.co_cellvars:
         return True
     held, inside = set[str](), inside | {(function, position)}  # variables that hold the argument
+    while True:  # a loop may use at its beginning what it sets at its end
+        count = len(held)
+        if _used(code, position, held, inside):
+            return True
+        if len(held) == count:
+            return False
+
+
+def _used(code: Any, position: int, held: set[str], inside: frozenset[Any]) -> bool:
+    """Whether one of the variables in `held` is looked at; those that come to hold the argument are added."""
     for label in sorted(code.blocks):
         for step in code.blocks[label].body:
             value = getattr(step, "value", None)

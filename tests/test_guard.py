@@ -202,7 +202,7 @@ def test_parameters_are_not_a_rules_to_change() -> None:
                 p[i] = 0.0
 
     map = nnflow.CompiledMap(rule, dim=2, parameters={"a": 1.0, "b": 2.0})
-    with pytest.raises(nnflow.CompilationError, match=r"^a function of 'rule' changes p, which is readonly"):
+    with pytest.raises(nnflow.CompilationError, match=r"^a function of 'rule' changes x, p or a vector"):
         nnflow.Ensemble.grid(map).advance(3)
 
 

@@ -53,38 +53,49 @@ def glue(function: Function) -> Function:
 
 
 @once
-def compiled(function: Rule, checked: bool, ignoring: int | None = None) -> Rule:
+def compiled(function: Rule, checked: bool, ignoring: int | None = None, rows: bool = False) -> Rule:
     """A rule as numba's dispatcher: one for all the loops it enters, so that its own code is compiled once a process.
 
-    `checked`: each index is looked at, but for those that `guard` has seen already, since they are written as numbers.
+    `checked`: unless it is the package's own, or `guard` has read all of its ways (it runs straight through, and none
+    of its arguments is a matrix: `rows`), each index is looked at.
     `ignoring`: the rule knows of no constants, and so many arguments stand behind (x, p, t).
     """
     if ignoring is not None:
-        return loops.without_constants(compiled(function, checked), ignoring)
+        return loops.without_constants(compiled(function, checked, None, rows), ignoring)
 
     def passed_on(*arguments: Any) -> Any:
         return function(*arguments)
 
     if getattr(function, "glue", False):
         return part(function)
-    python = getattr(function, "py_func", function)
-    bounds = {"boundscheck": True} if checked and not own(python) and not straight(function) else {}
+    bounds = {"boundscheck": True} if checked and not known(function, rows) else {}
     return rule(passed_on if isinstance(function, Dispatcher) else function, **bounds)
+
+
+def known(function: Rule, rows: bool) -> bool:
+    """Whether a function does on all of its ways what it has to: it is the package's own, or was read whole."""
+    return own(getattr(function, "py_func", function)) or (straight(function) and not rows)
+
+
+def writing(function: Rule, shape: Shape, checked: bool, arguments: int, rows: bool = False) -> Rule:
+    """A function that writes its last argument; what it may leave out is NaN, and not what stood there before."""
+    made = compiled(function, checked, shape.ignoring(arguments), rows)
+    return made if known(function, rows) else loops.from_nothing(made, arguments, rows)
 
 
 def frame_tangent(functions: Functions, shape: Shape, checked: bool) -> Rule:
     """The tangent map on the rows of a frame: as given, vector by vector, or by differences of the rule."""
     if functions.frame_tangent is not None:
-        return compiled(functions.frame_tangent, checked, shape.ignoring(2))
+        return writing(functions.frame_tangent, shape, checked, 2, rows=True)
     if functions.tangent is not None:
-        return loops.one_by_one(compiled(functions.tangent, checked, shape.ignoring(2)))
-    return loops.by_differences(compiled(functions.rule, checked, shape.ignoring(1)), shape)
+        return loops.one_by_one(writing(functions.tangent, shape, checked, 2))
+    return loops.by_differences(writing(functions.rule, shape, checked, 1), shape)
 
 
 @once
 def orbit(step: Rule, shape: Shape, checked: bool) -> Rule:
     """The loop of `advance` and `orbit`."""
-    mark, made = fingerprint(step, shape, checked), compiled(step, checked, shape.ignoring(1))
+    mark, made = fingerprint(step, shape, checked), writing(step, shape, checked, 1)
     if shape.small and straight(step):
         return lanes.side_by_side_loop(mark, made, shape, lasting(step, shape.dim, 4 if shape.constants else 3))
     return loops.orbit_loop(mark, made, shape)
@@ -94,9 +105,9 @@ def orbit(step: Rule, shape: Shape, checked: bool) -> Rule:
 def tangent_orbit(functions: Functions, shape: Shape, checked: bool) -> Rule:
     """The loop of `tangent_orbit`."""
     if functions.joint is not None:
-        joint = compiled(functions.joint, checked, shape.ignoring(3))
+        joint = writing(functions.joint, shape, checked, 3, rows=True)
     else:
-        step = compiled(functions.rule, checked, shape.ignoring(1))
+        step = writing(functions.rule, shape, checked, 1)
         joint = loops.one_after_the_other(step, frame_tangent(functions, shape, checked))
     return loops.tangent_loop(fingerprint(functions, shape, checked), joint, shape)
 
@@ -104,20 +115,20 @@ def tangent_orbit(functions: Functions, shape: Shape, checked: bool) -> Rule:
 @once
 def separation_orbit(step: Rule, shape: Shape, checked: bool) -> Rule:
     """The loop of `separation_orbit`."""
-    return loops.separation_loop(fingerprint(step, shape, checked), compiled(step, checked, shape.ignoring(1)), shape)
+    return loops.separation_loop(fingerprint(step, shape, checked), writing(step, shape, checked, 1), shape)
 
 
 @once
 def curvature(hessian: Rule, shape: Shape, checked: bool) -> Rule:
     """The loop of `curvature`."""
-    return loops.curvature_loop(
-        fingerprint(hessian, shape.constants, checked), compiled(hessian, checked, shape.ignoring(2))
-    )
+    mark = fingerprint(hessian, shape.constants, checked)
+    return loops.curvature_loop(mark, writing(hessian, shape, checked, 2, rows=True))
 
 
 @once
 def observe(function: Rule, size: int | None, shape: Shape, checked: bool) -> Rule:
     """The loop of an observable, or of a function that writes several."""
     mark = fingerprint(function, size, shape.constants, checked)
-    made = compiled(function, checked, shape.ignoring(0 if size is None else 1))
-    return observing.single_loop(mark, made) if size is None else observing.several_loop(mark, made, size)
+    if size is None:
+        return observing.observing_loop(mark, observing.single(compiled(function, checked, shape.ignoring(0))), 1)
+    return observing.observing_loop(mark, writing(function, shape, checked, 1), size)

@@ -16,7 +16,7 @@ from functools import lru_cache
 import numpy as np
 
 from nnflow.compiled.loops import Constants, Integers, Rule, Shape, beginning, blank, copy, put, recording
-from nnflow.compiled.memory import Array, stack
+from nnflow.compiled.memory import Array, sealed, stack
 from nnflow.compiled.ways import part, part_by_llvm
 from nnflow.machine import loop
 
@@ -50,7 +50,7 @@ def by_steps(step: Rule, shape: Shape, lasting: bool, steps: int) -> Rule:
         for i in range(parameters):
             q[i] = p[i, j]
         for s in range(t, t + steps):
-            step(x, q, s, c, y)
+            step(sealed(x), q, s, c, y)
             for i in range(0, summed, 2):
                 total = add(total, y[i], y[i + 1] if i + 1 < dim else 1.0)  # overflows early: that costs but time
             put(x, y)

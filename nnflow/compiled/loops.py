@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnflow.compiled.frames import gram_schmidt, inner_product
-from nnflow.compiled.memory import Array, stack
+from nnflow.compiled.memory import Array, sealed, stack
 from nnflow.compiled.ways import part, rule
 from nnflow.machine import loop
 
@@ -62,6 +62,13 @@ def blank(a: Array) -> None:
     """a = NaN."""
     for i in range(a.shape[0]):
         a[i] = np.nan
+
+
+@part
+def blank_rows(a: Array) -> None:
+    """The same of a matrix."""
+    for i in range(a.shape[0]):
+        blank(a[i])
 
 
 @part
@@ -124,7 +131,7 @@ def following(step: Rule, dim: int) -> Callable[..., int]:
     @part
     def follow(x: Array, p: Array, t: int, c: Constants, steps: int, y: Array) -> int:
         for s in range(t, t + steps):
-            step(x, p, s, c, y)
+            step(sealed(x), p, s, c, y)
             if not finite(y):
                 blank(x)
                 return s + 1
@@ -196,7 +203,7 @@ def tangent_loop(mark: str, joint: Rule, shape: Shape) -> Rule:
     def carry(x: Array, p: Array, t: int, c: Constants, steps: int, v: Array, w: Array, y: Array) -> int:
         """Advance a state and its frame; returns the step index of the first state that is not finite, or -1."""
         for s in range(t, t + steps):
-            joint(x, p, s, c, v, y, w)
+            joint(sealed(x), p, s, c, sealed(v), y, w)
             if not finite(y):
                 blank(x)
                 return s + 1
@@ -294,7 +301,7 @@ def curvature_loop(mark: str, hessian: Rule) -> Rule:
     @loop(mark, _nrt=True)
     def curvature(x: Array, p: Array, t: int, c: Constants, v: Array, out: Array) -> None:
         for m in range(x.shape[0]):
-            hessian(x[m], p[m], t, c, v[m], out[m])
+            hessian(sealed(x[m]), p[m], t, c, sealed(v[m]), out[m])
 
     return curvature
 
@@ -326,6 +333,38 @@ def without_constants(function: Rule, arguments: int) -> Rule:
 
 
 @lru_cache(maxsize=256)
+def from_nothing(function: Rule, arguments: int, rows: bool) -> Rule:
+    """Build what puts NaN into what a function is to write, its last of so many arguments behind (x, p, t, c).
+
+    With `rows` that is a matrix; of three arguments the middle one is written, too. What is left out then shows.
+    """
+
+    @part
+    def one(x: Array, p: Array, t: int, c: Constants, out: Array) -> None:
+        blank(out)
+        function(x, p, t, c, out)
+
+    @part
+    def two(x: Array, p: Array, t: int, c: Constants, v: Array, out: Array) -> None:
+        blank(out)
+        function(x, p, t, c, v, out)
+
+    @part
+    def two_of_rows(x: Array, p: Array, t: int, c: Constants, v: Array, out: Array) -> None:
+        blank_rows(out)
+        function(x, p, t, c, v, out)
+
+    @part
+    def three(x: Array, p: Array, t: int, c: Constants, v: Array, out: Array, w: Array) -> None:
+        blank(out)
+        blank_rows(w)
+        function(x, p, t, c, v, out, w)
+
+    made: dict[int, Rule] = {1: one, 2: two_of_rows if rows else two, 3: three}
+    return made[arguments]
+
+
+@lru_cache(maxsize=256)
 def one_by_one(tangent: Rule) -> Rule:
     """Build the tangent map on a frame, vector by vector."""
 
@@ -351,20 +390,22 @@ def one_after_the_other(step: Rule, frame_tangent: Rule) -> Rule:
 
 @lru_cache(maxsize=256)
 def by_differences(step: Rule, shape: Shape) -> Rule:
-    """Build the tangent map on a frame by central differences of the rule."""
+    """Build the tangent map on a frame by central differences of the rule, as wide as `Map.tangent` has them."""
     dim, periods, dot = shape.dim, np.array(shape.periods), inner_product(shape.dim)
 
     @rule
     def frame_tangent(x: Array, p: Array, t: int, c: Constants, v: Array, out: Array) -> None:
-        reach = 1.0
-        for i in range(dim):
-            reach = max(reach, abs(x[i]))
         ahead, behind = np.empty(dim), np.empty(dim)
+        step(x, p, t, c, ahead)
+        size = 0.0
+        for i in range(dim):
+            size = max(size, abs(x[i]), abs(ahead[i]))
+        reach = np.sqrt(size) if size > 0.0 else 1.0
         for j in range(v.shape[0]):
-            size = np.sqrt(dot(v, j, j))
-            h = ROOT * reach / (size if size > 0.0 else 1.0)
-            step(x + h * v[j], p, t, c, ahead)
-            step(x - h * v[j], p, t, c, behind)
+            length = np.sqrt(dot(v, j, j))
+            h = ROOT * reach / (length if length > 0.0 else 1.0)
+            step(sealed(x + h * v[j]), p, t, c, ahead)
+            step(sealed(x - h * v[j]), p, t, c, behind)
             for i in range(dim):
                 d = ahead[i] - behind[i]
                 if periods[i] > 0.0:

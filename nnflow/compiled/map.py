@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -30,6 +31,7 @@ from nnflow.straight import reads
 
 FUNCTIONS = (types.FunctionType, Dispatcher)  # what numba compiles
 SMALL = 8  # a state of at most so many components lies on the stack, and so does its frame
+TRIED = 3  # steps that are compared with plain Python
 TILE = 2**15  # numbers of recorded states from which observables are computed at a time
 
 
@@ -53,8 +55,8 @@ class CompiledMap(Map):
     their data only share it.
 
     Rules are plain Python functions in numba's subset; the constants they close over (up to about 1 MB) are compiled
-    in, as they are when the map is made. A division of floats by zero gives inf, not an exception. Whole
-    numbers have 64 bits: beyond, they wrap around, and `//` and `%` by a whole 0 give 0 (write ``float(t)``).
+    in, as they are when the map is made. A division of floats by zero gives inf, not an exception. Whole numbers have
+    64 bits: beyond, they wrap around, and `//` and `%` by a whole 0, and negative powers, give 0 (write ``float(t)``).
 
     Each function is called once as plain Python when the map is made (see `guard`); `check=False` leaves that out, and
     is written into the map's structure.
@@ -247,8 +249,39 @@ class CompiledMap(Map):
     def _follow(self, x: Array, p: Array, t: int, steps: int, every: int, columns: Any, *records: Any) -> None:
         """Advance x in place, recording coordinates."""
         loop = kernels.orbit(self.functions.rule, self._shape, self.check)
+        if self.check and self.guarded and not self._compared:
+            self._compared.append(loop)
+            self._compare(loop)
         scratch = np.empty((2, 1, self.dim))
         self._call(loop, x, p, t, self.constants or (), steps, every, columns, *records, *scratch)
+
+    def _compare(self, loop: Rule) -> None:
+        """Compare a few compiled steps with the rule as plain Python. Raises Refusal if they are others.
+
+        Whole numbers are the reason: ``2 ** -t`` is one of them in compiled code, and 0.
+        """
+        x, p = self.initial_states(2, 0), np.tile(list(self.parameters.values()), (2, 1)).astype(np.float64)
+        for t in range(TRIED):
+            with suppress(NotImplementedError):  # a part that cannot run as plain Python
+                known, found = self.step(x, p, t), np.array(x)
+                columns, records = np.empty(0, dtype=np.int64), np.empty((2, 0, 0))
+                scratch = np.empty((2, 1, self.dim))
+                self._call(
+                    loop, found, _given(p), t, self.constants or (), 1, 1, columns, records, 0, begin(x), *scratch
+                )
+                room = np.sqrt(self.resolution) * np.abs(known).max(axis=1, keepdims=True)
+                away = np.isfinite(known) & np.isfinite(found) & (np.abs(self.difference(found, known)) > room)
+                if away.any():
+                    m, i = np.argwhere(away)[0]
+                    raise Refusal(
+                        f"the rule of {self.name!r} gives {self.coordinates[i]} = {known[m, i]:g} as plain Python and "
+                        f"{found[m, i]:g} when compiled, from x = {np.array2string(x[m], threshold=8)} at t = {t}: "
+                        "whole numbers are not float64, write them as 2.0 or float(t) (check=False leaves this out)"
+                    )
+
+    @cached_property
+    def _compared(self) -> list[Rule]:
+        return []
 
     def _observe(
         self, x: Array, p: Array, t: int, steps: int, every: int, observe: Sequence[str], out: Array, escaped: Any
@@ -324,7 +357,7 @@ class CompiledMap(Map):
         except NumbaError as error:
             if "readonly" in str(error):
                 raise CompilationError(
-                    f"a function of {self.name!r} changes p, which is readonly: write into out only"
+                    f"a function of {self.name!r} changes x, p or a vector, which is readonly: write into out only"
                 ) from error
             reason = " ".join(line.strip() for line in str(error).splitlines() if line.strip())[:600]
             raise CompilationError(

@@ -1,4 +1,4 @@
-"""Room for small arrays on the stack, where the processor holds them in registers."""
+"""Room for small arrays on the stack, where the processor holds them in registers; arrays that cannot be written to."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 from numba import types
+from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
@@ -33,3 +34,15 @@ def _stack(context, rows, columns):  # type: ignore[no-untyped-def]
 
 
 stack = cast(Callable[[int, int], Array], intrinsic(prefer_literal=True)(_stack))
+
+
+def _sealed(context, array):  # type: ignore[no-untyped-def]
+    """The same array, to be read only: numba compiles no function that writes to it."""
+
+    def build(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return impl_ret_borrowed(context, builder, signature.return_type, arguments[0])  # counts one more reference
+
+    return array.copy(readonly=True)(array), build
+
+
+sealed = cast(Callable[[Array], Array], intrinsic(_sealed))

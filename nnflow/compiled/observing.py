@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from nnflow.compiled.loops import Constants, Integers
-from nnflow.compiled.memory import Array
+from nnflow.compiled.memory import Array, sealed
+from nnflow.compiled.ways import part
 from nnflow.machine import loop
 
 Rule = Callable[..., Any]
@@ -34,36 +35,31 @@ class Component:
         return float(out[self.index])
 
 
-def single_loop(mark: str, function: Rule) -> Rule:
-    """Build what writes an observable of states (member, block, dim) into out (member, block, channel).
+def single(function: Rule) -> Rule:
+    """Build what writes an observable f(x, p, t, c) as the only entry of out."""
 
-    `columns (2, n)`: those of out, and the entries that belong there; here there is one entry.
+    @part
+    def write(x: Array, p: Array, t: int, c: Constants, out: Array) -> None:
+        out[0] = function(x, p, t, c)
+
+    return write
+
+
+def observing_loop(mark: str, function: Rule, size: int) -> Rule:
+    """Build what writes observables of states (member, block, dim) into columns of out (member, block, channel).
+
+    `function` writes `size` entries in one pass; `columns[0]` are those of out, `columns[1]` the entries for them.
     """
-
-    @loop(mark, _nrt=True)
-    def observe(states: Array, p: Array, t: int, c: Constants, every: int, columns: Integers, out: Array) -> None:
-        for m in range(states.shape[0]):
-            for block in range(states.shape[1]):
-                known = not np.isnan(states[m, block, 0])  # of an escaped member all is NaN
-                out[m, block, columns[0, 0]] = (
-                    function(states[m, block], p[m], t + block * every, c) if known else np.nan
-                )
-
-    return observe
-
-
-def several_loop(mark: str, function: Rule, size: int) -> Rule:
-    """Build the same for a function that writes several entries in one pass."""
 
     @loop(mark, _nrt=True)
     def observe(states: Array, p: Array, t: int, c: Constants, every: int, columns: Integers, out: Array) -> None:
         seen = np.empty(size)
         for m in range(states.shape[0]):
             for block in range(states.shape[1]):
-                if np.isnan(states[m, block, 0]):
+                if np.isnan(states[m, block, 0]):  # of an escaped member all is NaN
                     seen[:] = np.nan
                 else:
-                    function(states[m, block], p[m], t + block * every, c, seen)
+                    function(sealed(states[m, block]), p[m], t + block * every, c, seen)
                 for i in range(columns.shape[1]):
                     out[m, block, columns[0, i]] = seen[columns[1, i]]
 
