@@ -17,7 +17,6 @@ from nnflow.compiled import CompiledMap, Functions, ways
 from nnflow.compiled.kernels import frame_tangent as tangent_of
 from nnflow.compiled.kernels import once, writing
 from nnflow.compiled.loops import Constants, Shape
-from nnflow.compiled.memory import sealed
 from nnflow.frozen import fingerprint
 from nnflow.machine import loop
 from nnflow.map import Array, Map
@@ -85,7 +84,7 @@ def _mapping(functions: Functions, shape: Shape, clock: bool, checked: bool, nam
         """The next state."""
         x, p, t = parts(u, parameters)
         out = np.empty(dim + clock)
-        step(sealed(x), sealed(p), t, c, out[:dim])
+        step(x, p, t, c, out[:dim])
         out[dim:] = u[dim:] + 1.0
         return out
 
@@ -94,7 +93,7 @@ def _mapping(functions: Functions, shape: Shape, clock: bool, checked: bool, nam
         """The Jacobian: the rows of frame_tangent(identity) are its columns."""
         x, p, t = parts(u, parameters)
         columns = np.empty((dim, dim))
-        frame_tangent(sealed(x), sealed(p), t, c, sealed(np.eye(dim)), columns)
+        frame_tangent(x, p, t, c, np.eye(dim), columns)
         out = np.eye(dim + clock)
         out[:dim, :dim] = columns.T
         return out

@@ -368,9 +368,9 @@ def _refuse_deaf(function: types.FunctionType) -> None:
 
 def _refuse_draws(function: types.FunctionType) -> None:
     """Refuse random numbers that are not drawn anew from a seed: a map's noise is a function of (seed, t)."""
-    named = [value for value in _globals(function).values() if _draws(value)]
-    numpy_too = np in _globals(function).values() and "random" in function.__code__.co_names
-    if (named or numpy_too) and "seed" not in function.__code__.co_names:
+    named = list(_globals(function).values())
+    numpy_too = any(value is np for value in named) and "random" in function.__code__.co_names
+    if (any(map(_draws, named)) or numpy_too) and "seed" not in function.__code__.co_names:
         raise Refusal(
             f"{function.__qualname__} draws random numbers: take them from (seed, t), and keep nothing between calls "
             "(check=False leaves this out)"

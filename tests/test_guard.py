@@ -7,6 +7,7 @@ the state or a parameter, and leaves its array only on the way.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -225,8 +226,18 @@ def test_a_rule_that_draws_is_refused() -> None:
     def rule(x: Array, p: Array, t: int, out: Array) -> None:
         out[0] = np.random.rand()  # noqa: NPY002
 
+    def late(x: Array, p: Array, t: int, out: Array) -> None:
+        out[0] = x[0] if t < 5 else np.random.rand()  # noqa: NPY002
+
+    def counting(x: Array, p: Array, t: int, out: Array) -> None:
+        out[0] = next(counts)
+
+    counts = itertools.count()
+    for drawn in (rule, late):
+        with pytest.raises(nnflow.Refusal, match="draws random numbers"):
+            nnflow.CompiledMap(drawn)
     with pytest.raises(nnflow.Refusal, match="gives another result each time"):
-        nnflow.CompiledMap(rule)
+        nnflow.CompiledMap(counting)
 
 
 def unaided(x: float) -> float:
@@ -242,8 +253,6 @@ def test_a_plain_helper_is_named_with_the_cure() -> None:
 
 
 def test_arithmetic_that_python_refuses_is_no_fault() -> None:
-    import math
-
     def rule(x: Array, p: Array, t: int, out: Array) -> None:
         out[0] = 1.0 / p[0] + math.log(p[0]) + math.exp(1e4) + math.sqrt(-1.0 - p[0])
 

@@ -305,6 +305,7 @@ def differentiate(map: TensorTraining | TensorDescent, w: Array, named: Callable
     def slopes(w: Array) -> Array:
         return map.to_numpy(map.each("gradient", lambda w: map.slope(w, 0), map.native(w)))
 
+    slopes(w[None])  # here it has to have a value
     p = easy(map)
     x = np.concatenate([w, np.zeros(map.memory)])
 
