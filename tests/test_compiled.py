@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from numba import njit
 
 import nnflow
+from nnflow.compiled import Component
 from nnflow.frozen import fingerprint
 from nnflow.map import Array, Map
 
@@ -414,3 +416,52 @@ def test_networks_that_differ_in_their_data_compile_once() -> None:
     made = [nnflow.maps["iris"](**s) for s in ({"batch": 40, "shuffle": 1}, {"batch": 30, "shuffle": 5, "split": 2})]
     first, second = (kernels.orbit(map.functions.rule, map._shape, map.check) for map in made)
     assert first is second
+
+
+def test_an_observable_may_be_asked_for_twice() -> None:
+    def square(x: Array, p: Array, t: int) -> float:
+        return x[0] * x[0]
+
+    def both(x: Array, p: Array, t: int, out: Array) -> None:
+        out[0], out[1] = x[0], -x[0]
+
+    seen: dict[str, Any] = {"sq": square, "plus": Component(both, 0, 2), "minus": Component(both, 1, 2)}
+    rule = henon_states()[0].functions.rule  # type: ignore[attr-defined]
+    map = nnflow.CompiledMap(rule, dim=2, parameters={"a": 1.4, "b": 0.3}, coordinates=("x", "y"), observables=seen)
+    names = ["sq", "x", "minus", "sq", "plus", "minus", "sq"]
+    records = nnflow.Ensemble.grid(map, inits=3).orbit(20, observe=names)[0]
+    x = records[:, :, 1]
+    for channel, name in enumerate(names):
+        np.testing.assert_array_equal(records[:, :, channel], {"sq": x * x, "x": x, "plus": x, "minus": -x}[name])
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e-3, 1.0, 1e6])
+def test_differences_are_exact_at_every_scale(size: float) -> None:
+    """A map of small states, or of large ones, bends on its own scale; one that drifts away, on the scale of 1."""
+
+    def rule(x: Array, p: Array, t: int, out: Array) -> None:
+        out[0] = 0.95 * size * math.sin(math.pi * x[0] / size)
+
+    def tangent(x: Array, p: Array, t: int, v: Array, out: Array) -> None:
+        out[0] = 0.95 * math.pi * math.cos(math.pi * x[0] / size) * v[0]
+
+    settings: dict[str, Any] = {"box": ([0.1 * size], [0.9 * size])}
+    found, known = (
+        nnflow.run("lyapunov_spectrum", nnflow.CompiledMap(rule, given, **settings), steps=2000).exponent.item()
+        for given in (None, tangent)
+    )
+    assert found == pytest.approx(known, abs=1e-3)
+
+
+def test_differences_far_from_the_origin() -> None:
+    def rule(x: Array, p: Array, t: int, out: Array) -> None:
+        out[0] = x[0] + 2.9 + 2.5 * math.sin(x[0])
+
+    def tangent(x: Array, p: Array, t: int, v: Array, out: Array) -> None:
+        out[0] = (1.0 + 2.5 * math.cos(x[0])) * v[0]
+
+    found, known = (
+        nnflow.run("lyapunov_spectrum", nnflow.Ensemble.grid(map, states=[[1e6]]), steps=2000).exponent.item()
+        for map in (nnflow.CompiledMap(rule), nnflow.CompiledMap(rule, tangent))
+    )
+    assert found == pytest.approx(known, abs=1e-3)

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 from numba import njit
@@ -413,3 +414,126 @@ def test_a_right_tangent_passes_however_steep_or_close_to_a_kink() -> None:
             assert not misfit(lambda x, k=factor: (k * x) % 1.0, lambda x, v, k=factor: k * v, x[None], 2.0**-52)
     for x in 0.5 + np.linspace(-1e-5, 1e-5, 300):
         assert not misfit(lambda x: np.abs(x - 0.5), lambda x, v: np.sign(x - 0.5) * v, x[None], 2.0**-52)
+
+
+# -- what happens only later, or only in machine code ----------------------------------------------------------------
+
+
+def test_a_frame_of_fewer_vectors_than_were_tried_has_bounds() -> None:
+    """Rows written by number: with one vector, the second row was somebody else's memory."""
+
+    def shrink(x: Array, p: Array, t: int, out: Array) -> None:
+        for i in range(20):
+            out[i] = 0.5 * x[i]
+
+    def two_rows(x: Array, p: Array, t: int, V: Array, out: Array) -> None:
+        out[1] = 0.5 * V[1]
+        out[0] = 0.5 * V[0]
+
+    map = nnflow.CompiledMap(shrink, frame_tangent=two_rows, dim=20)
+    with pytest.raises(nnflow.Refusal, match="out of bounds"):
+        nnflow.run("lyapunov_spectrum", map, k=1, steps=10)
+
+
+def test_what_is_left_unwritten_is_nan_as_in_python() -> None:
+    """It was what stood there: another member's state, or nothing at all."""
+
+    def sometimes(x: Array, p: Array, t: int, out: Array) -> None:
+        for i in range(2):
+            if x[i] > -1.0:
+                out[i] = 0.9 * x[i]
+
+    map = nnflow.CompiledMap(sometimes, dim=2, box=([0.1, 0.1], [1.0, 1.0]))
+    states = np.array([[0.5, 0.7], [-2.0, 0.3]])
+    after = nnflow.Ensemble.grid(map, states=states).advance(1)
+    np.testing.assert_array_equal(after.states[0], map.step(states, np.zeros((2, 0)), 0)[0])
+    assert after.escaped.tolist() == [-1, 1]
+
+    def early(x: Array, p: Array, t: int, v: Array, out: Array) -> None:
+        for i in range(1):
+            if t < 2:
+                out[i] = p[0] * (1.0 - 2.0 * x[0]) * v[0]
+
+    tangent = nnflow.CompiledMap(logistic, early, parameters={"r": 3.7})
+    assert np.isnan(nnflow.run("lyapunov_spectrum", tangent, steps=10, transient=0).exponent.item())
+
+
+def test_what_is_given_cannot_be_changed_later() -> None:
+    def seen(x: Array, p: Array, t: int) -> float:
+        for i in range(1):
+            if t > 2:
+                x[i] = 5.0
+        return x[0]
+
+    def rule(x: Array, p: Array, t: int, out: Array) -> None:
+        for i in range(1):
+            if t > 2:
+                x[i] = 0.5
+            out[i] = 0.5 * x[i]
+
+    watched = nnflow.CompiledMap(logistic, parameters={"r": 3.7}, observables={"w": seen})
+    for use in (
+        lambda: nnflow.Ensemble.grid(watched).orbit(3, observe="w"),
+        lambda: nnflow.Ensemble.grid(nnflow.CompiledMap(rule)).advance(2),
+    ):
+        with pytest.raises(nnflow.CompilationError, match="changes x, p or a vector"):
+            use()
+
+
+def test_whole_numbers_that_mean_something_else_in_machine_code() -> None:
+    def decaying(x: Array, p: Array, t: int, out: Array) -> None:
+        out[0] = x[0] * 2 ** (-t)
+
+    def divided(x: Array, p: Array, t: int, out: Array) -> None:
+        out[0] = 0.0 * x[0] + 7 // (t - 1)
+
+    def counted(x: Array, p: Array, t: int, out: Array) -> None:
+        out[0] = 0.1 * ((x[0] > 0.0) + (x[0] > -1.0))
+
+    for rule in (decaying, counted):
+        with pytest.raises(nnflow.Refusal, match="as plain Python and .* when compiled"):
+            nnflow.Ensemble.grid(nnflow.CompiledMap(rule)).advance(1)
+    with pytest.raises(nnflow.Refusal, match="ZeroDivisionError: integer"):
+        nnflow.CompiledMap(divided)
+
+
+def test_helpers_that_drop_errors_are_refused() -> None:
+    @numba.guvectorize(["void(f8[:], f8[:])"], "(n)->(n)")
+    def rows(v: Array, out: Array) -> None:
+        for i in range(v.shape[0]):
+            out[i] = v[i]
+
+    @numba.vectorize
+    def root(a: float) -> float:
+        if a < 0.0:
+            raise ValueError
+        return a**0.5
+
+    @numba.njit(boundscheck=False)
+    def look(x: Array, t: int) -> float:
+        return x[t]
+
+    def by_rows(x: Array, p: Array, t: int, out: Array) -> None:
+        out[:] = rows(x)
+
+    def by_root(x: Array, p: Array, t: int, out: Array) -> None:
+        out[0] = root(x[0])
+
+    def by_look(x: Array, p: Array, t: int, out: Array) -> None:
+        out[0] = x[0] if t < 2 else look(x, t)
+
+    for rule in (by_rows, by_root):
+        with pytest.raises(nnflow.Refusal, match=r"decorate it with numba\.njit"):
+            nnflow.CompiledMap(rule)
+    with pytest.raises(nnflow.Refusal, match="out of bounds"):
+        nnflow.Ensemble.grid(nnflow.CompiledMap(by_look)).advance(4)
+
+
+def test_a_time_that_goes_round_a_loop_is_read() -> None:
+    def carried(x: Array, p: Array, t: int, out: Array) -> None:
+        s = 0.0
+        for _ in range(2):
+            out[0] = 0.5 * x[0] + s
+            s = t
+
+    assert not nnflow.CompiledMap(carried).autonomous
