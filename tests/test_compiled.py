@@ -429,7 +429,7 @@ def test_an_observable_may_be_asked_for_twice() -> None:
     rule = henon_states()[0].functions.rule  # type: ignore[attr-defined]
     map = nnflow.CompiledMap(rule, dim=2, parameters={"a": 1.4, "b": 0.3}, coordinates=("x", "y"), observables=seen)
     names = ["sq", "x", "minus", "sq", "plus", "minus", "sq"]
-    records = nnflow.Ensemble.grid(map, inits=3).orbit(20, observe=names)[0]
+    records = nnflow.Ensemble.grid(map, states=[[0.1, 0.1], [0.0, 0.0]]).orbit(20, observe=names)[0]
     x = records[:, :, 1]
     for channel, name in enumerate(names):
         np.testing.assert_array_equal(records[:, :, channel], {"sq": x * x, "x": x, "plus": x, "minus": -x}[name])
