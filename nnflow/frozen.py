@@ -238,7 +238,7 @@ class _Reading:
 
     def _excerpt(self, excerpt: _Excerpt) -> tuple[Any, bytes]:
         values, digest = self._all(excerpt.contents.values())
-        copy = types.ModuleType(excerpt.name)
+        copy = _Cut(excerpt.name)
         vars(copy).update(zip(excerpt.contents, values, strict=True))
         return copy, _digest(b"excerpt", repr(list(excerpt.contents)).encode(), digest)
 
@@ -320,6 +320,13 @@ class _Excerpt:
     def __init__(self, name: str, contents: dict[str, Any]) -> None:
         self.name = name
         self.contents = contents
+
+
+class _Cut(types.ModuleType):
+    """The frozen copy of an excerpt. It is pickled by what it holds: by its name, a copy would be the module itself."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.__name__,), vars(self)
 
 
 _Reading._READERS = (
