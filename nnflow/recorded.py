@@ -137,11 +137,25 @@ def _separator(path: Path) -> str:
     if path.suffix.lower() == ".npy":
         return ""
     last = path.read_text(encoding="utf-8-sig", errors="replace").strip().rpartition("\n")[2]
+    return f" ({said})" if (said := parted(last)) else ""
+
+
+def parted(line: str) -> str:
+    """What to do if something else than commas parts the cells of a line; nothing else."""
     for mark, name in SEPARATORS.items():
-        parts = last.split(mark)
-        if len(parts) > 1 and (mark != " " or all(_number(part) is not None for part in last.split())):
-            return f" ({name} seem to part the cells here: give commas)"
+        if mark in line and (mark != " " or all(_number(part) is not None for part in line.split())):
+            return f"{name} seem to part the cells here: give commas"
     return ""
+
+
+def uncommented(lines: list[Row]) -> list[Row]:
+    """The lines without the comments that stand before the table."""
+    first = 0
+    while first + 1 < len(lines) and lines[first][1][:1] and lines[first][1][0].startswith("#"):
+        if not _comment(lines[first][1], lines[first + 1][1]):
+            break
+        first += 1
+    return lines[first:]
 
 
 def _array(path: Path) -> Table:
@@ -198,8 +212,7 @@ def _rows(path: Path) -> list[Row]:
     lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     while lines and not any(lines[-1][1]):
         lines.pop()
-    while len(lines) > 1 and lines[0][1][:1] and lines[0][1][0].startswith("#") and _comment(lines[0][1], lines[1][1]):
-        lines.pop(0)
+    lines = uncommented(lines)
     rows = [(number, row) for number, row in lines if row]
     if not rows:
         raise ValueError("it is empty")
