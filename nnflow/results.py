@@ -123,7 +123,7 @@ def _work(child: int) -> float:
     import psutil
 
     try:
-        times = psutil.Process(child).cpu_times()
+        times = psutil.Process(child).cpu_times()  # type: ignore[no-untyped-call]
     except psutil.Error:
         return math.inf
     return float(times.user + times.system)

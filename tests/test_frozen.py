@@ -443,3 +443,35 @@ def test_an_intrinsic_may_be_made_of_plain_functions() -> None:
         out[0] = twice(x[0])  # type: ignore[call-arg]
 
     assert of(rule) == 2.0
+
+
+OVERLOADS = {
+    "function": ("overload(np.i0)\ndef told(x):", "lambda x: {value} * x", "np.i0(x[0])"),
+    "method": ("overload_method(types.Array, 'twice')\ndef told(a):", "lambda a: {value} * a[0]", "x.twice()"),
+    "attribute": ("overload_attribute(types.Array, 'most')\ndef told(a):", "lambda a: {value} * a[0]", "x.most"),
+    "operator": ("overload(operator.matmul)\ndef told(a, b):", "lambda a, b: {value} * b", "'' @ x[0]"),
+    "helper": ("overload(np.i0)\ndef told(x):", "lambda x: helper(x)", "np.i0(x[0])"),
+    "plain helper": ("overload(np.i0)\ndef told(x):", "build()", "np.i0(x[0])"),
+}
+
+
+@pytest.mark.parametrize("kind", OVERLOADS)
+def test_what_a_user_registers_with_numba_is_part_of_the_meaning(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NNFLOW_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    head, made, call = OVERLOADS[kind]
+    for value in (2.0, 3.0, 2.0):
+        (tmp_path / "registering.py").write_text(
+            "import operator\nimport numpy as np\nfrom numba import njit, types\n"
+            "from numba.extending import overload, overload_attribute, overload_method\n"
+            f"@njit\ndef helper(x):\n    return {value} * x\ndef build():\n    return lambda x: {value} * x\n"
+            f"@{head}\n    return {made.format(value=value)}\ndef rule(x, p, t, out):\n    out[0] = {call}\n"
+        )
+        done = python(
+            "import nnflow, numpy as np\nfrom registering import rule\nmap = nnflow.CompiledMap(rule, check=False)\n"
+            "print(map.advance(np.ones((1, 1)), np.empty((1, 0)), 0, 1).states[0, 0])"
+        )
+        assert float(done) == value
+    assert len(list((tmp_path / "cache").iterdir())) == 2
