@@ -163,7 +163,7 @@ def torch_mapping(map: Map) -> Callable[..., Tensor]:
         )
 
     def mapping(u: Any, parameters: Any = None, t: int = 0, **named: Any) -> Tensor:
-        x = map.native(u)
+        x = map.native(u if isinstance(u, torch.Tensor) and not u.is_complex() else numbers("u", u))
         _check_states(map, tuple(x.shape))
         given = {**map.parameters, **_by_name(map, parameters, named)}
         p = torch.stack([map.native(value) for value in given.values()]) if given else map.native([])

@@ -357,7 +357,10 @@ def test_the_clock_may_be_a_whole_number() -> None:
     assert mapping(np.array([1, 2]), np.ones(1)).tolist() == mapping(np.array([1.0, 2.0]), np.ones(1)).tolist()
 
 
-@pytest.mark.parametrize("u", [np.array([1.0, 2.0j]), np.ma.masked_array([0.5, 0.1], [0, 1]), [True, 1.0], ["a", "b"]])
+@pytest.mark.parametrize(
+    "u", [np.array([1.0, 2.0j]), np.ma.masked_array([0.5, 0.1], [0, 1]), [True, 1.0], torch.ones(2) * 1j]
+)
 def test_what_is_no_real_number_is_refused(u: Any) -> None:
-    with pytest.raises(nnflow.Refusal, match="u = "):
-        numpy_mapping(nnflow.maps["henon"]())(u)
+    for f in (numpy_mapping(nnflow.maps["henon"]()), torch_mapping(nnflow.gradient_map(lambda w: (w * w).sum(), 2))):
+        with pytest.raises(nnflow.Refusal, match="u = "):
+            f(u)
