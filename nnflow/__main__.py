@@ -468,7 +468,7 @@ def _recording(path: Path, kind: type, settings: dict[str, Any]) -> tuple[nnflow
     name = next((f.name for f in fields(kind) if f.name in ("observable", "observe")), None)
     asked = settings.get(name or "")
     wanted = (asked,) if isinstance(asked, str) else tuple(asked or ())
-    series = read_series(path, wanted, alone=name is not None)
+    series = read_series(path, wanted, name is not None, f"--{name or 'observable'}")
     if not wanted and name is not None and series.others:
         settings[name] = series.recording.names[0] if name == "observable" else series.recording.names
     for remark in series.remarks:

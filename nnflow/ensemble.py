@@ -410,6 +410,9 @@ class Recording:
                 f"values of shape {values.shape} with names {shown(names)}: give (time,), (time, channel) or "
                 "(series, time, channel), and one name a channel"
             )
+        if cube.flags.writeable or not cube.flags.owndata:  # the caller's own, which may change
+            cube = cube.copy()
+            cube.flags.writeable = False
         object.__setattr__(self, "values", cube)
         object.__setattr__(self, "names", names)
 

@@ -21,6 +21,7 @@ from nnflow.frozen import fingerprint
 from nnflow.machine import loop
 from nnflow.map import Array, Map
 from nnflow.names import unknown
+from nnflow.settings import numbers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,8 +38,9 @@ def numba_mapping(map: Map, clock: bool = False) -> NumbaMapping:
     """A compiled map as functions for numba-based toolkits, to call from Python or from other compiled code.
 
     `mapping(u, parameters)` → u' ``(dim,)``, a new array; `jacobian(u, parameters, *args)` → J ``(dim, dim)``, further
-    arguments ignored; all float64. J is exact where the map has a tangent (`map.exact_tangent`), else by central
-    differences. Compiled functions raise ValueError for a u or parameters of another size.
+    arguments ignored; all float64, to which other real numbers are converted. J is exact where the map has a tangent
+    (`map.exact_tangent`), else by central differences. Compiled functions raise ValueError for a u or parameters of
+    another size.
 
     With `clock`, u has one more component, the last: the step index t, which grows by 1, so that a map whose rule
     depends on t becomes autonomous. A step index has no derivative: the last row and column of J are those of the
@@ -73,27 +75,29 @@ def _mapping(functions: Functions, shape: Shape, clock: bool, checked: bool, nam
 
     @ways.rule
     def parts(u: Array, p: Array) -> tuple[Array, Array, int]:
-        """The state, the parameters and the step index, as the rule takes them."""
-        if u.size != dim + clock or p.size != parameters:
+        """The state, the parameters and the step index, as the rule takes them: whatever numbers are given, float64."""
+        v = np.ascontiguousarray(np.asarray(u, np.float64))
+        q = np.ascontiguousarray(np.asarray(p, np.float64))
+        if v.size != dim + clock or q.size != parameters:
             raise ValueError(sizes)
-        t = int(np.rint(u[dim])) if clock else 0  # finite differences in u may shift the clock a little
-        return np.ascontiguousarray(u)[:dim], np.ascontiguousarray(p), t
+        t = int(np.rint(v[dim])) if clock else 0  # finite differences in u may shift the clock a little
+        return v, q, t
 
     @loop(mark, _nrt=True)
     def mapping(u: Array, parameters: Array) -> Array:
         """The next state."""
-        x, p, t = parts(u, parameters)
+        v, p, t = parts(u, parameters)
         out = np.empty(dim + clock)
-        step(x, p, t, c, out[:dim])
-        out[dim:] = u[dim:] + 1.0
+        step(v[:dim], p, t, c, out[:dim])
+        out[dim:] = v[dim:] + 1.0
         return out
 
     @loop(mark, _nrt=True)
     def matrix(u: Array, parameters: Array) -> Array:
         """The Jacobian: the rows of frame_tangent(identity) are its columns."""
-        x, p, t = parts(u, parameters)
+        v, p, t = parts(u, parameters)
         columns = np.empty((dim, dim))
-        frame_tangent(x, p, t, c, np.eye(dim), columns)
+        frame_tangent(v[:dim], p, t, c, np.eye(dim), columns)
         out = np.eye(dim + clock)
         out[:dim, :dim] = columns.T
         return out
@@ -125,7 +129,7 @@ def numpy_mapping(map: Map) -> Callable[..., Array]:
     def mapping(
         u: npt.ArrayLike, parameters: npt.ArrayLike | Mapping[str, float] | None = None, t: int = 0, **named: float
     ) -> Array:
-        x = np.array(u, dtype=np.float64)
+        x = numbers("u", u)
         _check_states(map, x.shape)
         chosen = map.with_parameters(**_by_name(map, parameters, named)).parameters
         rows = x.reshape(-1, map.dim)
@@ -159,7 +163,7 @@ def torch_mapping(map: Map) -> Callable[..., Tensor]:
         )
 
     def mapping(u: Any, parameters: Any = None, t: int = 0, **named: Any) -> Tensor:
-        x = map.native(u)
+        x = map.native(u if isinstance(u, torch.Tensor) and not u.is_complex() else numbers("u", u))
         _check_states(map, tuple(x.shape))
         given = {**map.parameters, **_by_name(map, parameters, named)}
         p = torch.stack([map.native(value) for value in given.values()]) if given else map.native([])

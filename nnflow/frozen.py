@@ -8,6 +8,7 @@ copies of the same meaning are one object, so that it is compiled once a process
 The fingerprint names the machine code on disk. It knows functions, compiled functions (`njit`, `vectorize`,
 `intrinsic`), arrays, numbers, texts, containers, enumerations and modules by what they hold; numpy, numba and the
 standard library by their versions. Of anything else the contents cannot be told: such code is not kept on disk.
+What others have registered with numba (`overload`) may be behind any name or operator, and so is part of all of it.
 """
 
 from __future__ import annotations
@@ -31,11 +32,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
+import numba
 import numpy as np
 from numba.core.ccallback import CFunc
 from numba.core.dispatcher import Dispatcher
 from numba.core.extending import _Intrinsic
 from numba.core.types import Type
+from numba.core.typing.templates import builtin_registry
 from numba.np.ufunc.dufunc import DUFunc
 from numba.np.ufunc.gufunc import GUFunc
 
@@ -80,10 +83,34 @@ def own(function: Any) -> bool:
 def fingerprint(*things: Any) -> str:
     """A name for things with all they depend on; where that cannot be told, one of its own that begins with "?"."""
     reading = _Reading()
-    digests = [reading.read(thing)[1] for thing in things]
+    digests = [*(reading.read(thing)[1] for thing in things), *map(reading.registered, _registered())]
     if reading.untold:
         return f"{UNTOLD}{secrets.token_hex(12)}"
     return _digest(_versions(), *digests).hex()[:24]
+
+
+def _registered() -> tuple[Any, ...]:
+    """The templates that others than numba have registered with it."""
+    known = builtin_registry
+    return _foreign(len(known.functions), len(known.attributes), len(known.globals))
+
+
+@lru_cache(maxsize=1)
+def _foreign(*counts: int) -> tuple[Any, ...]:
+    """Those of them while there are so many, for none is ever removed."""
+    held = [
+        *builtin_registry.functions,
+        *builtin_registry.attributes,
+        *(entry[1] for entry in builtin_registry.globals),
+    ]
+    return tuple(template for template in held if not _numbas(template))
+
+
+def _numbas(template: Any) -> bool:
+    """Whether a template is numba's own, or that of an intrinsic, which is read where it is named."""
+    if (function := getattr(template, "_overload_func", None)) is not None:
+        return str(function.__code__.co_filename).startswith(os.path.dirname(numba.__file__) + os.sep)
+    return (getattr(template, "__module__", None) or "").partition(".")[0] in ("numba", "abc")
 
 
 @cache
@@ -131,6 +158,16 @@ class _Reading:
             if isinstance(thing, kinds):
                 return reader(self, thing)
         return self._record(thing) if dataclasses.is_dataclass(thing) else self._other(thing)
+
+    def registered(self, template: Any) -> bytes:
+        """The digest of what was registered with numba: it runs as plain Python when what calls it is compiled."""
+        function, key = getattr(template, "_overload_func", None), template.key
+        if function is None:
+            self.untold.append(template)
+            return b"untold"
+        head = repr((getattr(key, "__qualname__", str(key)), getattr(template, "_attr", None))).encode()
+        self.within = -sys.maxsize  # what it calls may be plain, too
+        return _digest(head, *(self.read(thing)[1] for thing in (function, getattr(template, "_jit_options", None))))
 
     def _all(self, things: Iterable[Any]) -> tuple[list[Any], bytes]:
         pairs = [self.read(thing) for thing in things]
@@ -245,7 +282,7 @@ class _Reading:
 
     def _excerpt(self, excerpt: _Excerpt) -> tuple[Any, bytes]:
         values, digest = self._all(excerpt.contents.values())
-        copy = types.ModuleType(excerpt.name)
+        copy = _Cut(excerpt.name)
         vars(copy).update(zip(excerpt.contents, values, strict=True))
         return copy, _digest(b"excerpt", repr(list(excerpt.contents)).encode(), digest)
 
@@ -332,6 +369,13 @@ class _Excerpt:
     def __init__(self, name: str, contents: dict[str, Any]) -> None:
         self.name = name
         self.contents = contents
+
+
+class _Cut(types.ModuleType):
+    """The frozen copy of an excerpt. It is pickled by what it holds: by its name, a copy would be the module itself."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.__name__,), vars(self)
 
 
 _Reading._READERS = (

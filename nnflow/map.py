@@ -326,6 +326,12 @@ class Map:
         out[~np.isfinite(states).all(axis=1)] = np.nan
         return out
 
+    def __copy__(self) -> Map:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Map:  # nobody changes it
+        return self
+
     def __getstate__(self) -> bytes:
         import cloudpickle  # rules are often closures, which pickle itself cannot carry to a process pool
 

@@ -25,6 +25,7 @@ from nnflow.values import real
 SERIES = (".csv", ".npy")
 WHOLE = re.compile(r"[+-]?[0-9]+")
 Row: TypeAlias = tuple[int, list[str]]  # the number of the line, and its cells
+OPTION = "\0"  # stands for the option that chooses the column; no text that is read as a table holds it
 SEPARATORS = {";": "semicolons", "\t": "tabs", " ": "spaces"}
 
 
@@ -78,8 +79,8 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join([*names[:12], *(["..."] if len(names) > 12 else [])])
 
 
-def read_series(path: Path, wanted: Sequence[str] = (), alone: bool = False) -> Series:
-    """The series of a file. `wanted`: columns asked for by name; `alone`: else the first only, not all of them.
+def read_series(path: Path, wanted: Sequence[str] = (), alone: bool = False, option: str = "--observable") -> Series:
+    """The series of a file. `wanted`: columns asked for by name, by `option`; `alone`: else the first, not all of them.
 
     Raises Refusal for a file that is no table of numbers, can be read in two ways, or holds but an index; OSError if
     there is none.
@@ -98,7 +99,8 @@ def read_series(path: Path, wanted: Sequence[str] = (), alone: bool = False) -> 
             columns = {name: column.turned() for name, column in columns.items()}
         recording = Recording(np.stack([_checked(columns[name]) for name in chosen], axis=-1), chosen)
     except (ValueError, EOFError, csv.Error) as error:
-        raise Refusal(f"{path} cannot be read as a table of numbers: {error}{_separator(path)}") from error
+        said = str(error).replace(OPTION, option)
+        raise Refusal(f"{path} cannot be read as a table of numbers: {said}{_separator(path)}") from error
     remarks = [f"{_listed(times)} falls: the newest row was first, the rows are turned round"] if turned else []
     remarks += [
         words for name in columns if name not in chosen for words in _doubts(name, columns[name], name in times)
@@ -137,11 +139,25 @@ def _separator(path: Path) -> str:
     if path.suffix.lower() == ".npy":
         return ""
     last = path.read_text(encoding="utf-8-sig", errors="replace").strip().rpartition("\n")[2]
+    return f" ({said})" if (said := parted(last)) else ""
+
+
+def parted(line: str) -> str:
+    """What to do if something else than commas parts the cells of a line; nothing else."""
     for mark, name in SEPARATORS.items():
-        parts = last.split(mark)
-        if len(parts) > 1 and (mark != " " or all(_number(part) is not None for part in last.split())):
-            return f" ({name} seem to part the cells here: give commas)"
+        if mark in line and (mark != " " or all(_number(part) is not None for part in line.split())):
+            return f"{name} seem to part the cells here: give commas"
     return ""
+
+
+def uncommented(lines: list[Row]) -> list[Row]:
+    """The lines without the comments that stand before the table."""
+    first = 0
+    while first + 1 < len(lines) and lines[first][1][:1] and lines[first][1][0].startswith("#"):
+        if not _comment(lines[first][1], lines[first + 1][1]):
+            break
+        first += 1
+    return lines[first:]
 
 
 def _array(path: Path) -> Table:
@@ -198,8 +214,7 @@ def _rows(path: Path) -> list[Row]:
     lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     while lines and not any(lines[-1][1]):
         lines.pop()
-    while len(lines) > 1 and lines[0][1][:1] and lines[0][1][0].startswith("#") and _comment(lines[0][1], lines[1][1]):
-        lines.pop(0)
+    lines = uncommented(lines)
     rows = [(number, row) for number, row in lines if row]
     if not rows:
         raise ValueError("it is empty")
@@ -275,7 +290,7 @@ def _text_column(name: str, cells: list[str | None], lines: list[int], texts: li
     dates, known = _dates(cells), sum(cell is not None for cell in cells)
     strange = [i for i in texts if np.isnan(dates[i])]
     dated = len(texts) == known and not strange
-    odd, kind, hint = texts, "number", "say which column is to be analysed (--observable); dates are read as 2020-01-31"
+    odd, kind, hint = texts, "number", f"say which column is to be analysed ({OPTION}); dates are read as 2020-01-31"
     if strange and 2 * len(strange) < len(texts):
         odd, kind = strange, "date"
     if dated:
@@ -327,12 +342,12 @@ def _times(columns: dict[str, Column], wanted: Sequence[str]) -> list[str]:
         index = column.dated or is_index(name, column.stamps, first=not found)
         if index is None and not wanted:
             raise ValueError(
-                f"column {name} may be an index or measured: say which column is to be analysed (--observable), "
+                f"column {name} may be an index or measured: say which column is to be analysed ({OPTION}), "
                 "or leave the index out of the file"
             )
         if not index:
             return found
         found.append(name)
     if not wanted:
-        raise ValueError(f"it holds nothing but an index, {_listed(found)}: give --observable {last} if measured")
+        raise ValueError(f"it holds nothing but an index, {_listed(found)}: give {OPTION} {last} if measured")
     return found

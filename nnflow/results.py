@@ -9,6 +9,7 @@ no other file is read in its name: the checksum shows what is damaged, not who w
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import signal
 import time
@@ -25,6 +26,7 @@ from nnflow.writing import check_file, check_writable, write
 
 SECONDS = 10  # of work that a small file takes at most …
 SPEED = 10_000_000  # … and bytes a second of a large one
+IDLE = 2.0  # seconds in which a child that is not waiting for something works for a twentieth of them
 MARK = b"\nnnflow-sha256 "
 
 
@@ -71,14 +73,18 @@ def _readable(content: bytes) -> bool:
     """Whether a child that reads the file ends, with a result or an error, after no more work than that can take.
 
     The checksum shows no intent: HDF5 may turn in circles for ever in a file that was made to that end, deaf to Ctrl-C.
-    A child that waits instead (for a lock that another thread held when it was forked) says nothing.
+    The locks of those who read HDF5 are held while it is forked, so that no other thread holds them for ever in it; a
+    child that waits all the same (for another lock of that kind) says nothing.
     """
     if not hasattr(os, "fork"):
         return True
     import resource
 
+    from h5py._objects import phil
+    from xarray.backends.locks import HDF5_LOCK
+
     seconds = SECONDS + len(content) // SPEED
-    with warnings.catch_warnings():
+    with HDF5_LOCK, phil, warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads: none of them is needed there
         child = os.fork()
     if not child:
@@ -92,17 +98,35 @@ def _readable(content: bytes) -> bool:
 
 
 def _ends_by_itself(child: int, seconds: float) -> bool:
-    """Whether a child ends otherwise than by a signal; one that takes too long is killed, and says nothing."""
-    end, gone, status = time.monotonic() + seconds, 0, 0
+    """Whether a child ends otherwise than by a signal; one that takes too long or only waits is killed: no answer."""
+    now = time.monotonic()
+    end, look, worked = now + seconds, now + IDLE, 0.0
+    gone, status = 0, 0
     try:
-        while not gone and time.monotonic() < end:
+        while not gone and now < end:
             gone, status = os.waitpid(child, os.WNOHANG)
+            if not gone and now > look:
+                before, worked, look = worked, _work(child), now + IDLE
+                if worked - before < 0.05 * IDLE:
+                    break
             time.sleep(0.0 if gone else 0.002)
+            now = time.monotonic()
     finally:
         if not gone:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
     return not os.WIFSIGNALED(status)
+
+
+def _work(child: int) -> float:
+    """The seconds that a processor has worked for a child; infinite if it is just ending."""
+    import psutil
+
+    try:
+        times = psutil.Process(child).cpu_times()  # type: ignore[no-untyped-call]
+    except psutil.Error:
+        return math.inf
+    return float(times.user + times.system)
 
 
 def _check_whole(content: bytes | memoryview, own: bool) -> None:

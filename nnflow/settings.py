@@ -25,7 +25,7 @@ from pydantic import BeforeValidator, ConfigDict, PydanticUserError, TypeAdapter
 from pydantic_core import to_jsonable_python
 
 from nnflow.names import Refusal, shown
-from nnflow.values import leaves, real
+from nnflow.values import EXACT, leaves, real
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -205,24 +205,34 @@ def whole(name: str, value: Any, least: int | None = None) -> int:
 def numbers(name: str, values: Any) -> Array:
     """Numbers as a float64 array of their shape; NaN and infinity pass. Raises Refusal for anything else.
 
-    Complex numbers, dates, bools, masked values and rows of unequal lengths are refused: numpy would drop or guess.
+    Complex numbers, dates, bools, masked values, rows of unequal lengths, and whole numbers beyond 2^53 are refused:
+    numpy would drop or guess.
     """
     try:
         if any(map(np.ma.is_masked, leaves(values))):
             raise ValueError("masked values")
         found = np.asarray(values)
-        if found.dtype.kind == "O":
-            found = np.array([_read(value) for value in found.ravel()], dtype=np.float64).reshape(found.shape)
-        if found.dtype.kind not in "iufU":
+        if found.dtype.kind in "OU":
+            found = np.array([_exact(_read(value)) for value in found.ravel()], dtype=np.float64).reshape(found.shape)
+        if found.dtype.kind not in "iuf":
             raise ValueError(f"they are {found.dtype}")
         if any(map(is_bool, leaves(values))):
             raise ValueError("bools among them")
-        return np.array(real(found.astype(np.float64) if found.dtype.kind == "U" else found, name))
+        for leaf in leaves(values):
+            _exact(plain(leaf))
+        return np.array(real(found, name))
     except Refusal:
         raise
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         reason = str(error).partition("\n")[0]
     raise Refusal(f"{name} = {shown(values)}: give numbers, in rows of equal length ({reason})")
+
+
+def _exact(value: Any) -> Any:
+    """A value. Raises ValueError for a whole number that float64 may not hold."""
+    if isinstance(value, int) and abs(value) > EXACT:
+        raise ValueError("whole numbers beyond 2^53 lose digits as float64: scale or shift them")
+    return value
 
 
 def is_bool(value: Any) -> bool:

@@ -264,11 +264,24 @@ def test_tables_with_and_without_a_header(tmp_path: Path) -> None:
         ("1,2\n", {"target": 2}, "target = 2: .*t.csv has 2 columns"),
         ("a,b\n1,x\n", {"classes": False}, "holds words"),
         ("a,b\n1,inf\n", {}, "values that are not finite"),
+        ("0,5;0\n0,7;1\n", {}, "line 1: semicolons seem to part the cells"),
+        ("b;c;label\n0.5;1;2\n", {}, "line 1: semicolons"),
+        ("b\tc\tlabel\n0.5\t1\t2\n", {}, "line 1: tabs"),
+        ("b,c\n0.5,1\n0.5,1;2\n", {}, "line 3: semicolons"),
+        ("0.5 1 2\n", {}, "line 1: spaces"),
+        ("label\nyes\nno\n", {}, "one column only"),
+        ("1\n2\n", {}, "one column only"),
     ],
 )
 def test_broken_tables_are_refused(tmp_path: Path, text: str, settings: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read(tmp_path, text, **settings)
+
+
+@pytest.mark.parametrize("head", ["# made by hand\n", "# made by hand, in May\n# twice\na,b\n", "#a,b\n", "# a,b\n"])
+def test_comments_before_a_table(tmp_path: Path, head: str) -> None:
+    split = read(tmp_path, f"{head}0.5,1\n0.7,2.5\n", **({"target": "a"} if "a,b" in head else {"target": 0}))
+    assert in_order(split) == [[1, 0.5], [2.5, 0.7]]
 
 
 def test_npz_files(tmp_path: Path) -> None:

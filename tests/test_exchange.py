@@ -339,3 +339,28 @@ def test_pynamicalsys_finds_our_exponents_of_the_iris_map() -> None:
     found, expected = (theirs[1] - theirs[0]) / 1000, (ours[1] - ours[0]) / 1000
     assert expected[0] > expected[1] > 0.01
     np.testing.assert_allclose(found[:2], expected[:2], atol=1e-9)
+
+
+@pytest.mark.parametrize("u", [np.array([2**40, 1]), np.array([2.0**40, 1.0], np.float32), (2**40, 1), (2.0**40, 1)])
+def test_all_real_numbers_are_converted(u: Any) -> None:
+    """int64 wrapped around, float32 lost digits, a tuple was no state at all."""
+    map = nnflow.maps["henon"]()
+    mapping, jacobian = numba_mapping(map)
+    wanted, p = np.array([2.0**40, 1.0]), np.array([1.4, 0.3])
+    for given in (p, tuple(p)):
+        assert mapping(u, given).tolist() == mapping(wanted, p).tolist() == numpy_mapping(map)(u, p).tolist()
+        assert jacobian(u, given).tolist() == jacobian(wanted, p).tolist()
+
+
+def test_the_clock_may_be_a_whole_number() -> None:
+    mapping = numba_mapping(ticking(), clock=True).mapping
+    assert mapping(np.array([1, 2]), np.ones(1)).tolist() == mapping(np.array([1.0, 2.0]), np.ones(1)).tolist()
+
+
+@pytest.mark.parametrize(
+    "u", [np.array([1.0, 2.0j]), np.ma.masked_array([0.5, 0.1], [0, 1]), [True, 1.0], torch.ones(2) * 1j]
+)
+def test_what_is_no_real_number_is_refused(u: Any) -> None:
+    for f in (numpy_mapping(nnflow.maps["henon"]()), torch_mapping(nnflow.gradient_map(lambda w: (w * w).sum(), 2))):
+        with pytest.raises(nnflow.Refusal, match="u = "):
+            f(u)

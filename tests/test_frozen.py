@@ -8,13 +8,16 @@ new one has the new. What could go wrong as well: helpers of helpers, closures, 
 from __future__ import annotations
 
 import collections
+import copy
 import enum
+import importlib
 import math
 import os
+import pickle
 import subprocess
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,6 +93,12 @@ def space(value: float) -> dict[str, Any]:
     return found
 
 
+def python(code: str, *arguments: object) -> str:
+    """What another process prints."""
+    command = [sys.executable, "-B", "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 def value_of(map: nnflow.Map) -> float:
     return float(map.advance(np.ones((1, 1)), np.empty((1, 0)), 0, 1).states[0, 0])
 
@@ -122,6 +131,54 @@ def test_the_next_process_has_the_new_meaning(kind: str, tmp_path: Path) -> None
         )
         assert float(done.stdout) == value
     assert len(list((tmp_path / "cache").iterdir())) == 2  # and the third found the first one's code
+
+
+FAR = """
+import sys, numpy as np, pickle, enum
+sys.path.insert(0, sys.argv[1])
+map = pickle.loads(open(sys.argv[2], "rb").read())
+for _ in range(2):
+    print(map.step(np.ones((1, 1)), np.empty((1, 0)), 0)[0, 0], map.advance(np.ones((1, 1)), np.empty((1, 0)), 0, 1)[0])
+"""
+OF_A_MODULE = {
+    "number": "out[0] = far.A * x[0]",
+    "njit": "out[0] = far.helper(x[0])",
+    "vectorize": "out[0] = far.spread(x[0])",
+    "table": "out[0] = far.TABLE[0] * x[0]",
+    "imported": "out[0] = helper(x[0])",
+    "within": "out[0] = far.inner.A * x[0]",
+}
+
+
+@pytest.fixture
+def far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
+    """The helpers as a module that can be imported, and that holds 0.5."""
+    (tmp_path / "far.py").write_text(HELPERS.format(value=0.5))
+    monkeypatch.syspath_prepend(tmp_path)
+    yield importlib.import_module("far")
+    del sys.modules["far"]
+
+
+@pytest.mark.parametrize("kind", OF_A_MODULE)
+def test_copies_and_pickles_have_the_frozen_meaning(kind: str, far: Any) -> None:
+    here = {"far": far, "helper": far.helper}
+    exec(f"def rule(x, p, t, out):\n    {OF_A_MODULE[kind]}", here)
+    map = nnflow.CompiledMap(here["rule"])
+    far.A = far.TABLE[0] = far.inner.A = 0.25
+    assert copy.deepcopy(map) is copy.copy(map) is map
+    for found in (map, pickle.loads(pickle.dumps(map)), pickle.loads(pickle.dumps(nnflow.Ensemble.grid(map))).map):
+        assert value_of(found) == found.step(np.ones((1, 1)), np.empty((1, 0)), 0)[0, 0] == 0.5
+
+
+@pytest.mark.parametrize("kind", OF_A_MODULE)
+def test_a_pickle_means_the_same_where_the_module_is_another(kind: str, far: Any, tmp_path: Path) -> None:
+    here = {"far": far, "helper": far.helper}
+    exec(f"def rule(x, p, t, out):\n    {OF_A_MODULE[kind]}", here)
+    (tmp_path / "pickle").write_bytes(pickle.dumps(nnflow.CompiledMap(here["rule"])))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "far.py").write_text(HELPERS.format(value=0.25))
+    done = python(FAR, tmp_path / "other", tmp_path / "pickle")
+    assert set(done.split()) == {"0.5", "[[0.5]]"}
 
 
 def test_observables_and_tangents_are_frozen_too() -> None:
@@ -386,3 +443,35 @@ def test_an_intrinsic_may_be_made_of_plain_functions() -> None:
         out[0] = twice(x[0])  # type: ignore[call-arg]
 
     assert of(rule) == 2.0
+
+
+OVERLOADS = {
+    "function": ("overload(np.i0)\ndef told(x):", "lambda x: {value} * x", "np.i0(x[0])"),
+    "method": ("overload_method(types.Array, 'twice')\ndef told(a):", "lambda a: {value} * a[0]", "x.twice()"),
+    "attribute": ("overload_attribute(types.Array, 'most')\ndef told(a):", "lambda a: {value} * a[0]", "x.most"),
+    "operator": ("overload(operator.matmul)\ndef told(a, b):", "lambda a, b: {value} * b", "'' @ x[0]"),
+    "helper": ("overload(np.i0)\ndef told(x):", "lambda x: helper(x)", "np.i0(x[0])"),
+    "plain helper": ("overload(np.i0)\ndef told(x):", "build()", "np.i0(x[0])"),
+}
+
+
+@pytest.mark.parametrize("kind", OVERLOADS)
+def test_what_a_user_registers_with_numba_is_part_of_the_meaning(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NNFLOW_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    head, made, call = OVERLOADS[kind]
+    for value in (2.0, 3.0, 2.0):
+        (tmp_path / "registering.py").write_text(
+            "import operator\nimport numpy as np\nfrom numba import njit, types\n"
+            "from numba.extending import overload, overload_attribute, overload_method\n"
+            f"@njit\ndef helper(x):\n    return {value} * x\ndef build():\n    return lambda x: {value} * x\n"
+            f"@{head}\n    return {made.format(value=value)}\ndef rule(x, p, t, out):\n    out[0] = {call}\n"
+        )
+        done = python(
+            "import nnflow, numpy as np\nfrom registering import rule\nmap = nnflow.CompiledMap(rule, check=False)\n"
+            "print(map.advance(np.ones((1, 1)), np.empty((1, 0)), 0, 1).states[0, 0])"
+        )
+        assert float(done) == value
+    assert len(list((tmp_path / "cache").iterdir())) == 2

@@ -117,3 +117,26 @@ def test_a_false_symmetry_does_not_pass_the_check() -> None:
     object.__setattr__(map, "__class__", Wrong)
     with pytest.raises(AssertionError, match="turns gauge directions away"):
         check_map(map)
+
+
+class Scaled(nn.Module):
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x: Any) -> Any:
+        return self.scale * x
+
+
+@pytest.mark.parametrize("scale", [1e-10, 1e-7, 1.0, 1e6])
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+def test_what_the_loss_sees_does_not_hang_on_its_scale(scale: float, offset: float) -> None:
+    def loss(outputs: Any, targets: Any) -> Any:
+        return offset + nn.functional.mse_loss(outputs, targets)
+
+    module = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1), Scaled(scale)).double()
+    settings = {"backend": "tensor", "check": False}
+    assert not nnflow.training_map(module, loss, X, scale * X[:, :1], **settings).softmax
+    if 1e-10 < scale < 1e6:  # beyond, all outputs are one, or the loss is 0
+        module = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 3), Scaled(scale)).double()
+        assert nnflow.training_map(module, cross_entropy, X, LABELS, **settings).softmax

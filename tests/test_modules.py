@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections import OrderedDict
 from typing import Any
@@ -365,6 +366,9 @@ def test_only_classifiers_have_an_accuracy(backend: str) -> None:
 NAN = np.where(np.arange(48).reshape(12, 4) == 5, np.nan, X)
 
 
+CALLS = itertools.count(1)
+
+
 class Noisy(nn.Linear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x) + torch.randn(3)
@@ -407,6 +411,7 @@ BAD = {
     "no loss": ({"loss_fn": None}, "'NoneType' object is not callable"),
     "an output of two": ({"module": Pair(4, 3)}, "outputs tuple"),
     "noise": ({"module": Noisy(4, 3)}, "another one each time.*module.eval"),
+    "a small loss that counts": ({"loss_fn": lambda out, y: 1e-10 * next(CALLS) * out.sum()}, "another one each time"),
     "dropout": ({"module": small(nn.Dropout())}, r"1 is a Dropout in training mode.*call module.eval\(\)"),
     "batch norm": ({"module": small(nn.BatchNorm1d(5))}, "1 is a BatchNorm1d in training mode"),
     "a frozen parameter": ({"module": frozen()}, r"parameter 0.bias does not require gradients"),

@@ -328,3 +328,21 @@ def test_an_array_of_something_else_is_refused(tmp_path: Path, values: Any) -> N
     np.save(tmp_path / "a.npy", values)
     with pytest.raises(nnflow.Refusal):
         read_series(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("text", ["t,x\n1,2\n2,a\n", "step\n1\n2\n3\n"])
+def test_the_option_that_is_named_is_the_analysis_own(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(nnflow.Refusal) as refused:
+        read_series(tmp_path / "a.csv", alone=True, option="--observe")
+    assert "--observe" in str(refused.value)
+    assert "--observable" not in str(refused.value)
+
+
+def test_a_recording_keeps_its_own_values() -> None:
+    values = np.arange(4.0)
+    views = [values, values[:, None], values[None, :, None], np.broadcast_to(values[None, :, None], (2, 4, 1))]
+    recordings = [nnflow.Recording(view) for view in views]
+    values[0] = 99.0
+    assert all(recording.orbit(4)[0].max() == 3.0 for recording in recordings)
+    assert recordings[0].advance(1).cube is recordings[0].cube

@@ -11,10 +11,14 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import pkgutil
 import random
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -25,6 +29,7 @@ from conftest import Command
 
 import nnflow
 from nnflow.__main__ import main
+from nnflow.results import _ends_by_itself
 
 
 @pytest.fixture(autouse=True)
@@ -175,6 +180,43 @@ def test_damaged_files_are_refused_one_line_each(result: xr.Dataset, tmp_path: P
         path.write_bytes(content)
         with pytest.raises(nnflow.Refusal, match="checksum"):
             nnflow.load(path)
+
+
+def test_threads_may_load_side_by_side(result: xr.Dataset, tmp_path: Path) -> None:
+    """The child that reads first does not wait for a lock that a thread of its parent held."""
+    nnflow.save(result, tmp_path / "small.nc")
+    nnflow.save(xr.Dataset({"a": ("x", np.zeros(300_000))}), tmp_path / "large.nc")
+    began = time.monotonic()
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(nnflow.load, [tmp_path / name for name in ("small.nc", "large.nc", "large.nc")] * 10))
+    assert time.monotonic() - began < 15.0
+
+
+@pytest.mark.parametrize("lock", ["xarray.backends.locks.HDF5_LOCK", "h5py._objects.phil"])
+def test_a_file_is_loaded_while_another_thread_reads_one(lock: str, result: xr.Dataset, tmp_path: Path) -> None:
+    nnflow.save(result, tmp_path / "a.nc")
+    held, taken = pkgutil.resolve_name(lock), Event()
+
+    def hold() -> None:
+        with held:
+            taken.set()
+            time.sleep(0.3)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(hold)
+        taken.wait()
+        began = time.monotonic()
+        assert nnflow.load(tmp_path / "a.nc").identical(result)
+    assert time.monotonic() - began < 1.5
+
+
+def test_a_child_that_only_waits_is_not_waited_for() -> None:
+    began = time.monotonic()
+    if not (child := os.fork()):
+        time.sleep(60.0)
+        os._exit(0)
+    assert _ends_by_itself(child, 40.0)
+    assert time.monotonic() - began < 4.0
 
 
 def test_one_that_is_sealed_but_no_netcdf_is_refused(tmp_path: Path) -> None:

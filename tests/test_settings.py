@@ -26,7 +26,7 @@ from conftest import Command
 import nnflow
 from nnflow.ensemble import Ensemble, Recording
 from nnflow.names import Refusal
-from nnflow.settings import convert
+from nnflow.settings import convert, numbers
 from nnflow.systems import data
 from nnflow.testing import check_analysis
 
@@ -551,3 +551,11 @@ def test_data_read_their_settings_as_analyses_do(call: Callable[[], Any], messag
 def test_data_take_what_means_a_number() -> None:
     for samples in ("100", np.int64(100), 1e2):
         assert np.array_equal(data.moons(samples=samples).inputs, data.moons(samples=100).inputs)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [2**60 + 1, 2**70 + 1, "9007199254740993", np.int64(2**53 + 1), np.uint64(2**63)])
+def test_whole_numbers_that_lose_digits_are_refused(value: Any) -> None:
+    for values in ([value], [value, 0.5], np.array([value], object), [[0.5], [value]], value):
+        with pytest.raises(nnflow.Refusal, match="lose digits as float64"):
+            numbers("v", values)
+    assert numbers("v", [2**53, "1e30", 1e30]).tolist() == [2**53, 1e30, 1e30]

@@ -338,6 +338,8 @@ def test_only_a_mean_can_be_cut_with_batches_too(noise: Any) -> None:
     weighted = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 5.0]))
     with pytest.raises(nnflow.Refusal, match="microbatch = 3"):
         train(small(), weighted, batch=6, shuffle=1, microbatch=3, noise=noise)
+    with pytest.raises(nnflow.Refusal, match="microbatch = 3"):  # however small the loss
+        train(small(), lambda o, y: 1e-10 * F.mse_loss(o, y, reduction="sum"), VALUES, microbatch=3, noise=noise)
     whole = train(small(), nn.MSELoss(reduction="sum"), VALUES, batch=5)
     outputs = small()(torch.tensor(X))
     expected = [F.mse_loss(outputs[:n], torch.tensor(VALUES[:n]), reduction="sum").item() for n in (12, 5)]

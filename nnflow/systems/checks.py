@@ -117,7 +117,7 @@ def check(task: Training) -> None:
         loss, named = _loss_of(task, task.inputs, task.targets, "")
         drawn = not torch.equal(before, torch.random.get_rng_state())
         again, _ = _loss_of(task, task.inputs, task.targets, "")
-    if drawn or not torch.isclose(loss, again, rtol=1e-6):
+    if drawn or not torch.isclose(loss, again, rtol=1e-6, atol=0.0):
         raise Refusal(
             "the loss is another one each time, so a step is no fixed map: call module.eval(), or give noise=, the "
             "seed of a random map (torch's random numbers then follow it)"
@@ -192,7 +192,7 @@ def _check_mean(task: Training) -> None:
                 whole, parts = (float(mean_loss(task, inputs, targets, size)(w)) for size in sizes)
         except FAILURES as error:
             raise Refusal(f"microbatch = {task.microbatch}: the module fails on pieces: {first_line(error)}") from error
-        if not np.isclose(parts, whole, rtol=1e-4 if task.dtype == torch.float32 else 1e-8):
+        if not np.isclose(parts, whole, rtol=1e-4 if task.dtype == torch.float32 else 1e-8, atol=0.0):
             raise Refusal(
                 f"microbatch = {task.microbatch}: the loss of all samples is {whole:g}, the mean over microbatches is "
                 f"{parts:g}: only a loss that is a mean over independent samples can be cut"

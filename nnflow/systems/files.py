@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnflow.names import Refusal, unknown
+from nnflow.recorded import parted, uncommented
 from nnflow.systems.data import Split, split_rows
 
 Bytes = npt.NDArray[np.uint8]
@@ -132,11 +133,12 @@ def table(
 ) -> Split:
     """A CSV file with one row a sample, split as `split_rows` does; every column but the target is a feature.
 
-    `target`: name or index of the column of labels or values. A first line without a number is the header. `classes`:
-    whether the targets are labels, numbered 0, 1, … in the sorted order of what the column holds, or values ``(n, 1)``
-    to be regressed (default: labels, if they are words or whole numbers). Raises ValueError for a column that does not
-    exist, two of one name, a first one that only counts the rows (it would be learnt), rows of different lengths, and
-    cells that are missing or features that are no finite numbers, with the line.
+    `target`: name or index of the column of labels or values. A first line without a number is the header; lines before
+    it that begin with # are comments. `classes`: whether the targets are labels, numbered 0, 1, … in the sorted order
+    of what the column holds, or values ``(n, 1)`` to be regressed (default: labels, if they are words or whole
+    numbers). Raises ValueError for a column that does not exist, two of one name, a first one that only counts the rows
+    (it would be learnt), a table without features, rows of different lengths or parted by something else than commas,
+    and cells that are missing or features that are no finite numbers, with the line.
     """
     path = Path(path)
     try:
@@ -146,12 +148,18 @@ def table(
         raise Refusal(f"{path} cannot be read as a table: {error}") from error
     if not lines:
         raise ValueError(f"{path} is empty")
-    header = None if any(_is_number(cell) for cell in lines[0][1]) else lines[0][1]
+    lines = uncommented(lines)
+    for line, row in lines:
+        if said := parted(",".join(row)):
+            raise Refusal(f"{path}, line {line}: {said}")
+    header = None if any(_is_number(cell) for cell in lines[0][1]) else [lines[0][1][0].lstrip("# "), *lines[0][1][1:]]
     rows = lines if header is None else lines[1:]
     width = len(lines[0][1])
     for line, row in rows:
         if len(row) != width:
             raise ValueError(f"{path}, line {line}: {len(row)} columns, but {width} in the first line")
+    if width == 1:
+        raise Refusal(f"{path} has one column only: give at least one feature beside the target")
     column = _column(target, header, width, path)
     if column != 0:
         _check_no_index([row[0] for _, row in rows], "" if header is None else header[0], path)

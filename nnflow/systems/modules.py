@@ -421,14 +421,16 @@ def _softmax(task: Training) -> tuple[tuple[int, tuple[int, ...]], ...]:
         part += torch.linspace(-1.0, 2.0, part[0].numel(), dtype=task.dtype, device=task.device).view(part[0].shape)
     own = torch.cat([p.detach().ravel() for p in task.module.parameters()]).to(task.device)
     drawn = torch.as_tensor(generator(0, "symmetry").standard_normal((3, len(own)))).to(own)
-    return found if all(_unseen(losses.batch_loss(task), own + 0.5 * move, shift) for move in drawn) else ()
+    unseen = all(_unseen(losses.batch_loss(task), own + 0.5 * move, shift, shift * move) for move in drawn)
+    return found if unseen else ()
 
 
-def _unseen(loss: Callable[[Tensor, int], Tensor], w: Tensor, shift: Tensor) -> bool:
-    """Whether a loss has the same value at w and at w + shift."""
+def _unseen(loss: Callable[[Tensor, int], Tensor], w: Tensor, shift: Tensor, other: Tensor) -> bool:
+    """Whether a loss has the same value at w and at w + shift: up to rounding, and beside what another shift does."""
     try:
         with torch.no_grad():
-            before, after = float(loss(w, 0)), float(loss(w + shift, 0))
+            before, after, elsewhere = (float(loss(w + by, 0)) for by in (0.0 * shift, shift, other))
     except FAILURES:  # drawn weights may be none that the module can take
         return False
-    return abs(after - before) <= 1e3 * torch.finfo(w.dtype).eps * (1 + abs(before))
+    change, seen, rounding = abs(after - before), abs(elsewhere - before), 1e3 * torch.finfo(w.dtype).eps
+    return change < 1e-3 * seen and change <= rounding * max(seen, abs(before))
