@@ -88,6 +88,14 @@ assert type(made).__name__ == "CompiledTraining"
 
 
 @pytest.mark.slow
+def test_other_processors_give_the_same_bits(tmp_path: Path) -> None:
+    """One without fused products and wide registers computes more slowly, and the same."""
+    code = f"{VERBS}\nprint({{name: verbs(nnflow.maps[name](), 1) for name in ('henon', 'softmax')}})"
+    own, plain = (eval(python(code, tmp_path / cpu, NUMBA_CPU_NAME=cpu)) for cpu in ("", "generic"))
+    assert own == plain
+
+
+@pytest.mark.slow
 def test_a_half_filled_cache_gives_the_bits_of_an_empty_one(tmp_path: Path) -> None:
     """A module of one's own, trained: with a fast-math rule, verbs met in another order followed other orbits."""
     whole = eval(python(f"{VERBS}{SMALL}\nprint(verbs(made, 1))", tmp_path / "a"))

@@ -93,7 +93,8 @@ LIBRARY = """
 import nnflow, nnflow.runner
 try:
     print("alive", flush=True)
-    nnflow.run("plateaus", nnflow.Ensemble.grid(nnflow.maps["logistic"](), inits=8), steps=1000000)
+    while True:  # so that it does not end by itself just when the signal comes
+        nnflow.run("plateaus", nnflow.Ensemble.grid(nnflow.maps["logistic"](), inits=8), steps=1000000)
 except KeyboardInterrupt:
     print("interrupted")
 """
