@@ -300,8 +300,10 @@ class CompiledMap(Map):
             tile, now = out[:, first : first + blocks], t + first * every
             states = np.empty((len(x), tile.shape[1], self.dim))
             self._follow(x, p, now, tile.shape[1] * every, every, columns, states, 0, escaped)
-            for loop, entries in loops:
-                self._call(loop, states, p, now, self.constants or (), every, entries, tile)
+            for loop, (channels, entries) in loops:
+                found = np.empty((*tile.shape[:2], len(entries)))  # of one layout, for which there is machine code
+                self._call(loop, states, p, now, self.constants or (), every, entries, found)
+                tile[:, :, channels] = found
             for i, column in chosen:
                 tile[:, :, i] = states[:, :, column]
 

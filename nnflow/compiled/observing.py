@@ -46,13 +46,13 @@ def single(function: Rule) -> Rule:
 
 
 def observing_loop(mark: str, function: Rule, size: int) -> Rule:
-    """Build what writes observables of states (member, block, dim) into columns of out (member, block, channel).
+    """Build what writes observables of states (member, block, dim) into out (member, block, entry).
 
-    `function` writes `size` entries in one pass; `columns[0]` are those of out, `columns[1]` the entries for them.
+    `function` writes `size` entries in one pass, of which those at `entries` are kept.
     """
 
     @loop(mark, _nrt=True)
-    def observe(states: Array, p: Array, t: int, c: Constants, every: int, columns: Integers, out: Array) -> None:
+    def observe(states: Array, p: Array, t: int, c: Constants, every: int, entries: Integers, out: Array) -> None:
         seen = np.empty(size)
         for m in range(states.shape[0]):
             for block in range(states.shape[1]):
@@ -60,7 +60,7 @@ def observing_loop(mark: str, function: Rule, size: int) -> Rule:
                     seen[:] = np.nan
                 else:
                     function(sealed(states[m, block]), p[m], t + block * every, c, seen)
-                for i in range(columns.shape[1]):
-                    out[m, block, columns[0, i]] = seen[columns[1, i]]
+                for i in range(entries.shape[0]):
+                    out[m, block, i] = seen[entries[i]]
 
     return observe
