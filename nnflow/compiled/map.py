@@ -250,8 +250,8 @@ class CompiledMap(Map):
         """Advance x in place, recording coordinates."""
         loop = kernels.orbit(self.functions.rule, self._shape, self.check)
         if self.check and self.guarded and not self._compared:
-            self._compared.append(loop)
             self._compare(loop)
+            self._compared.append(loop)  # only now: what is refused once is refused again
         scratch = np.empty((2, 1, self.dim))
         self._call(loop, x, p, t, self.constants or (), steps, every, columns, *records, *scratch)
 

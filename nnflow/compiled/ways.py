@@ -1,4 +1,4 @@
-"""The three ways in which nnflow compiles a function; nothing is compiled in another one.
+"""The three ways in which the loops of a map are compiled. (A network's rows and passes have ways of their own.)
 
 | way | what it is for | how | may allocate | kept on disk |
 |---|---|---|---|---|
