@@ -20,7 +20,7 @@ from concurrent.futures import (
     ThreadPoolExecutor,
     wait,
 )
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass, replace
 from functools import cache, partial
 from importlib.metadata import version
@@ -29,10 +29,10 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from threadpoolctl import ThreadpoolController
 from tqdm import tqdm
 
 from nnflow.analysis import Analysis, Result, check_result, first, refuse_reserved, takes_recordings
+from nnflow.blas import one_blas_thread
 from nnflow.ensemble import Axis, Ensemble, Recording, refuse_endless
 from nnflow.map import IntArray, Map
 from nnflow.names import Refusal, shown, unknown
@@ -179,17 +179,16 @@ def _map(
             bar.update(steps)
 
     pool = executor or Workers(min(len(chunks), os.cpu_count() or 1))
-    local = isinstance(pool, (Workers, ThreadPoolExecutor))
-    forked = partial(partial, _in_one_thread) if isinstance(pool, ProcessPoolExecutor) else lambda call: call
+    local, fork = isinstance(pool, (Workers, ThreadPoolExecutor)), isinstance(pool, ProcessPoolExecutor)
     parts = [replace(part, tick=tick if local else None) for _, part in chunks]
     futures: list[Future[Any]] = []
     try:
         look = partial(rehearse, name, method, axes=bool(axes))
-        futures.append(_submitted(pool, forked(look), replace(parts[0], tick=None)))
+        futures.append(_submitted(pool, partial(_in_one_thread, look, fork), replace(parts[0], tick=None)))
         refuse_clash(name, axes, next(_outcome(future, pool) for future in _as_completed(futures)))
         futures.clear()
-        with _one_blas_thread() if local and len(chunks) > 1 else nullcontext():
-            futures.extend(_submitted(pool, forked(method), part) for part in parts)
+        with one_blas_thread():
+            futures.extend(_submitted(pool, partial(_in_one_thread, method, fork), part) for part in parts)
             for future in _as_completed(futures):
                 _outcome(future, pool)
                 if not local:
@@ -242,23 +241,12 @@ def _outcome(future: Future[Any], pool: Executor) -> Any:
         raise PluginError(f"the analysis ended by {end!r} instead of returning its variables") from end
 
 
-def _in_one_thread(method: Callable[[Any], Any], part: Any) -> Any:
-    """A chunk in a process of its own. Torch's threads do not survive a fork: an operation would wait for them."""
-    if (torch := sys.modules.get("torch")) is not None:
+def _in_one_thread(method: Callable[[Any], Any], fork: bool, part: Any) -> Any:
+    """A chunk in another process. Torch's threads do not survive a `fork`: an operation would wait for them."""
+    if fork and (torch := sys.modules.get("torch")) is not None:
         torch.set_num_threads(1)
-    return method(part)
-
-
-def _one_blas_thread() -> Any:
-    """While it lasts, linear algebra uses no threads of its own: within our threads they get in each other's way."""
-    return _libraries().limit(limits=1, user_api="blas")
-
-
-@cache
-def _libraries() -> Any:
-    """The libraries with threads of their own; to look for them takes milliseconds."""
-    controller: Any = ThreadpoolController
-    return controller()
+    with one_blas_thread():
+        return method(part)
 
 
 # -- shaping -----------------------------------------------------------------------------------------------------
