@@ -35,6 +35,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 import numba
 import numpy as np
 from numba.core.ccallback import CFunc
+from numba.core.compiler import Compiler
 from numba.core.dispatcher import Dispatcher
 from numba.core.extending import _Intrinsic
 from numba.core.types import Type
@@ -43,13 +44,14 @@ from numba.np.ufunc.dufunc import DUFunc
 from numba.np.ufunc.gufunc import GUFunc
 
 from nnflow.names import Refusal
+from nnflow.unassigned import Careful
 
 Thing = TypeVar("Thing")
 NUMBERS = (int, float, complex, bool, str, bytes)
 PLAIN = (*NUMBERS, type(None), type(...), slice, range, np.dtype, Type, types.CodeType)
 COMPILED = (types.FunctionType, Dispatcher, DUFunc)
 LIBRARIES = ("numba", "llvmlite", "numpy")
-MACHINERY = ("arithmetic", "exchange", "frozen", "machine", "straight")
+MACHINERY = ("arithmetic", "exchange", "frozen", "machine", "straight", "unassigned")
 DEAF = (GUFunc, CFunc)
 ATTRIBUTE = ("LOAD_ATTR", "LOAD_METHOD")
 UNCHECKED = {"flat": ATTRIBUTE, **dict.fromkeys(("as_strided", "carray", "farray"), ("LOAD_GLOBAL", *ATTRIBUTE))}
@@ -222,6 +224,8 @@ class _Reading:
         if self.checked and options.get("boundscheck") is not True and not own(thing.py_func):
             options["boundscheck"] = True
         compiler, lasting = thing._compiler.pipeline_class, own(thing.py_func) and not thing.py_func.__closure__
+        if compiler is Compiler and not lasting:
+            compiler = Careful
         kind = self._all((type(thing), compiler.__qualname__, options, thing.locals, list(map(str, signatures))))[1]
 
         def wrap(function: Any) -> Any:  # a kernel of this package stays itself, compiled once for all maps

@@ -499,6 +499,46 @@ def test_whole_numbers_that_mean_something_else_in_machine_code() -> None:
         nnflow.CompiledMap(divided)
 
 
+def test_so_does_every_verb_and_whatever_it_compiles() -> None:
+    def halved(x: Array, p: Array, t: int, out: Array) -> None:
+        out[0] = 0.5 * x[0]
+
+    def decaying(x: Array, p: Array, t: int, out: Array) -> None:
+        out[0] = x[0] * 2 ** (-t - 1)
+
+    def halved_tangent(x: Array, p: Array, t: int, v: Array, out: Array) -> None:
+        out[0] = 0.5 * v[0] if t == 0 else v[0] * 2**-t
+
+    def weight(x: Array, p: Array, t: int) -> float:
+        return float(x[0] + 2 ** (-t))
+
+    wrong = nnflow.Ensemble.grid(nnflow.CompiledMap(decaying))
+    turned = nnflow.Ensemble.grid(nnflow.CompiledMap(halved, halved_tangent))
+    for use, name in (
+        (lambda: wrong.separation_orbit(wrong.neighbours(1e-6), 2), "rule"),
+        (lambda: wrong.with_frame(1).tangent_orbit(2), "rule"),
+        (lambda: turned.with_frame(1).tangent_orbit(2), "tangent"),
+        (
+            lambda: nnflow.Ensemble.grid(nnflow.CompiledMap(halved, observables={"w": weight})).orbit(2, observe="w"),
+            "w",
+        ),
+    ):
+        with pytest.raises(nnflow.Refusal, match=f"the .*{name} of .* as plain Python and .* when compiled"):
+            use()
+
+
+def test_rounding_in_another_order_means_the_same() -> None:
+    def kept(x: Array, p: Array, t: int, out: Array) -> None:
+        out[:] = x
+
+    def drift(x: Array, p: Array, t: int) -> float:  # NumPy adds in pairs, numba one by one
+        return float(x.sum() - sum(x))
+
+    still = nnflow.CompiledMap(kept, dim=50, observables={"drift": drift})
+    records, _ = nnflow.Ensemble.grid(still, inits=3).orbit(2, observe="drift")
+    assert np.abs(records).max() < 1e-13
+
+
 def test_helpers_that_drop_errors_are_refused() -> None:
     @numba.guvectorize(["void(f8[:], f8[:])"], "(n)->(n)")
     def rows(v: Array, out: Array) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,8 +21,8 @@ from nnflow.compiled import kernels
 from nnflow.compiled.kernels import Functions, Rule
 from nnflow.compiled.loops import Constants, Shape
 from nnflow.compiled.observing import Component
-from nnflow.differences import misfit
-from nnflow.frozen import frozen, plain
+from nnflow.compiled.trial import compare_observed, compare_steps, try_tangents
+from nnflow.frozen import frozen
 from nnflow.guard import VECTORS, Call, call_plain, is_intrinsic, try_out
 from nnflow.map import NORMS, Array, End, Into, Map, TangentRecords, begin, new_records, tangent_records
 from nnflow.names import Refusal, shown, unknown
@@ -30,8 +30,6 @@ from nnflow.straight import reads
 
 FUNCTIONS = (types.FunctionType, Dispatcher)  # what numba compiles
 SMALL = 8  # a state of at most so many components lies on the stack, and so does its frame
-TRIED = 3  # steps that are compared with plain Python …
-CLOSE = 1e-6  # … of which they may be so far off: a helper may round to 32 bits
 TILE = 2**15  # numbers of recorded states from which observables are computed at a time
 
 
@@ -57,6 +55,7 @@ class CompiledMap(Map):
     Rules are plain Python functions in numba's subset; the constants they close over (up to about 1 MB) are compiled
     in, as they are when the map is made. A division of floats by zero gives inf, not an exception. Whole numbers have
     64 bits: beyond, they wrap around, and `//` and `%` by a whole 0, and negative powers, give 0 (write ``float(t)``).
+    A variable that is not assigned on the way taken is NaN.
 
     Each function is called once as plain Python when the map is made (see `guard`); `check=False` leaves that out, and
     is written into the map's structure.
@@ -98,7 +97,7 @@ class CompiledMap(Map):
             states = self.initial_states(2, 0)
             try_out(self._calls(), self.name, states, self.parameters, self._behind)
             try:
-                self._try_tangent(states)
+                try_tangents(self, states)
             except NotImplementedError as error:
                 if not is_intrinsic(error):
                     raise
@@ -130,51 +129,6 @@ class CompiledMap(Map):
             function, writes = (seen.function, ((seen.size,),)) if isinstance(seen, Component) else (seen, ())
             calls.append(Call(f"observable {name}", function, (), writes))
         return calls
-
-    def _try_tangent(self, states: Array) -> None:
-        """Compare what claims to be the tangent, as plain Python, with differences of the rule. Raises Refusal."""
-        functions, p = plain(self.functions), np.array(list(self.parameters.values()))
-
-        def step(x: Array) -> Array:
-            out = np.full_like(x, np.nan)
-            for row, result in zip(x, out, strict=True):
-                call_plain(functions.rule, row, p, 0, *self._behind, out=result)
-            return out
-
-        for kind, derivative in self._derivatives(functions, p, step).items():
-            for x in states:
-                if found := misfit(step, derivative, x, self.resolution, self.difference):
-                    raise Refusal(
-                        f"the {kind} of {self.name!r} says that {self.coordinates[found.component]} changes by "
-                        f"{found.claimed:g} along a direction in which differences of the rule say {found.found:g}, at "
-                        f"x = {np.array2string(x, threshold=8)}: mend it, or leave it out (check=False leaves this out)"
-                    )
-
-    def _derivatives(self, functions: Functions, p: Array, step: Callable[[Array], Array]) -> dict[str, Rule]:
-        """What claims to be the tangent: (x (1, dim), v (k, dim)) -> (k, dim)."""
-
-        def tangent(x: Array, v: Array) -> Array:
-            out = np.full_like(v, np.nan)
-            for vector, result in zip(v, out, strict=True):
-                call_plain(functions.tangent, x[0], p, 0, *self._behind, vector, out=result)
-            return out
-
-        def frame_tangent(x: Array, v: Array) -> Array:
-            out = np.full_like(v, np.nan)
-            call_plain(functions.frame_tangent, x[0], p, 0, *self._behind, v, out=out)
-            return out
-
-        def joint(x: Array, v: Array) -> Array:
-            ahead, out = np.full_like(x[0], np.nan), np.full_like(v, np.nan)
-            call_plain(functions.joint, x[0], p, 0, *self._behind, v, ahead, out=out)
-            known = step(x)[0]
-            away = np.abs(self.difference(ahead, known)).max()
-            if away > np.sqrt(self.resolution) * np.abs(known).max():  # far beyond what another order of sums does
-                raise Refusal(f"the joint of {self.name!r} leads to {ahead}, the rule to {known}, from x = {x[0]}")
-            return out
-
-        made = {"tangent": tangent, "frame_tangent": frame_tangent, "joint": joint}
-        return {kind: made[kind] for kind in made if getattr(functions, kind) is not None}
 
     # -- the definition: the same functions, called from Python ---------------------------------------------------
 
@@ -249,38 +203,22 @@ class CompiledMap(Map):
     def _follow(self, x: Array, p: Array, t: int, steps: int, every: int, columns: Any, *records: Any) -> None:
         """Advance x in place, recording coordinates."""
         loop = kernels.orbit(self.functions.rule, self._shape, self.check)
-        if self.check and self.guarded and not self._compared:
-            self._compare(loop)
-            self._compared.append(loop)  # only now: what is refused once is refused again
+
         scratch = np.empty((2, 1, self.dim))
+
+        def one_step(x: Array, p: Array, t: int) -> tuple[Array, None]:
+            ahead, nothing = np.array(x), (np.empty(0, dtype=np.int64), np.empty((len(x), 0, 0)), 0, begin(x))
+            self._call(loop, ahead, _given(p), t, self.constants or (), 1, 1, *nothing, *scratch)
+            return ahead, None
+
+        self._try_first(loop, partial(compare_steps, self, one_step))
         self._call(loop, x, p, t, self.constants or (), steps, every, columns, *records, *scratch)
 
-    def _compare(self, loop: Rule) -> None:
-        """Compare a few compiled steps with the rule as plain Python. Raises Refusal if they are others.
-
-        Whole numbers are the reason: ``2 ** -t`` is one of them in compiled code, and 0.
-        """
-        x, p = self.initial_states(2, 0), np.tile(list(self.parameters.values()), (2, 1)).astype(np.float64)
-        rule = plain(self.functions.rule)
-        for t in range(TRIED):
-            known = np.full_like(x, np.nan)
-            try:
-                for m in range(len(x)):
-                    call_plain(rule, x[m], p[m], t, *self._behind, out=known[m])
-            except Exception:  # it cannot run as plain Python, here or on the way: nothing is said of it
-                return
-            found = np.array(x)
-            nothing = (np.empty(0, dtype=np.int64), np.empty((2, 0, 0)), 0, begin(x), *np.empty((2, 1, self.dim)))
-            self._call(loop, found, _given(p), t, self.constants or (), 1, 1, *nothing)
-            room = CLOSE * np.abs(known).max(axis=1, keepdims=True)
-            away = np.isfinite(known) & np.isfinite(found) & (np.abs(self.difference(found, known)) > room)
-            if away.any():
-                m, i = np.argwhere(away)[0]
-                raise Refusal(
-                    f"the rule of {self.name!r} gives {self.coordinates[i]} = {known[m, i]:g} as plain Python and "
-                    f"{found[m, i]:g} when compiled, from x = {np.array2string(x[m], threshold=8)} at t = {t}: "
-                    "whole numbers are not float64, write them as 2.0 or float(t) (check=False leaves this out)"
-                )
+    def _try_first(self, loop: Rule, compare: Callable[[], None]) -> None:
+        """Compare a loop with plain Python, before its first use."""
+        if self.check and self.guarded and loop not in self._compared:
+            compare()
+            self._compared.append(loop)  # only now: what is refused once is refused again
 
     @cached_property
     def _compared(self) -> list[Rule]:
@@ -295,17 +233,24 @@ class CompiledMap(Map):
             (kernels.observe(function, size, self._shape, self.check), entries)
             for (function, size), entries in self._entries(observe).items()
         ]
+        for loop, (channels, entries) in loops:
+            names = [observe[i] for i in channels]
+            self._try_first(loop, partial(compare_observed, self, names, partial(self._see, loop, entries)))
         chosen = [(i, self.column(name)) for i, name in enumerate(observe) if name not in self.observables]
         for first in range(0, steps // every, blocks):
             tile, now = out[:, first : first + blocks], t + first * every
             states = np.empty((len(x), tile.shape[1], self.dim))
             self._follow(x, p, now, tile.shape[1] * every, every, columns, states, 0, escaped)
             for loop, (channels, entries) in loops:
-                found = np.empty((*tile.shape[:2], len(entries)))  # of one layout, for which there is machine code
-                self._call(loop, states, p, now, self.constants or (), every, entries, found)
-                tile[:, :, channels] = found
+                tile[:, :, channels] = self._see(loop, entries, states, p, now, every)
             for i, column in chosen:
                 tile[:, :, i] = states[:, :, column]
+
+    def _see(self, loop: Rule, entries: Any, states: Array, p: Array, t: int, every: int) -> Array:
+        """Entries of what is observed at ``states (member, time, dim)``, of one layout, for which there is code."""
+        found = np.empty((*states.shape[:2], len(entries)))
+        self._call(loop, states, _given(p), t, self.constants or (), every, entries, found)
+        return found
 
     def _entries(self, observe: Sequence[str]) -> dict[tuple[Rule, int | None], npt.NDArray[np.int64]]:
         """The functions that compute what is observed, with the columns of the records and the entries for them."""
@@ -331,6 +276,14 @@ class CompiledMap(Map):
         shape = self._shape._replace(width=k) if self._shape.small else self._shape
         loop = kernels.tangent_orbit(self.functions, shape, self.check)
         scratch = (*np.empty((2, 1, dim)), *np.empty((2, k, dim)), *np.empty((2, k, k)))
+
+        def one_step(x: Array, p: Array, t: int) -> tuple[Array, Array]:
+            ahead, unit, factor = np.array(x), np.tile(np.eye(k, dim), (len(x), 1, 1)), np.empty((len(x), 1, k, k))
+            kept = (np.empty((len(x), 1, k)), np.empty((len(x), 0, k, dim)), factor)
+            self._call(loop, ahead, _given(p), t, self.constants or (), unit, 1, 1, *kept, begin(x), *scratch)
+            return ahead, factor[:, 0].transpose(0, 2, 1) @ unit
+
+        self._try_first(loop, partial(compare_steps, self, one_step, k))
         kept = (records.log_stretches, frames, factors)
         self._call(loop, x, _given(p), t, self.constants or (), frame, steps, every, *kept, escaped, *scratch)
         return records, End(x, frame, t + steps, escaped)
@@ -345,6 +298,13 @@ class CompiledMap(Map):
         distances = np.empty((*y.shape[:2], steps // every))
         loop = kernels.separation_orbit(self.functions.rule, self._shape, self.check)
         scratch = np.empty((1, self.dim))
+
+        def one_step(x: Array, p: Array, t: int) -> tuple[Array, None]:
+            ahead, y, kept = np.array(x), x[:, None].copy(), (np.empty((len(x), 1, 1)), begin(x), scratch)
+            self._call(loop, ahead, y, _given(p), t, self.constants or (), 1, 1, 0, *kept)
+            return ahead, None
+
+        self._try_first(loop, partial(compare_steps, self, one_step))
         span = (steps, every, NORMS.index(norm))
         self._call(loop, x, y, _given(p), t, self.constants or (), *span, distances, escaped, scratch)
         return distances, End(x, y, t + steps, escaped)

@@ -20,12 +20,16 @@ from typing import Any, TypeVar, cast
 
 from numba import njit
 
+from nnflow.unassigned import Careful
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def rule(function: Function, **options: Any) -> Function:
     """A function of its own, which may allocate."""
-    settings: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": True, **options}
+    settings: dict[str, Any] = {
+        "nogil": True, "error_model": "numpy", "_nrt": True, "pipeline_class": Careful, **options
+    }  # fmt: skip
     return cast(Function, njit(**settings)(function))
 
 

@@ -1,0 +1,138 @@
+"""Whether a map's functions say the same: the tangent and differences of the rule, compiled code and plain Python.
+
+The first is asked when a map is made, before anything is compiled; the second of the first steps of each compiled loop,
+since some of Python means something else in machine code (`2 ** -t` is a whole number there, and 0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from nnflow.differences import misfit
+from nnflow.frozen import plain
+from nnflow.guard import call_plain
+from nnflow.map import Array
+from nnflow.names import Refusal
+
+if TYPE_CHECKING:
+    from nnflow.compiled.map import CompiledMap
+
+MEMBERS = 2
+TRIED = 3  # steps that are compared with plain Python …
+CLOSE = 1e-6  # … of which they may be so far off, relatively: a helper may round to 32 bits …
+ROUNDING = 1e-12  # … or so far in all: a conserved quantity less its value is rounding alone, and in another order
+
+Compiled = Callable[[Array, Array, int], tuple[Array, Array | None]]
+"""One compiled step: states (member, dim), p, t -> the next states, and the images (member, k, dim) of unit vectors."""
+
+
+class Plain(NamedTuple):
+    """A map's functions as plain Python, at the parameters `p` it has by default."""
+
+    map: CompiledMap
+    p: Array
+    rule: Callable[..., object]
+    tangents: dict[str, Callable[..., object]]
+
+    def step(self, x: Array, t: int) -> Array:
+        """The states after a step from ``x (member, dim)``."""
+        out = np.full_like(x, np.nan)
+        for row, result in zip(x, out, strict=True):
+            call_plain(self.rule, row, self.p, t, *self.map._behind, out=result)
+        return out
+
+    def images(self, kind: str, x: Array, t: int, v: Array) -> Array:
+        """The Jacobian at ``x (dim,)`` times the rows of ``v (k, dim)``, by the function of that kind."""
+        out, given = np.full_like(v, np.nan), (x, self.p, t, *self.map._behind)
+        if kind == "tangent":
+            for vector, result in zip(v, out, strict=True):
+                call_plain(self.tangents[kind], *given, vector, out=result)
+        elif kind == "frame_tangent":
+            call_plain(self.tangents[kind], *given, v, out=out)
+        else:
+            ahead = np.full_like(x, np.nan)
+            call_plain(self.tangents[kind], *given, v, ahead, out=out)
+            known = self.step(x[None], t)[0]
+            away = np.abs(self.map.difference(ahead, known)).max()
+            if away > np.sqrt(self.map.resolution) * np.abs(known).max():  # far beyond what another order of sums does
+                raise Refusal(f"the joint of {self.map.name!r} leads to {ahead}, the rule to {known}, from x = {x}")
+        return out
+
+
+def as_plain(map: CompiledMap) -> Plain:
+    """The functions of a map, and of what they call, as plain Python; tangents as loops prefer them."""
+    functions = plain(map.functions)
+    given = {kind: getattr(functions, kind) for kind in ("joint", "frame_tangent", "tangent")}
+    tangents = {kind: function for kind, function in given.items() if function is not None}
+    return Plain(map, np.array(list(map.parameters.values())), functions.rule, tangents)
+
+
+def try_tangents(map: CompiledMap, states: Array) -> None:
+    """Compare what claims to be the tangent, as plain Python, with differences of the rule. Raises Refusal."""
+    functions = as_plain(map)
+
+    def step(x: Array) -> Array:
+        return functions.step(x, 0)
+
+    for kind in functions.tangents:
+
+        def derivative(x: Array, v: Array, kind: str = kind) -> Array:
+            return functions.images(kind, x[0], 0, v)
+
+        for x in states:
+            if found := misfit(step, derivative, x, map.resolution, map.difference):
+                raise Refusal(
+                    f"the {kind} of {map.name!r} says that {map.coordinates[found.component]} changes by "
+                    f"{found.claimed:g} along a direction in which differences of the rule say {found.found:g}, at "
+                    f"x = {np.array2string(x, threshold=8)}: mend it, or leave it out (check=False leaves this out)"
+                )
+
+
+def compare_steps(map: CompiledMap, compiled: Compiled, k: int = 0) -> None:
+    """Compare a few compiled steps, with the images of `k` unit vectors, with plain Python. Raises Refusal."""
+    functions, x = as_plain(map), map.initial_states(MEMBERS, 0)
+    kind, unit = next(iter(functions.tangents), ""), np.eye(k, map.dim)
+    p = np.tile(functions.p, (MEMBERS, 1))
+    for t in range(TRIED):
+        try:
+            ahead = functions.step(x, t)
+            images = np.array([functions.images(kind, state, t, unit) for state in x]) if kind and k else None
+        except Exception:  # it cannot run as plain Python, here or on the way: nothing is said of it
+            return
+        found, turned = compiled(x, p, t)
+        for m, state in enumerate(x):
+            _compare(map, "rule", map.difference(found[m], ahead[m]), found[m], ahead[m], state, t)
+            if images is not None and turned is not None:
+                _compare(map, kind, turned[m] - images[m], turned[m], images[m], state, t)
+
+
+def compare_observed(map: CompiledMap, names: Sequence[str], seen: Callable[[Array, Array, int, int], Array]) -> None:
+    """Compare observables, as `seen(states (member, time, dim), p, t, every)`, with plain Python. Raises Refusal."""
+    functions, known = plain([map.observables[name] for name in names]), np.empty((MEMBERS, TRIED, len(names)))
+    states = map.initial_states(MEMBERS * TRIED, 0).reshape(MEMBERS, TRIED, map.dim)
+    p = np.array(list(map.parameters.values()))
+    try:
+        for (m, t, i), _ in np.ndenumerate(known):
+            known[m, t, i] = call_plain(functions[i], states[m, t], p, t, *map._behind)
+    except Exception:  # it cannot run as plain Python: nothing is said of it
+        return
+    found = seen(states, np.tile(p, (MEMBERS, 1)), 0, 1)
+    for m, t, i in np.ndindex(found.shape):
+        ours, theirs = found[m, t, i : i + 1], known[m, t, i : i + 1]
+        _compare(map, f"observable {names[i]}", ours - theirs, ours, theirs, states[m, t], t)
+
+
+def _compare(map: CompiledMap, kind: str, away: Array, found: Array, known: Array, x: Array, t: int) -> None:
+    """Refuse what is too far away, at a state x."""
+    room = CLOSE * np.abs(known).max() + ROUNDING * max(1.0, np.abs(x).max())
+    wrong = np.isfinite(known) & np.isfinite(found) & (np.abs(away) > room)
+    if wrong.any():
+        i = tuple(np.argwhere(wrong)[0])
+        raise Refusal(
+            f"the {kind} of {map.name!r} gives {known[i]:g} as plain Python and {found[i]:g} when compiled, from "
+            f"x = {np.array2string(x, threshold=8)} at t = {t}: whole numbers are not float64, write them as 2.0 or "
+            "float(t) (check=False leaves this out)"
+        )
