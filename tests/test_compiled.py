@@ -166,6 +166,8 @@ def test_side_by_side_and_one_by_one_agree_to_the_bit(name: str) -> None:
     together = map.advance(x, p, 0, 501).states
     apart = [map.advance(x[i : i + 1], p[:1], 0, 501).states[0] for i in range(40)]
     np.testing.assert_array_equal(together, apart)
+    records = [map.orbit(x[:n], p[:n], 0, 501, 3, map.coordinates)[0][0] for n in (40, 1)]
+    np.testing.assert_array_equal(*records)
 
 
 # -- rules of any kind ----------------------------------------------------------------------------------------------
@@ -377,7 +379,7 @@ def test_maps_that_differ_in_their_constants_share_one_machine_code(tangent: Any
         for t in range(7):
             exact += np.log(np.abs(map.tangent(records[:, t, 1:], p, t, np.ones((2, 1, 1)))[:, 0, 0]))
         np.testing.assert_allclose(stretch, exact, rtol=1e-7 if tangent is None else 1e-13)
-    first, second = (kernels.orbit(map.functions.rule, map._shape, True) for map in made)
+    first, second = (kernels.orbit(map.functions.rule, map._shape, True, False) for map in made)
     assert first is second
     assert len(first.signatures) == 1  # type: ignore[attr-defined]
 
@@ -414,7 +416,7 @@ def test_networks_that_differ_in_their_data_compile_once() -> None:
     from nnflow.compiled import kernels
 
     made = [nnflow.maps["iris"](**s) for s in ({"batch": 40, "shuffle": 1}, {"batch": 30, "shuffle": 5, "split": 2})]
-    first, second = (kernels.orbit(map.functions.rule, map._shape, map.check) for map in made)
+    first, second = (kernels.orbit(map.functions.rule, map._shape, map.check, False) for map in made)
     assert first is second
 
 

@@ -93,10 +93,10 @@ def frame_tangent(functions: Functions, shape: Shape, checked: bool) -> Rule:
 
 
 @once
-def orbit(step: Rule, shape: Shape, checked: bool) -> Rule:
-    """The loop of `advance` and `orbit`."""
+def orbit(step: Rule, shape: Shape, checked: bool, many: bool) -> Rule:
+    """The loop of `advance` and `orbit`; that of `many` members has them side by side, and takes longer to compile."""
     mark, made = fingerprint(step, shape, checked), writing(step, shape, checked, 1)
-    if shape.small and straight(step):
+    if many and shape.small and straight(step):
         return lanes.side_by_side_loop(mark, made, shape, lasting(step, shape.dim, 4 if shape.constants else 3))
     return loops.orbit_loop(mark, made, shape)
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from numba.core.dispatcher import Dispatcher
 from numba.core.errors import NumbaError
 
-from nnflow.compiled import kernels
+from nnflow.compiled import kernels, lanes
 from nnflow.compiled.kernels import Functions, Rule
 from nnflow.compiled.loops import Constants, Shape
 from nnflow.compiled.observing import Component
@@ -202,7 +202,7 @@ class CompiledMap(Map):
 
     def _follow(self, x: Array, p: Array, t: int, steps: int, every: int, columns: Any, *records: Any) -> None:
         """Advance x in place, recording coordinates."""
-        loop = kernels.orbit(self.functions.rule, self._shape, self.check)
+        loop = kernels.orbit(self.functions.rule, self._shape, self.check, len(x) >= lanes.FEW)
 
         scratch = np.empty((2, 1, self.dim))
 
