@@ -26,6 +26,8 @@ from nnflow.settings import numbers
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from nnflow.systems.schedules import Schedule
+
 
 class NumbaMapping(NamedTuple):
     """A map as two functions compiled by numba: `mapping(u, parameters)` and `jacobian(u, parameters, *args)`."""
@@ -61,14 +63,43 @@ def numba_mapping(map: Map, clock: bool = False) -> NumbaMapping:
             f"{map.name} depends on the step index t: call numba_mapping(map, clock=True), "
             "which puts t into the state as its last component"
         )
+    schedule = getattr(map, "schedule", None)
     if map.constants is None:
         return _mapping_once(map.functions, map._shape, clock, map.check, map.name, ())
-    return _mapping(map.functions, map._shape, clock, map.check, map.name, map.constants)
+    return _mapping(map.functions, map._shape, clock, map.check, map.name, map.constants, schedule)
 
 
-def _mapping(functions: Functions, shape: Shape, clock: bool, checked: bool, name: str, c: Constants) -> NumbaMapping:
+def _handing(constants: Constants, schedule: Schedule | None) -> Callable[[int], Constants]:
+    """Build what tells what the functions get behind t. Raises Refusal for a schedule that numba cannot compile."""
+    if schedule is None:
+
+        @ways.part
+        def handed(t: int) -> Constants:
+            return constants
+
+        return handed
+    from nnflow.systems.schedules import compiled
+
+    factor = compiled(schedule)
+
+    @ways.rule
+    def handed_at(t: int) -> Constants:
+        return constants + (t, np.array([factor(t)]))  # noqa: RUF005 (numba knows no other way)
+
+    return handed_at
+
+
+def _mapping(
+    functions: Functions, shape: Shape, clock: bool, checked: bool, name: str, c: Constants,
+    schedule: Schedule | None = None,
+) -> NumbaMapping:  # fmt: skip
     """Both functions, compiled once a machine, but for `jacobian` itself, which takes any further arguments."""
-    mark, dim, parameters = fingerprint(functions, shape, clock, checked, name, c), shape.dim, shape.parameters
+    mark, dim, parameters = (
+        fingerprint(functions, shape, clock, checked, name, c, schedule),
+        shape.dim,
+        shape.parameters,
+    )
+    handed = _handing(c, schedule)
     step = writing(functions.rule, shape, checked, 1)
     frame_tangent = tangent_of(functions, shape, checked)
     sizes = f"{name} takes u of shape ({dim + clock},) and parameters of shape ({parameters},)"
@@ -88,7 +119,7 @@ def _mapping(functions: Functions, shape: Shape, clock: bool, checked: bool, nam
         """The next state."""
         v, p, t = parts(u, parameters)
         out = np.empty(dim + clock)
-        step(v[:dim], p, t, c, out[:dim])
+        step(v[:dim], p, t, handed(t), out[:dim])
         out[dim:] = v[dim:] + 1.0
         return out
 
@@ -97,7 +128,7 @@ def _mapping(functions: Functions, shape: Shape, clock: bool, checked: bool, nam
         """The Jacobian: the rows of frame_tangent(identity) are its columns."""
         v, p, t = parts(u, parameters)
         columns = np.empty((dim, dim))
-        frame_tangent(v[:dim], p, t, c, np.eye(dim), columns)
+        frame_tangent(v[:dim], p, t, handed(t), np.eye(dim), columns)
         out = np.eye(dim + clock)
         out[:dim, :dim] = columns.T
         return out

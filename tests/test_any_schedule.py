@@ -1,4 +1,4 @@
-"""A schedule may be any function of t: what numba cannot compile goes to the tensor backend; the rest is refused."""
+"""A schedule may be any function of t, on both backends; the rest is refused."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import nnflow
+from nnflow.frozen import fingerprint
 from nnflow.systems.network import CompiledTraining
 
 RNG = np.random.default_rng(6)
@@ -75,13 +76,47 @@ def test_every_function_of_t_is_a_schedule(name: str) -> None:
     assert stepped == pytest.approx(expected, rel=1e-13)
 
 
-def test_what_cannot_be_compiled_is_told_when_it_is_asked_for() -> None:
-    assert isinstance(train(falling), CompiledTraining)
-    for name in ("an object", "a bound method", "a partial", "a tensor"):
-        assert not isinstance(train(SCHEDULES[name]), CompiledTraining)
-        with pytest.raises(nnflow.Refusal, match=r"backend = 'compiled': schedule = .*; use backend='tensor'") as error:
-            train(SCHEDULES[name], "compiled")
-        assert "\n" not in str(error.value)
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_each_is_the_same_on_both_backends(name: str) -> None:
+    maps = [train(SCHEDULES[name], backend) for backend in ("auto", "tensor")]
+    assert [isinstance(map, CompiledTraining) for map in maps] == [True, False]
+    ends = [nnflow.Ensemble.grid(map, states=[maps[0].start]).advance(9) for map in maps]
+    np.testing.assert_allclose(ends[0].states, ends[1].states, rtol=0, atol=1e-13)
+
+
+def test_its_values_are_no_part_of_the_machine_code() -> None:
+    first, second = (train(lambda t, rate=rate: 1.0 / (1.0 + rate * t)) for rate in (0.5, 0.25))
+    assert fingerprint(first.functions) == fingerprint(second.functions)
+    states = np.array([first.start])
+    ends = [nnflow.Ensemble.grid(map, states=states).advance(5).states for map in (first, second)]
+    assert np.abs(ends[0] - ends[1]).max() > 1e-3
+
+
+def test_it_goes_on_where_it_was() -> None:
+    """A window of values for each call: in blocks, with records, along tangents and beside neighbours."""
+    ensemble = nnflow.Ensemble.grid(train(falling), inits=2)
+    whole, (records, after) = ensemble.advance(12), ensemble.orbit(12, 3, ("loss", "l2"))
+    parts = ensemble.advance(5).advance(7)
+    for end in (parts, after, ensemble.with_frame(2).tangent_orbit(12, 3)[1]):
+        np.testing.assert_array_equal(end.states, whole.states)
+    np.testing.assert_array_equal(records[:, 2:], ensemble.advance(6).orbit(6, 3, ("loss", "l2"))[0])
+    apart = ensemble.separation_orbit(ensemble.neighbours(1e-3), 12, 4)[1]
+    np.testing.assert_array_equal(apart.states, whole.states)
+
+
+def test_it_is_what_it_was_when_the_map_was_made() -> None:
+    rates = [0.5]
+    map = train(lambda t: 1.0 / (1.0 + rates[0] * t))
+    before = nnflow.Ensemble.grid(map).advance(4).states
+    rates[0] = 7.0
+    np.testing.assert_array_equal(nnflow.Ensemble.grid(map).advance(4).states, before)
+
+
+def test_one_that_fails_later_says_when() -> None:
+    values = [1.0] * 1001
+    map = train(lambda t: values[t])
+    with pytest.raises(nnflow.Refusal, match="fails at t = 1001: IndexError"):
+        nnflow.Ensemble.grid(map).advance(1002)
 
 
 NONE: dict[str, Any] = {

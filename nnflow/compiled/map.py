@@ -95,7 +95,7 @@ class CompiledMap(Map):
         object.__setattr__(self, "check", check)
         if check and self.guarded:
             states = self.initial_states(2, 0)
-            try_out(self._calls(), self.name, states, self.parameters, self._behind)
+            try_out(self._calls(), self.name, states, self.parameters, self.behind(0))
             try:
                 try_tangents(self, states)
             except NotImplementedError as error:
@@ -108,10 +108,13 @@ class CompiledMap(Map):
     constants: Constants | None
     check: bool
 
-    @property
-    def _behind(self) -> tuple[Any, ...]:
+    def handed(self, t: int, steps: int) -> Constants:
+        """What the functions get behind t, for so many steps from t on."""
+        return self.constants or ()
+
+    def behind(self, t: int) -> tuple[Any, ...]:
         """What stands behind t in a call of one of the functions."""
-        return () if self.constants is None else (self.constants,)
+        return () if self.constants is None else (self.handed(t, 1),)
 
     def _calls(self) -> list[Call]:
         """The functions with what they read and write."""
@@ -136,7 +139,7 @@ class CompiledMap(Map):
         """One step of every member, by the rule as plain Python."""
         out = np.full_like(x, np.nan)
         for m in range(len(x)):
-            call_plain(self.functions.rule, x[m], p[m], t, *self._behind, out=out[m])
+            call_plain(self.functions.rule, x[m], p[m], t, *self.behind(t), out=out[m])
         return out
 
     @property
@@ -157,10 +160,10 @@ class CompiledMap(Map):
         out = np.full_like(v, np.nan)
         for m in range(len(x)):
             if self.functions.frame_tangent is not None:
-                call_plain(self.functions.frame_tangent, x[m], p[m], t, *self._behind, v[m], out=out[m])
+                call_plain(self.functions.frame_tangent, x[m], p[m], t, *self.behind(t), v[m], out=out[m])
                 continue
             for j in range(v.shape[1]):
-                call_plain(self.functions.tangent, x[m], p[m], t, *self._behind, v[m, j], out=out[m, j])
+                call_plain(self.functions.tangent, x[m], p[m], t, *self.behind(t), v[m, j], out=out[m, j])
         return out
 
     def curvature(self, x: Array, p: Array, t: int, v: Array) -> Array:
@@ -169,13 +172,14 @@ class CompiledMap(Map):
             return np.asarray(super().curvature(x, p, t, v))
         out = np.empty_like(v, dtype=np.float64)
         loop = kernels.curvature(self.functions.hessian, self._shape, self.check)
-        self._call(loop, np.asarray(x), p, t, self.constants or (), np.ascontiguousarray(v, dtype=np.float64), out)
+        self._call(loop, np.asarray(x), p, t, self.handed(t, 1), np.ascontiguousarray(v, dtype=np.float64), out)
         return out
 
     def observable(self, name: str, x: Array, p: Array, t: int) -> Array:
         """One observable of every member, ``(member,)``."""
         return np.array(
-            [call_plain(self.observables[name], x[m], p[m], t, *self._behind) for m in range(len(x))], dtype=np.float64
+            [call_plain(self.observables[name], x[m], p[m], t, *self.behind(t)) for m in range(len(x))],
+            dtype=np.float64,
         )
 
     # -- the verbs, compiled ---------------------------------------------------------------------------------------
@@ -208,11 +212,11 @@ class CompiledMap(Map):
 
         def one_step(x: Array, p: Array, t: int) -> tuple[Array, None]:
             ahead, nothing = np.array(x), (np.empty(0, dtype=np.int64), np.empty((len(x), 0, 0)), 0, begin(x))
-            self._call(loop, ahead, _given(p), t, self.constants or (), 1, 1, *nothing, *scratch)
+            self._call(loop, ahead, _given(p), t, self.handed(t, 1), 1, 1, *nothing, *scratch)
             return ahead, None
 
         self._try_first(loop, partial(compare_steps, self, one_step))
-        self._call(loop, x, p, t, self.constants or (), steps, every, columns, *records, *scratch)
+        self._call(loop, x, p, t, self.handed(t, steps), steps, every, columns, *records, *scratch)
 
     def _try_first(self, loop: Rule, compare: Callable[[], None]) -> None:
         """Compare a loop with plain Python, before its first use."""
@@ -249,7 +253,7 @@ class CompiledMap(Map):
     def _see(self, loop: Rule, entries: Any, states: Array, p: Array, t: int, every: int) -> Array:
         """Entries of what is observed at ``states (member, time, dim)``, of one layout, for which there is code."""
         found = np.empty((*states.shape[:2], len(entries)))
-        self._call(loop, states, _given(p), t, self.constants or (), every, entries, found)
+        self._call(loop, states, _given(p), t, self.handed(t, states.shape[1] * every), every, entries, found)
         return found
 
     def _entries(self, observe: Sequence[str]) -> dict[tuple[Rule, int | None], npt.NDArray[np.int64]]:
@@ -280,12 +284,12 @@ class CompiledMap(Map):
         def one_step(x: Array, p: Array, t: int) -> tuple[Array, Array]:
             ahead, unit, factor = np.array(x), np.tile(np.eye(k, dim), (len(x), 1, 1)), np.empty((len(x), 1, k, k))
             kept = (np.empty((len(x), 1, k)), np.empty((len(x), 0, k, dim)), factor)
-            self._call(loop, ahead, _given(p), t, self.constants or (), unit, 1, 1, *kept, begin(x), *scratch)
+            self._call(loop, ahead, _given(p), t, self.handed(t, 1), unit, 1, 1, *kept, begin(x), *scratch)
             return ahead, factor[:, 0].transpose(0, 2, 1) @ unit
 
         self._try_first(loop, partial(compare_steps, self, one_step, k))
         kept = (records.log_stretches, frames, factors)
-        self._call(loop, x, _given(p), t, self.constants or (), frame, steps, every, *kept, escaped, *scratch)
+        self._call(loop, x, _given(p), t, self.handed(t, steps), frame, steps, every, *kept, escaped, *scratch)
         return records, End(x, frame, t + steps, escaped)
 
     def separation_orbit(
@@ -301,12 +305,12 @@ class CompiledMap(Map):
 
         def one_step(x: Array, p: Array, t: int) -> tuple[Array, None]:
             ahead, y, kept = np.array(x), x[:, None].copy(), (np.empty((len(x), 1, 1)), begin(x), scratch)
-            self._call(loop, ahead, y, _given(p), t, self.constants or (), 1, 1, 0, *kept)
+            self._call(loop, ahead, y, _given(p), t, self.handed(t, 1), 1, 1, 0, *kept)
             return ahead, None
 
         self._try_first(loop, partial(compare_steps, self, one_step))
         span = (steps, every, NORMS.index(norm))
-        self._call(loop, x, y, _given(p), t, self.constants or (), *span, distances, escaped, scratch)
+        self._call(loop, x, y, _given(p), t, self.handed(t, steps), *span, distances, escaped, scratch)
         return distances, End(x, y, t + steps, escaped)
 
     @cached_property

@@ -41,12 +41,12 @@ class Plain(NamedTuple):
         """The states after a step from ``x (member, dim)``."""
         out = np.full_like(x, np.nan)
         for row, result in zip(x, out, strict=True):
-            call_plain(self.rule, row, self.p, t, *self.map._behind, out=result)
+            call_plain(self.rule, row, self.p, t, *self.map.behind(t), out=result)
         return out
 
     def images(self, kind: str, x: Array, t: int, v: Array) -> Array:
         """The Jacobian at ``x (dim,)`` times the rows of ``v (k, dim)``, by the function of that kind."""
-        out, given = np.full_like(v, np.nan), (x, self.p, t, *self.map._behind)
+        out, given = np.full_like(v, np.nan), (x, self.p, t, *self.map.behind(t))
         if kind == "tangent":
             for vector, result in zip(v, out, strict=True):
                 call_plain(self.tangents[kind], *given, vector, out=result)
@@ -116,7 +116,7 @@ def compare_observed(map: CompiledMap, names: Sequence[str], seen: Callable[[Arr
     p = np.array(list(map.parameters.values()))
     try:
         for (m, t, i), _ in np.ndenumerate(known):
-            known[m, t, i] = call_plain(functions[i], states[m, t], p, t, *map._behind)
+            known[m, t, i] = call_plain(functions[i], states[m, t], p, t, *map.behind(t))
     except Exception:  # it cannot run as plain Python: nothing is said of it
         return
     found = seen(states, np.tile(p, (MEMBERS, 1)), 0, 1)

@@ -24,7 +24,7 @@ from nnflow.systems.optimisers import (
     optimiser,
     tensor_descent,
 )
-from nnflow.systems.schedules import Schedule, name_of, refuse_schedule
+from nnflow.systems.schedules import Schedule, name_of, taken
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,7 +80,7 @@ def gradient_map(
     """
     from nnflow.systems.witness import differentiate
 
-    refuse_schedule(schedule)
+    schedule = taken(schedule)
     if not callable(loss) or dim < 1:
         raise Refusal(f"loss = {loss!r}, dim = {dim!r}: give a function of a tensor (dim,), and dim >= 1")
     room("weights (each has a name and a box)", dim, 25)

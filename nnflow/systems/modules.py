@@ -397,10 +397,7 @@ def compiled_or_why(task: Training, tensor: TensorTraining, check: bool) -> Comp
         return network
     settings: dict[str, Any] = {"layout": task.layout, "initial": tensor.initial, "start": tensor.start}
     settings |= {**tensor.parameters, "name": task.name} | ({} if check else {"structure": {"check": False}})
-    try:
-        made = perceptron_map(network, tensor.optimizer, schedule=tensor.schedule, **settings)
-    except Refusal as error:  # a schedule that cannot be compiled
-        return str(error)
+    made = perceptron_map(network, tensor.optimizer, schedule=tensor.schedule, **settings)
     return cast(CompiledTraining, marked(made, peer=peer(tensor, task) if check else None))
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nnflow.compiled import CompiledMap, Component, glue
+from nnflow.compiled.loops import Constants
 from nnflow.map import Array, End, Into, TangentRecords, generator
 from nnflow.names import Refusal, unknown
 from nnflow.room import room
@@ -26,7 +27,7 @@ from nnflow.systems.descent import is_repeating, marked, structure_of
 from nnflow.systems.memory import remembered
 from nnflow.systems.optimisers import LIMITS, OPTIMISERS, Descent, compiled_descent, memory_names, optimiser
 from nnflow.systems.perceptron import Perceptron, Watched
-from nnflow.systems.schedules import Schedule, refuse_schedule
+from nnflow.systems.schedules import Schedule, factors, taken
 
 if TYPE_CHECKING:
     import torch
@@ -144,6 +145,11 @@ class CompiledTraining(TrainingMap, CompiledMap):
     guarded = False
     peer: Peer | None = None
 
+    def handed(self, t: int, steps: int) -> Constants:
+        """The data, and what the schedule multiplies eta by in these steps: no part of the machine code."""
+        data = super().handed(t, steps)
+        return data if self.schedule is None else (*data, t, factors(self.schedule, t, steps))
+
     def advance(self, x: Any, p: Any, t: int, steps: int) -> End:
         """As for any compiled map. Raises Refusal if the first use differs from the tensor backend."""
         advance = super().advance
@@ -245,7 +251,9 @@ def perceptron_map(
     kernels, size = network.kernels(), network.dim
     order = network.order
     made = CompiledTraining(
-        *compiled_descent(kernels.gradient, kernels.gradient_and_products, size, optimizer, parameters, schedule),
+        *compiled_descent(
+            kernels.gradient, kernels.gradient_and_products, size, optimizer, parameters, schedule is not None
+        ),
         constants=kernels.data,
         name=name,
         dim=len(coordinates),
@@ -488,7 +496,7 @@ def training_map(
     if backend not in BACKENDS:
         raise Refusal(unknown("backend", backend, BACKENDS))
     optimiser(optimizer, defaults)
-    refuse_schedule(schedule)
+    schedule = taken(schedule)
     with everyday(), torch.enable_grad():
         task = modules.Training.checked(
             module, loss_fn, inputs, targets, test, device, dtype, scale, batch, shuffle, noise, probe, microbatch

@@ -28,7 +28,7 @@ from nnflow.compiled import Rule, glue
 from nnflow.compiled.ways import Function
 from nnflow.map import Array, Map
 from nnflow.names import unknown
-from nnflow.systems.schedules import Schedule, compiled
+from nnflow.systems.schedules import Schedule
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -171,10 +171,10 @@ class _Loss(NamedTuple):
     """A loss as the compiled rules see it: weight decay and schedule included."""
 
     size: int
-    eta: Callable[[Array, int], float]  # (p, t)
+    eta: Callable[[Array, int, Any], float]  # (p, t, c)
     slope: Callable[[Array, Array, int, Any, Array], None]  # (w, p, t, c, g)
     both: Callable[..., None]  # (w, p, t, c, g, V, out): that, and the Hessian on V
-    shrink: Callable[[Array, int], float]  # (p, t): what decoupled weight decay multiplies w by
+    shrink: Callable[[Array, int, Any], float]  # (p, t, c): what decoupled weight decay multiplies w by
 
 
 def _inline(function: Function) -> Function:
@@ -183,20 +183,17 @@ def _inline(function: Function) -> Function:
 
 
 def compiled_descent(
-    gradient: Any, gradient_and_products: Any, size: int, name: str, parameters: Any, schedule: Schedule | None = None
+    gradient: Any, gradient_and_products: Any, size: int, name: str, parameters: Any, scheduled: bool = False
 ) -> Functions:
     """An optimiser on a compiled loss of `size` weights; `parameters` are their names in the order of p.
 
-    `gradient(w, t, c, g)` writes ∇L into g, `c` being the map's constants; `gradient_and_products(w, t, c, g, V, out)`
-    also writes H V[j] into out[j], V and out being (k, size).
+    `gradient(w, t, c, g)` writes ∇L into g, `c` being what the map hands on; `gradient_and_products(w, t, c, g, V,
+    out)` also writes H V[j] into out[j], V and out being (k, size). If `scheduled`, the last two of c are a step index
+    and the schedule's factors from there on.
     """
     at = list(parameters).index("weight_decay") if "weight_decay" in parameters else -1
     coupled, decoupled = (at, -1) if name != "adamw" else (-1, at)
-    factor = _constant if schedule is None else compiled(schedule)
-
-    @_inline
-    def eta(p: Array, t: int) -> float:
-        return p[0] * factor(t)  # type: ignore[no-any-return]
+    eta = _scheduled if scheduled else _constant
 
     @_inline
     def slope(w: Array, p: Array, t: int, c: Any, g: Array) -> None:
@@ -216,8 +213,8 @@ def compiled_descent(
                     out[j, i] += p[coupled] * V[j, i]
 
     @_inline
-    def shrink(p: Array, t: int) -> float:
-        return 1.0 - p[0] * factor(t) * p[decoupled] if decoupled >= 0 else 1.0
+    def shrink(p: Array, t: int, c: Any) -> float:
+        return 1.0 - eta(p, t, c) * p[decoupled] if decoupled >= 0 else 1.0
 
     def hessian(x: Array, p: Array, t: int, c: Any, V: Array, out: Array) -> None:
         gradient_and_products(x[:size], t, c, np.empty(size), V, out)
@@ -232,8 +229,13 @@ def compiled_descent(
 
 
 @_inline
-def _constant(t: int) -> float:
-    return 1.0
+def _constant(p: Array, t: int, c: Any) -> float:
+    return p[0]  # type: ignore[no-any-return]
+
+
+@_inline
+def _scheduled(p: Array, t: int, c: Any) -> float:
+    return p[0] * c[-1][t - c[-2]]  # type: ignore[no-any-return]
 
 
 def _gd(loss: _Loss) -> tuple[Rule, Rule]:
@@ -242,14 +244,14 @@ def _gd(loss: _Loss) -> tuple[Rule, Rule]:
     @glue
     def rule(x: Array, p: Array, t: int, c: Any, out: Array) -> None:
         slope(x, p, t, c, out)
-        rate = eta(p, t)
+        rate = eta(p, t, c)
         for i in range(size):
             out[i] = x[i] - rate * out[i]
 
     @glue
     def joint(x: Array, p: Array, t: int, c: Any, V: Array, out: Array, W: Array) -> None:
         both(x, p, t, c, out, V, W)
-        rate = eta(p, t)
+        rate = eta(p, t, c)
         for i in range(size):
             out[i] = x[i] - rate * out[i]
         for j in range(V.shape[0]):
@@ -262,21 +264,21 @@ def _gd(loss: _Loss) -> tuple[Rule, Rule]:
 def _remembering(loss: _Loss, move: Rule, carry: Rule) -> tuple[Rule, Rule]:
     """The rules of an optimiser with memory.
 
-    `move(x, p, t, out)` turns the slope in out[:size] into the next state; `carry(x, p, t, V, bent, g, W)` writes the
-    tangent map on V into W, from the slope g and the Hessian's products with the weights of V.
+    `move(x, p, t, c, out)` turns the slope in out[:size] into the next state; `carry(x, p, t, c, V, bent, g, W)` writes
+    the tangent map on V into W, from the slope g and the Hessian's products with the weights of V.
     """
     size, slope, both = loss.size, loss.slope, loss.both
 
     @glue
     def rule(x: Array, p: Array, t: int, c: Any, out: Array) -> None:
         slope(x[:size], p, t, c, out[:size])
-        move(x, p, t, out)
+        move(x, p, t, c, out)
 
     def joint(x: Array, p: Array, t: int, c: Any, V: Array, out: Array, W: Array) -> None:
         bent = np.empty((V.shape[0], size))
         both(x[:size], p, t, c, out[:size], np.ascontiguousarray(V[:, :size]), bent)
-        carry(x, p, t, V, bent, out[:size], W)
-        move(x, p, t, out)
+        carry(x, p, t, c, V, bent, out[:size], W)
+        move(x, p, t, c, out)
 
     return rule, joint
 
@@ -286,16 +288,16 @@ def _momentum(nesterov: bool) -> Callable[[_Loss], tuple[Rule, Rule]]:
         size, eta = loss.size, loss.eta
 
         @_inline
-        def move(x: Array, p: Array, t: int, out: Array) -> None:
-            rate = eta(p, t)
+        def move(x: Array, p: Array, t: int, c: Any, out: Array) -> None:
+            rate = eta(p, t, c)
             for i in range(size):
                 g = out[i]
                 out[size + i] = p[1] * x[size + i] + g
                 out[i] = x[i] - rate * (g + p[1] * out[size + i] if nesterov else out[size + i])
 
         @_inline
-        def carry(x: Array, p: Array, t: int, V: Array, bent: Array, g: Array, W: Array) -> None:
-            rate = eta(p, t)
+        def carry(x: Array, p: Array, t: int, c: Any, V: Array, bent: Array, g: Array, W: Array) -> None:
+            rate = eta(p, t, c)
             for j in range(V.shape[0]):
                 for i in range(size):
                     W[j, size + i] = p[1] * V[j, size + i] + bent[j, i]
@@ -311,8 +313,8 @@ def _adam(loss: _Loss) -> tuple[Rule, Rule]:
     size, eta, shrink = loss.size, loss.eta, loss.shrink
 
     @_inline
-    def move(x: Array, p: Array, t: int, out: Array) -> None:
-        rate, keep, left = eta(p, t) / (1.0 - p[1] ** (t + 1)), shrink(p, t), 1.0 - p[2] ** (t + 1)
+    def move(x: Array, p: Array, t: int, c: Any, out: Array) -> None:
+        rate, keep, left = eta(p, t, c) / (1.0 - p[1] ** (t + 1)), shrink(p, t, c), 1.0 - p[2] ** (t + 1)
         for i in range(size):
             g = out[i]
             m = p[1] * x[size + i] + (1.0 - p[1]) * g
@@ -321,8 +323,8 @@ def _adam(loss: _Loss) -> tuple[Rule, Rule]:
             out[size + i], out[2 * size + i] = m, s
 
     @_inline
-    def carry(x: Array, p: Array, t: int, V: Array, bent: Array, g: Array, W: Array) -> None:
-        rate, keep, left = eta(p, t) / (1.0 - p[1] ** (t + 1)), shrink(p, t), 1.0 - p[2] ** (t + 1)
+    def carry(x: Array, p: Array, t: int, c: Any, V: Array, bent: Array, g: Array, W: Array) -> None:
+        rate, keep, left = eta(p, t, c) / (1.0 - p[1] ** (t + 1)), shrink(p, t, c), 1.0 - p[2] ** (t + 1)
         for i in range(size):
             m = p[1] * x[size + i] + (1.0 - p[1]) * g[i]
             s = p[2] * x[2 * size + i] + (1.0 - p[2]) * g[i] * g[i]
@@ -342,16 +344,16 @@ def _rmsprop(loss: _Loss) -> tuple[Rule, Rule]:
     size, eta = loss.size, loss.eta
 
     @_inline
-    def move(x: Array, p: Array, t: int, out: Array) -> None:
-        rate = eta(p, t)
+    def move(x: Array, p: Array, t: int, c: Any, out: Array) -> None:
+        rate = eta(p, t, c)
         for i in range(size):
             g = out[i]
             out[size + i] = p[1] * x[size + i] + (1.0 - p[1]) * g * g
             out[i] = x[i] - rate * g / (np.sqrt(out[size + i]) + p[2])
 
     @_inline
-    def carry(x: Array, p: Array, t: int, V: Array, bent: Array, g: Array, W: Array) -> None:
-        rate = eta(p, t)
+    def carry(x: Array, p: Array, t: int, c: Any, V: Array, bent: Array, g: Array, W: Array) -> None:
+        rate = eta(p, t, c)
         for i in range(size):
             s = p[1] * x[size + i] + (1.0 - p[1]) * g[i] * g[i]
             per_s = 0.5 / np.sqrt(s) if s > 0.0 else 0.0

@@ -1,8 +1,8 @@
 """Learning-rate schedules: a function of the step index t by which eta is multiplied; any function of t is one.
 
-A schedule is structure: it is fixed when the map is made, and eta stays the parameter that is scanned. Compiled maps
-compile it with numba, so it may use `math` and constants. With a schedule the map depends on t, and exponents are means
-over the steps that were taken.
+A schedule is structure: it is fixed when the map is made, and eta stays the parameter that is scanned. It is asked in
+Python for each t, also by compiled maps, which get its values as an array. With a schedule the map depends on t, and
+exponents are means over the steps that were taken.
 """
 
 from __future__ import annotations
@@ -13,18 +13,24 @@ from functools import partial
 from types import FunctionType
 from typing import Any
 
+import numpy as np
 from numba import njit
 
+from nnflow.frozen import frozen
+from nnflow.map import Array
 from nnflow.names import Refusal
 
 Schedule = Callable[[int], float]
 TRIED = (0, 1, 2, 7, 1000)  # the t at which a schedule is tried
 
 
-def refuse_schedule(schedule: Schedule | None) -> None:
-    """Refuse what is no function of t alone: it must give one finite number, the same in any order of t."""
+def taken(schedule: Schedule | None) -> Schedule | None:
+    """A schedule as it is now. Raises Refusal for what is no function of t alone.
+
+    It must give one finite number, the same in any order of t.
+    """
     if schedule is None:
-        return
+        return None
     there = [_value(schedule, t) for t in TRIED]
     back = [_value(schedule, t) for t in reversed(TRIED)][::-1]
     for t, first, again in zip(TRIED, there, back, strict=True):
@@ -32,6 +38,12 @@ def refuse_schedule(schedule: Schedule | None) -> None:
             raise Refusal(
                 f"schedule = {name_of(schedule)}: gives {first}, {again} at t = {t}: give a function of t alone"
             )
+    return frozen(schedule) if isinstance(schedule, FunctionType) else schedule
+
+
+def factors(schedule: Schedule, t: int, steps: int) -> Array:
+    """Its values for so many steps from t on. Raises Refusal where it fails."""
+    return np.array([_value(schedule, s) for s in range(t, t + steps)])
 
 
 def _value(schedule: Schedule, t: int) -> float:
