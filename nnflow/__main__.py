@@ -554,7 +554,7 @@ def _check(argv: list[str]) -> int:
     on = None if options.map is None else _map(options.map, {})
     checks: list[tuple[str, Callable[[], list[str]]]] = []
     if name in nnflow.maps:
-        checks.append(("map", lambda: testing.check_map(nnflow.maps[name]())))
+        checks.append(("map", lambda: testing.check_map(nnflow.maps[name](), name)))
     if name in nnflow.analyses:
         checks.append(("analysis", lambda: testing.check_analysis(nnflow.analyses[name], on)))
     for kind, check in checks:

@@ -9,6 +9,7 @@ not taken are read: those of functions without loops (see `straight`); others ke
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -38,10 +39,12 @@ def try_out(
 ) -> None:
     """Call each function once at each state, at t = 0, 1, …, with what stands `behind` t.
 
-    Raises Refusal, with function and reason, for one that looks out of bounds, changes what it is given, leaves a part
-    of its result unwritten, returns no number where it has to, or cannot run as plain Python.
+    Raises Refusal, with function and reason, for one that takes other arguments, looks out of bounds, changes what it
+    is given, leaves a part of its result unwritten, returns no number where it has to, or cannot run as plain Python.
     """
     for call in calls:
+        if reason := _misfit(call, "c" if behind else ""):
+            raise Refusal(f"the {call.kind} of {name!r} {reason}")
         sizes = (
             len(states[0]),
             len(parameters),
@@ -61,6 +64,23 @@ def try_out(
                     f"components and p of {len(parameters)}: {', '.join(parameters) or 'no parameters'}; "
                     "check=False leaves this out)"
                 )
+
+
+def _misfit(call: Call, constants: str) -> str:
+    """How a function is to be written that cannot be called with so many arguments; nothing if it can."""
+    reads = ("v" if len(shape) == 1 else "V" for shape in call.reads)
+    wanted = ["x", "p", "t", *constants, *reads, *("out", "W")[: len(call.writes)]]
+    try:
+        found = inspect.signature(getattr(call.function, "py_func", call.function))
+        found.bind(*wanted)
+    except TypeError:
+        short = call.kind.partition(" ")[0]
+        returning = "" if call.writes else ", returning a number"
+        missing = " (there are no constants)" if "c" in found.parameters and not constants else ""
+        return f"takes {found}{missing}: write it as {short}({', '.join(wanted)}){returning}"
+    except ValueError:  # of no known signature
+        pass
+    return ""
 
 
 def _arguments(call: Call, state: Array, parameters: Mapping[str, float]) -> tuple[list[Array], list[Array]]:

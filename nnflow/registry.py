@@ -102,7 +102,7 @@ class Registry(Mapping[str, Any]):
             except BaseException as error:  # sys.exit() in a plugin ends the plugin, not the program
                 raise PluginError(
                     f"plugin {name!r} of distribution {_owner(entry)} cannot be imported ({entry.value}"
-                    f"{_place(entry.module, error)}): {type(error).__name__}: {error}"
+                    f"{_place(entry.value.partition(':')[0], error)}): {type(error).__name__}: {error}"
                 ) from error
         return self._loaded[key]
 

@@ -24,6 +24,7 @@ from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass, replace
 from functools import cache, partial
 from importlib.metadata import version
+from inspect import get_annotations
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -133,6 +134,8 @@ def resolve(
 def _check_kind(kind: Any, ensemble: Ensemble | Recording) -> None:
     if not (isinstance(kind, type) and issubclass(kind, Analysis) and is_dataclass(kind)):
         raise TypeError(f"{shown(kind)} is no frozen dataclass derived from nnflow.Analysis")
+    if "__dataclass_fields__" not in vars(kind) and (added := get_annotations(kind)):
+        raise TypeError(f"{kind.__name__} adds {', '.join(added)}, but is no dataclass itself: decorate it")
     refuse_reserved(kind)
     if isinstance(ensemble, Recording) and not takes_recordings(kind):
         raise TypeError(f"a recording has no map, and {kind.__name__} needs one: give it an Ensemble or a Map")

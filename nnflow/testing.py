@@ -50,9 +50,13 @@ def orbit_states(map: Map, count: int = STATES) -> tuple[Array, Array]:
 # -- maps --------------------------------------------------------------------------------------------------------
 
 
-def check_map(map: Map) -> list[str]:
-    """Check a map against the contract; returns one sentence a check, raises AssertionError at the first that fails."""
+def check_map(map: Map, name: str | None = None) -> list[str]:
+    """Check a map against the contract; returns one sentence a check, raises AssertionError at the first that fails.
+
+    `name`: that under which it is registered, which results are to bear.
+    """
     require(isinstance(map, Map), f"{map!r} is no nnflow.Map")
+    require(name in (None, map.name), f"results would call it {map.name!r}: give the map name={name!r}")
     checks: list[Callable[[Map], str]] = [
         _draws, _orbits_stay, _compiled_step, _members_alone, _tangent, _time_blocks, _records, _escapes, _observes,
         _gauge, _pickles,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -478,6 +479,28 @@ def test_what_is_given_cannot_be_changed_later() -> None:
     ):
         with pytest.raises(nnflow.CompilationError, match="changes x, p or a vector"):
             use()
+
+
+def test_arguments_of_another_kind_are_told_how_to_write_it() -> None:
+    """Also: of the tangent, with constants and without, of observables; defaults and *arguments are fine."""
+
+    def rule(x: Array, p: Array, t: int, out: Array, half: float = 0.5) -> None:
+        out[0] = half * x[0]
+
+    def with_constants(x: Array, p: Array, t: int, c: Any, out: Array) -> None:
+        out[0] = c[0] * x[0]
+
+    for make, wanted in (
+        (lambda: nnflow.CompiledMap(lambda x, p, t: 0.5 * x), "rule(x, p, t, out)"),
+        (lambda: nnflow.CompiledMap(lambda x: x), "rule(x, p, t, out)"),
+        (lambda: nnflow.CompiledMap(rule, lambda x, p, t, out: None), "tangent(x, p, t, v, out)"),
+        (lambda: nnflow.CompiledMap(lambda x, p, t, out: None, constants=(2.0,)), "rule(x, p, t, c, out)"),
+        (lambda: nnflow.CompiledMap(with_constants), "(there are no constants): write it as rule(x, p, t, out)"),
+        (lambda: nnflow.CompiledMap(rule, observables={"w": lambda x, p, t, out: 1.0}), "observable(x, p, t), return"),
+    ):
+        with pytest.raises(nnflow.Refusal, match=re.escape(wanted)):
+            make()
+    assert nnflow.CompiledMap(rule, lambda *given: rule(given[3], *given[1:3], given[4])).exact_tangent
 
 
 def test_whole_numbers_that_mean_something_else_in_machine_code() -> None:

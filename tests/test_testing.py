@@ -64,7 +64,9 @@ class RecordsLate(Good):
 
 
 def test_a_good_map_passes() -> None:
-    assert len(check_map(good())) == 11
+    assert len(check_map(good(), good().name)) == 11
+    with pytest.raises(AssertionError, match="results would call it .*: give the map name='sine'"):
+        check_map(good(), "sine")
 
 
 @pytest.mark.parametrize(
