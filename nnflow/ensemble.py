@@ -371,7 +371,7 @@ class Ensemble:
         No call is of more than `most` times `every` steps.
         """
         steps, every, left = _whole(steps, every, least)
-        refuse_endless(len(self) * steps)
+        refuse_endless(len(self) * steps * self.map.substeps)
         while left > 0:
             began = time.perf_counter()
             pace = CALL * self.pace.get(verb, 0.0) / (max(1, len(self)) * every)

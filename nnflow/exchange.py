@@ -232,6 +232,7 @@ def from_mapping(
     *,
     dim: int,
     parameters: Mapping[str, float] | None = None,
+    check: bool = True,
     **settings: Any,
 ) -> CompiledMap:
     """A compiled map from a function `mapping(u, parameters)` → u' ``(dim,)``, in plain Python or compiled by numba.
@@ -239,8 +240,9 @@ def from_mapping(
     `jacobian(u, parameters)` → J ``(dim, dim)``; without it, central differences. `parameters`: name → default, in the
     order of the array that both functions get. `settings` are `Map`'s fields: name, coordinates, periods, box, ….
 
-    Both are tried once, as plain Python, on a drawn state. Raises TypeError for what is no function; ValueError if a
-    function fails there or returns another shape; CompilationError, at first use, for one that numba cannot compile.
+    Both are tried once, as plain Python, on a drawn state; `check=False` leaves that out, as for `CompiledMap`. Raises
+    TypeError for what is no function; ValueError if a function fails there or returns another shape; CompilationError,
+    at first use, for one that numba cannot compile; Refusal for another shape on the way.
 
     >>> def henon(u, parameters):
     ...     return np.array([1.0 - parameters[0] * u[0] ** 2 + u[1], parameters[1] * u[0]])
@@ -255,16 +257,20 @@ def from_mapping(
 
     def rule(x: Array, p: Array, t: int, out: Array) -> None:
         y = image(x, p)
+        if len(y) != dim:
+            raise ValueError("the mapping returns another size")
         for i in range(dim):
             out[i] = y[i]
 
     frame_tangent = None if jacobian is None else _by_matrix(_dispatcher(jacobian), dim)
     settings = {"name": getattr(mapping, "__name__", "mapping"), **settings}
-    drawn = Map(dim=dim, parameters=parameters or {}, **settings)
-    _try(drawn, "mapping", mapping, (dim,))
-    if jacobian is not None:
-        _try(drawn, "jacobian", jacobian, (dim, dim))
-    return CompiledMap(rule, frame_tangent=frame_tangent, dim=dim, parameters=parameters or {}, **settings)
+    if check:
+        drawn = Map(dim=dim, parameters=parameters or {}, **settings)
+        _try(drawn, "mapping", mapping, (dim,))
+        if jacobian is not None:
+            _try(drawn, "jacobian", jacobian, (dim, dim))
+    settings |= {"dim": dim, "parameters": parameters or {}, "check": check}
+    return CompiledMap(rule, frame_tangent=frame_tangent, **settings)
 
 
 def _dispatcher(function: Any) -> Any:
@@ -280,6 +286,8 @@ def _by_matrix(jacobian: Any, dim: int) -> Callable[..., None]:
 
     def frame_tangent(x: Array, p: Array, t: int, V: Array, out: Array) -> None:
         J = jacobian(x, p)
+        if J.shape != (dim, dim):
+            raise ValueError("the jacobian returns another shape")
         for k in range(V.shape[0]):
             for i in range(dim):
                 total = 0.0

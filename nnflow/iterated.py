@@ -35,9 +35,9 @@ def iterate(map: Map, n: int) -> Map:
     n = whole("n", n)
     if n < 1:
         raise Refusal(f"n = {n}: give how many steps make one iterate, 1 or more")
-    refuse_endless(n)
     if not isinstance(map, Map):
         raise TypeError(f"{shown(map)} is not a map: make one first, e.g. nnflow.maps['henon']()")
+    refuse_endless(n * map.substeps)
     settings = {f.name: getattr(map, f.name) for f in fields(Map)}
     settings |= {"name": f"{map.name}^{n}", "epoch": map.epoch // gcd(map.epoch, n)}
     return Iterated(map, n, **settings)
@@ -53,6 +53,11 @@ class Iterated(Map):
         super().__init__(**settings)
         for name, value in {"inner": inner, "n": n, "threads": inner.threads}.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def substeps(self) -> int:
+        """n, times those of the inner map."""
+        return self.n * self.inner.substeps
 
     @property
     def exact_tangent(self) -> bool:
@@ -72,13 +77,13 @@ class Iterated(Map):
     def step(self, x: Any, p: Any, t: int) -> Any:
         """n steps of the inner map."""
         for s in range(t * self.n, (t + 1) * self.n):
-            x = self.inner.step(x, p, s)
+            x = self.inner.ahead(x, p, s)
         return x
 
     def tangent(self, x: Any, p: Any, t: int, v: Any) -> Any:
         """The product of n Jacobians, by the chain rule."""
         for s in range(t * self.n, (t + 1) * self.n):
-            x, v = self.inner.step(x, p, s), self.inner.tangent(x, p, s, v)
+            x, v = self.inner.ahead(x, p, s), self.inner.turned(x, p, s, v)
         return v
 
     def difference(self, x: Any, y: Any) -> Any:

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -175,6 +176,11 @@ class Map:
 
     threads: ClassVar[bool] = True  # whether members are best shared out among threads
 
+    @property
+    def substeps(self) -> int:
+        """How many steps of an iterated map one step takes."""
+        return 1
+
     # -- what a map is -------------------------------------------------------------------------------------------
 
     def step(self, x: Any, p: Any, t: int) -> Any:
@@ -188,13 +194,14 @@ class Map:
         map that bends on the scale of 1, 1e-5 for one that bends on the scale 1e-6 or 1e6 of its states, or on the
         scale 1 where its states are that small or large. Write the exact tangent where it is known.
         """
-        size = np.maximum(np.abs(x).max(axis=1), np.abs(self.step(x, p, t)).max(axis=1))[:, None]
+        x, v = np.asarray(x, dtype=np.float64), np.asarray(v, dtype=np.float64)
+        size = np.maximum(np.abs(x).max(axis=1), np.abs(self.ahead(x, p, t)).max(axis=1))[:, None]
         scale = np.cbrt(np.finfo(float).eps) * np.sqrt(np.where(size > 0, size, 1.0))
         out = np.empty_like(v)
         for j in range(v.shape[1]):
             length = np.sqrt((v[:, j] ** 2).sum(axis=1, keepdims=True))
             h = scale / np.where(length > 0, length, 1.0)
-            ahead, behind = self.step(x + h * v[:, j], p, t), self.step(x - h * v[:, j], p, t)
+            ahead, behind = self.ahead(x + h * v[:, j], p, t), self.ahead(x - h * v[:, j], p, t)
             out[:, j] = self.difference(ahead, behind) / (2 * h)
         return out
 
@@ -314,7 +321,56 @@ class Map:
 
     def observable(self, name: str, x: Any, p: Any, t: int) -> Array:
         """One observable of every member, ``(member,)``."""
-        return np.asarray(self.observables[name](x, p, t), dtype=np.float64)
+        return np.asarray(self._called(f"observable {name}", self.observables[name], (len(x),), x, p, t))
+
+    def ahead(self, x: Any, p: Any, t: int) -> Any:
+        """`step`, as the verbs use it: what it is given it cannot change. Raises Refusal if it gives no such states."""
+        if not self._tried:
+            self._try_step()
+            self._tried.append(True)
+        return self._called("step", self.step, np.shape(x), x, p, t)
+
+    def turned(self, x: Any, p: Any, t: int, v: Any) -> Any:
+        """`tangent`, likewise."""
+        return self._called("tangent", self.tangent, np.shape(v), x, p, t, v)
+
+    @cached_property
+    def _tried(self) -> list[bool]:
+        return []
+
+    def _try_step(self) -> None:
+        """Refuse a step that mixes members up, on a few drawn states: of another number than components."""
+        count = 2 if self.dim != 2 else 3
+        x, p = self.initial_states(count, 0), np.tile(list(self.parameters.values()), (count, 1))
+        try:
+            together, again, alone = (
+                self._called("step", self.step, (n, self.dim), x[:n], p[:n], 0) for n in (count, count, 1)
+            )
+        except Refusal:
+            raise
+        except Exception:  # not at these states: nothing is said of it
+            return
+        if not np.array_equal(together, again, equal_nan=True):
+            raise Refusal(f"the step of {self.name!r} gives another result each time: draw random numbers by (seed, t)")
+        if not np.allclose(together[:1], alone, rtol=1e-6, atol=1e-9, equal_nan=True):
+            raise Refusal(
+                f"the step of {self.name!r} takes a member to {together[0]} beside others and to {alone[0]} alone: "
+                "members are rows of x (member, dim), and do not see one another"
+            )
+
+    def _called(self, kind: str, function: Callable[..., Any], shape: tuple[int, ...], *given: Any) -> Any:
+        """What a function of arrays gives, which may change none of them, and is to have a shape. Raises Refusal."""
+        try:
+            found = function(*map(_sealed, given))
+        except ValueError as error:
+            if "read-only" not in str(error):
+                raise
+            raise Refusal(f"the {kind} of {self.name!r} changes what it is given: return a new array") from error
+        plain = type(found) is np.ndarray and found.dtype.kind in "fiub"
+        if isinstance(given[0], np.ndarray) and not (plain and found.shape == shape):
+            what = f"an array of shape {found.shape}, {found.dtype}" if plain else shown(found)
+            raise Refusal(f"the {kind} of {self.name!r} returns {what}: give an array of numbers of shape {shape}")
+        return found
 
     def observe(self, x: Any, p: Any, t: int, names: Sequence[str]) -> Array:
         """The named coordinates and observables, ``(member, channel)``; NaN for a member that has escaped."""
@@ -350,7 +406,7 @@ class Map:
         x, escaped = settle(x, begin(x), t)
         with np.errstate(all="ignore"):  # a diverging member is a value
             for s in range(t, t + steps):
-                x, escaped = settle(self.step(x, p, s), escaped, s + 1)
+                x, escaped = settle(self.ahead(x, p, s), escaped, s + 1)
         return End(x, None, t + steps, escaped)
 
     def orbit(
@@ -379,7 +435,7 @@ class Map:
                 records.frames[:, block] = end.frame
             for s in range(t + block * every, t + (block + 1) * every):
                 with np.errstate(all="ignore"):
-                    frame = self.tangent(end.states, p, s, end.frame)
+                    frame = self.turned(end.states, p, s, end.frame)
                 end = follow(end, self.advance(end.states, p, s, 1))._replace(frame=frame)
             frame, factor = orthonormalise(end.frame, end.escaped >= 0)
             end = end._replace(frame=frame)
@@ -401,6 +457,14 @@ class Map:
                 end.frame[:, j] = self.advance(end.frame[:, j], p, end.t, every).states
             end = follow(end, self.advance(end.states, p, end.t, every))._replace(frame=end.frame)
         return distances, end
+
+
+def _sealed(value: Any) -> Any:
+    """An array that cannot be written to; anything else itself."""
+    if isinstance(value, np.ndarray):
+        value = value.view()
+        value.flags.writeable = False
+    return value
 
 
 # -- the small steps the verbs share -----------------------------------------------------------------------------

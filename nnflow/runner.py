@@ -99,7 +99,8 @@ def run(
     visible = convert("progress", progress, bool | None)
     visible = bool(sys.stderr and sys.stderr.isatty()) if visible is None else visible
     name, method = resolve(analysis, ensemble, settings)
-    refuse_endless(work := method.work(ensemble))
+    work = method.work(ensemble)
+    refuse_endless(work * (ensemble.map.substeps if isinstance(ensemble, Ensemble) else 1))
     attributes = _attributes(name, method, ensemble)  # before the work, so that nothing in them can lose it
     chunks = ensemble.split(size, method.couples(ensemble))
     with tqdm(total=work, desc=name, unit=" steps", unit_scale=True, disable=not visible) as bar:

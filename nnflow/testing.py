@@ -19,6 +19,7 @@ import xarray as xr
 from nnflow.analysis import Analysis, refuse_reserved
 from nnflow.ensemble import Ensemble
 from nnflow.map import Array, Map, project_out
+from nnflow.names import Refusal
 from nnflow.results import load, save
 from nnflow.runner import run
 from nnflow.settings import as_json
@@ -61,7 +62,10 @@ def check_map(map: Map, name: str | None = None) -> list[str]:
         _draws, _orbits_stay, _compiled_step, _members_alone, _tangent, _time_blocks, _records, _escapes, _observes,
         _gauge, _pickles,
     ]  # fmt: skip
-    return [check(map) for check in checks]
+    try:
+        return [check(map) for check in checks]
+    except Refusal as error:
+        raise AssertionError(str(error)) from error
 
 
 def _draws(map: Map) -> str:

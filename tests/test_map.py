@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 from typing import Any
 
@@ -95,6 +96,122 @@ def test_orthonormalise_is_qr_with_a_positive_diagonal() -> None:
     np.testing.assert_allclose(rows @ rows.transpose(0, 2, 1), np.tile(np.eye(3), (5, 1, 1)), atol=1e-14)
     np.testing.assert_allclose(rows.transpose(0, 2, 1) @ factor, frame.transpose(0, 2, 1), atol=1e-13)
     assert (np.einsum("mjj->mj", factor) > 0).all()
+
+
+def step_of(function: Any, **settings: Any) -> nnflow.Map:
+    """A map in numpy whose step is a function of (x, p, t)."""
+
+    class Own(nnflow.Map):
+        def step(self, x: Array, p: Array, t: int) -> Any:
+            return function(x, p, t)
+
+    return Own(**{"dim": 2, "parameters": {"a": 1.4, "b": 0.3}, "box": ([0.0, 0.0], [0.1, 0.1]), **settings})
+
+
+def henon(x: Array, p: Array, t: int) -> Array:
+    return np.stack([1.0 - p[:, 0] * x[:, 0] ** 2 + x[:, 1], p[:, 1] * x[:, 0]], axis=1)
+
+
+def in_place(x: Array, p: Array, t: int) -> Array:
+    x[:] = henon(x, p, t)
+    return x
+
+
+COUNT = itertools.count()
+WRONG: dict[str, tuple[Any, str]] = {
+    "in place": (in_place, "changes what it is given"),
+    "its parameters": (lambda x, p, t: henon(x, np.multiply(p, 1.0, out=p), t), "changes what it is given"),
+    "transposed": (lambda x, p, t: henon(x, p, t).T, r"shape \(2, \d\).*give an array of numbers of shape \(\d, 2\)"),
+    "the first alone": (lambda x, p, t: henon(x, p, t)[:1], r"shape \(1, 2\)"),
+    "nothing": (lambda x, p, t: None, "returns None"),
+    "a list": (lambda x, p, t: henon(x, p, t).tolist(), r"returns \[\["),
+    "complex": (lambda x, p, t: henon(x, p, t) + 0j, "returns .*give an array of numbers"),
+    "masked": (lambda x, p, t: np.ma.masked_less(henon(x, p, t), 0.0), "returns .*give an array of numbers"),
+    "mixed members": (lambda x, p, t: henon(x - x.mean(axis=0), p, t), "do not see one another"),
+    "random": (lambda x, p, t: henon(x, p, t) + 1e-9 * next(COUNT), "another result each time"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_step_that_is_none_is_refused(name: str) -> None:
+    """In place, the difference quotients took every other Jacobian at another point: exponents of chaos on a 2-cycle.
+
+    The same kind: parameters in place, rows for columns (with as many members as components nothing looks wrong),
+    fewer members (broadcast), what numpy would cast with a word at most, members that see one another.
+    """
+    step, message = WRONG[name]
+    ensemble = nnflow.Ensemble.grid(step_of(step), inits=2)
+    for use in (
+        lambda: ensemble.advance(3),
+        lambda: nnflow.run("lyapunov_spectrum", ensemble, steps=20, transient=0),
+        lambda: nnflow.Ensemble.grid(nnflow.iterate(step_of(step), 2), inits=2).with_frame(1).tangent_orbit(3),
+    ):
+        with pytest.raises(nnflow.Refusal, match=f"the step of 'map' .*{message}"):
+            use()
+
+
+def test_a_step_that_is_one_has_its_exponents() -> None:
+    found = nnflow.run("lyapunov_spectrum", step_of(henon), steps=2000, transient=100)
+    known = nnflow.run("lyapunov_spectrum", nnflow.maps["henon"](box=None), steps=2000, transient=100)
+    assert found["exponent"].sum() == pytest.approx(np.log(0.3), abs=1e-7)
+    assert abs(found["exponent"] - known["exponent"]).max() < 0.1
+
+
+def test_observables_and_tangents_change_nothing_either() -> None:
+    def largest(x: Array, p: Array, t: int) -> Array:
+        x.sort(axis=1)
+        return x[:, -1]
+
+    class Turning(Saddle):
+        def tangent(self, x: Array, p: Array, t: int, v: Array) -> Array:
+            v *= [2.0, 0.5]
+            return v
+
+    seen = nnflow.Ensemble.grid(step_of(henon, observables={"largest": largest, "all": lambda x, p, t: x}))
+    for name, message in (("largest", "changes what it is given"), ("all", r"shape \(1, 2\).*of shape \(1,\)")):
+        with pytest.raises(nnflow.Refusal, match=f"the observable {name} of 'map' .*{message}"):
+            seen.orbit(3, observe=(name, "x0"))
+    with pytest.raises(nnflow.Refusal, match="the tangent of 'map' changes what it is given"):
+        nnflow.Ensemble.grid(Turning(dim=2)).with_frame(1).tangent_orbit(3)
+
+
+@pytest.mark.parametrize("name", ["step", "tangent", "observable", "difference"])
+def test_a_method_that_compiled_verbs_would_not_call_is_refused(name: str) -> None:
+    def rule(x: Array, p: Array, t: int, out: Array) -> None:
+        out[0] = 0.5 * x[0]
+
+    other = type("Other", (nnflow.CompiledMap,), {name: lambda self, *given: given[0]})
+    with pytest.raises(nnflow.Refusal, match=f"Other overrides {name}"):
+        other(rule)
+
+
+def test_whole_numbers_are_states_too() -> None:
+    henon = nnflow.maps["henon"]()
+    p, v = np.array([[1.4, 0.3]]), np.eye(2, dtype=int)[None]
+    np.testing.assert_allclose(henon.step(np.array([[1, 0]]), p, 0), [[-0.4, 0.3]])
+    np.testing.assert_allclose(henon.tangent(np.array([[1, 0]]), p, 0, v), [[[-2.8, 0.3], [1.0, 0.0]]])
+    np.testing.assert_allclose(step_of(lambda *given: henon.step(*given)).tangent(np.array([[1, 0]]), p, 0, v),
+                               [[[-2.8, 0.3], [1.0, 0.0]]], rtol=1e-8)  # fmt: skip
+
+
+@pytest.mark.parametrize("factor", [1e-170, 1e160, 1e-300, 0.0])
+@pytest.mark.parametrize("dim", [1, 2, 3, 11])
+def test_a_step_may_stretch_by_any_factor(factor: float, dim: int) -> None:
+    """Compiled frames squared a length that has no square; the definition does not."""
+
+    def rule(x: Array, p: Array, t: int, out: Array) -> None:
+        for i in range(dim):
+            out[i] = p[0] * x[i]
+
+    def tangent(x: Array, p: Array, t: int, v: Array, out: Array) -> None:
+        for i in range(dim):
+            out[i] = p[0] * v[i] * (1.0 + i)
+
+    map = nnflow.CompiledMap(rule, tangent, dim=dim, parameters={"a": factor}, check=False)
+    x, p, k = np.full((1, dim), 0.5), np.array([[factor]]), min(dim, 3)
+    frame = np.linalg.qr(np.random.default_rng(0).standard_normal((1, dim, dim)))[0][:, :k]
+    ours = map.tangent_orbit(x, p, 0, frame, 1, 1)[0].log_stretches
+    np.testing.assert_allclose(ours, nnflow.Map.tangent_orbit(map, x, p, 0, frame, 1, 1)[0].log_stretches, rtol=1e-12)
 
 
 def test_norms_by_hand() -> None:

@@ -72,9 +72,9 @@ def test_a_good_map_passes() -> None:
 @pytest.mark.parametrize(
     ("map", "message"),
     [
-        (ForgetsTime(), "keeps something outside|differ by|depends on its neighbours"),
-        (WritesIntoItsInput(), "changes the states it is given|differ by"),
-        (LooksAtItsNeighbours(periods={"x0": 1.0}), "depends on its neighbours"),
+        (ForgetsTime(), "gives another result each time"),
+        (WritesIntoItsInput(), "changes what it is given"),
+        (LooksAtItsNeighbours(periods={"x0": 1.0}), "beside others .* alone"),
         (WrongTangent(periods={"x0": 1.0}), "differs from central differences of the rule by 1.0e-01"),
         (Explodes(), "most default initial states escape"),
         (ForgetsEscapes(periods={"x0": 1.0}), "a member that is not finite does not stay NaN"),
@@ -96,8 +96,8 @@ def test_a_compiled_rule_unlike_its_definition_is_found_out() -> None:
     henon: Any = nnflow.maps["henon"]()
 
     class Other(type(henon)):  # type: ignore[misc]
-        def step(self, x: Array, p: Array, t: int) -> Array:
-            return np.asarray(super().step(x, p, t) + 1e-9)
+        def advance(self, x: Array, p: Array, t: int, steps: int) -> Any:
+            return super().advance(x + 1e-9 * steps, p, t, steps)
 
     functions = henon.functions
     settings = {"dim": 2, "parameters": henon.parameters, "box": henon.box, "name": "henon"}

@@ -11,6 +11,8 @@ from nnflow.arithmetic import add_product, eight, eight_at, fma, sum_of_lanes
 from nnflow.compiled.memory import Array
 from nnflow.compiled.ways import part, part_by_llvm, rule
 
+LEAST, MOST = 1e-280, 1e280  # squared lengths that have all their digits
+
 Orthonormalise = Callable[[Array, Array, Array], None]
 Dot = Callable[[Array, int, int], float]
 
@@ -77,14 +79,15 @@ def projection(dim: int) -> Callable[[Array, int, Array], float]:
 
 @part
 def orthonormalise_plane(v: Array, r: Array) -> bool:
-    """Two vectors in the plane: the second becomes the first, turned by a right angle. False if the first is zero."""
+    """Two vectors in the plane: the second becomes the first, turned by a right angle. False if its size is extreme."""
     a, b, c, d = v[0, 0], v[0, 1], v[1, 0], v[1, 1]
-    length = np.sqrt(a * a + b * b)
+    square = a * a + b * b
+    if not LEAST < square < MOST:
+        return False
+    length = np.sqrt(square)
     a, b = a / length, b / length
     area = a * d - b * c
     r[0, 0], r[0, 1], r[1, 0], r[1, 1] = length, a * c + b * d, 0.0, abs(area)
-    if not length > 0.0:
-        return False
     turn = -1.0 if area < 0.0 else 1.0
     v[0, 0], v[0, 1], v[1, 0], v[1, 1] = a, b, -turn * b, turn * a
     return True
@@ -95,6 +98,7 @@ def gram_schmidt(dim: int) -> Orthonormalise:
     """Build Gram–Schmidt on the rows of v (k, dim), repeated where cancellation asks for it; r (k, k) is the factor R.
 
     A row that vanishes is replaced by a unit vector, made orthonormal to the rows before it; `spare (k, k)` is scratch.
+    One whose square would be 0 or infinite is measured in units of its largest component.
     """
     dot, project = inner_product(dim), projection(dim)
 
@@ -102,6 +106,17 @@ def gram_schmidt(dim: int) -> Orthonormalise:
     def divide(v: Array, j: int, divisor: float) -> None:
         for c in range(dim):
             v[j, c] /= divisor
+
+    @rule
+    def unit_of(v: Array, j: int) -> float:
+        """The largest component of row j, which is divided by it; 1 of a row that is zero."""
+        unit = 0.0
+        for c in range(dim):
+            unit = max(unit, abs(v[j, c]))
+        unit = unit if unit > 0.0 else 1.0
+        for c in range(dim):
+            v[j, c] /= unit
+        return unit
 
     @rule
     def replace(v: Array, j: int, spare: Array) -> None:
@@ -122,7 +137,10 @@ def gram_schmidt(dim: int) -> Orthonormalise:
         for j in range(v.shape[0]):
             for i in range(v.shape[0]):
                 r[i, j] = 0.0
-            before = dot(v, j, j)
+            before, unit = dot(v, j, j), 1.0
+            if not LEAST < before < MOST:
+                unit = unit_of(v, j)
+                before = dot(v, j, j)
             after = project(v, j, r) if j > 0 else before
             for _ in range(3):
                 if after >= 0.25 * before or after == 0.0:
@@ -134,5 +152,8 @@ def gram_schmidt(dim: int) -> Orthonormalise:
                 divide(v, j, r[j, j])
             else:
                 replace(v, j, spare)
+            if unit != 1.0:
+                for i in range(j + 1):
+                    r[i, j] *= unit
 
     return orthonormalise

@@ -56,8 +56,7 @@ def glue(function: Function) -> Function:
 def compiled(function: Rule, checked: bool, ignoring: int | None = None, rows: bool = False) -> Rule:
     """A rule as numba's dispatcher: one for all the loops it enters, so that its own code is compiled once a process.
 
-    `checked`: unless it is the package's own, or `guard` has read all of its ways (it runs straight through, and none
-    of its arguments is a matrix: `rows`), each index is looked at.
+    `checked`: unless all of its ways are `known`, each index is looked at.
     `ignoring`: the rule knows of no constants, and so many arguments stand behind (x, p, t).
     """
     if ignoring is not None:
@@ -68,19 +67,22 @@ def compiled(function: Rule, checked: bool, ignoring: int | None = None, rows: b
 
     if getattr(function, "glue", False):
         return part(function)
-    bounds = {"boundscheck": True} if checked and not known(function, rows) else {}
+    bounds = {"boundscheck": True} if checked and not known(function, rows, checked) else {}
     return rule(passed_on if isinstance(function, Dispatcher) else function, **bounds)
 
 
-def known(function: Rule, rows: bool) -> bool:
-    """Whether a function does on all of its ways what it has to: it is the package's own, or was read whole."""
-    return own(getattr(function, "py_func", function)) or (straight(function) and not rows)
+def known(function: Rule, rows: bool, checked: bool) -> bool:
+    """Whether a function does on all of its ways what it has to: it is the package's own, or `guard` has read it whole.
+
+    That is when it was `checked`, runs straight through, and none of its arguments is a matrix (`rows`).
+    """
+    return own(getattr(function, "py_func", function)) or (checked and straight(function) and not rows)
 
 
 def writing(function: Rule, shape: Shape, checked: bool, arguments: int, rows: bool = False) -> Rule:
     """A function that writes its last argument; what it may leave out is NaN, and not what stood there before."""
     made = compiled(function, checked, shape.ignoring(arguments), rows)
-    return made if known(function, rows) else loops.from_nothing(made, arguments, rows)
+    return made if known(function, rows, checked) else loops.from_nothing(made, arguments, rows)
 
 
 def frame_tangent(functions: Functions, shape: Shape, checked: bool) -> Rule:

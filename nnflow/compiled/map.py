@@ -77,6 +77,12 @@ class CompiledMap(Map):
         **settings: Any,
     ) -> None:
         functions = Functions(rule, tangent, frame_tangent, hessian, joint)
+        for name in ("step", "tangent", "observable", "difference"):
+            if getattr(type(self), name) is not getattr(CompiledMap, name):
+                raise Refusal(
+                    f"{type(self).__name__} overrides {name}, which compiled verbs do not call: give rule, tangent, "
+                    "observables or periods as arguments, or derive from nnflow.Map"
+                )
         for kind, function in functions._asdict().items():
             if not isinstance(function, FUNCTIONS) and (function is not None or kind == "rule"):
                 raise TypeError(f"{kind} = {function!r:.80}: give a function")
@@ -137,7 +143,8 @@ class CompiledMap(Map):
 
     def step(self, x: Array, p: Array, t: int) -> Array:
         """One step of every member, by the rule as plain Python."""
-        out = np.full_like(x, np.nan)
+        x = np.asarray(x, dtype=np.float64)
+        out = np.full(x.shape, np.nan)
         for m in range(len(x)):
             call_plain(self.functions.rule, x[m], p[m], t, *self.behind(t), out=out[m])
         return out
@@ -157,7 +164,8 @@ class CompiledMap(Map):
         """The Jacobian at x times each row of ``v (member, k, dim)``, by the tangent as plain Python."""
         if not self.exact_tangent:
             return np.asarray(super().tangent(x, p, t, v))
-        out = np.full_like(v, np.nan)
+        x, v = np.asarray(x, dtype=np.float64), np.asarray(v, dtype=np.float64)
+        out = np.full(v.shape, np.nan)
         for m in range(len(x)):
             if self.functions.frame_tangent is not None:
                 call_plain(self.functions.frame_tangent, x[m], p[m], t, *self.behind(t), v[m], out=out[m])
@@ -324,7 +332,7 @@ class CompiledMap(Map):
         try:
             loop(*arguments)
         except NumbaError as error:
-            if "readonly" in str(error):
+            if "Cannot modify readonly" in str(error):
                 raise CompilationError(
                     f"a function of {self.name!r} changes x, p or a vector, which is readonly: write into out only"
                 ) from error
@@ -365,7 +373,3 @@ def _given(p: Array) -> Array:
     given = np.array(p, dtype=np.float64)
     given.flags.writeable = False
     return given
-
-
-def _python(function: Any) -> Any:
-    return function.py_func if isinstance(function, Dispatcher) else function
