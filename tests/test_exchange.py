@@ -364,3 +364,29 @@ def test_what_is_no_real_number_is_refused(u: Any) -> None:
     for f in (numpy_mapping(nnflow.maps["henon"]()), torch_mapping(nnflow.gradient_map(lambda w: (w * w).sum(), 2))):
         with pytest.raises(nnflow.Refusal, match="u = "):
             f(u)
+
+
+def test_another_size_on_the_way_is_refused() -> None:
+    def shrinking(u: Array, parameters: Array) -> Array:
+        return np.array([0.5 * u[0]]) if u[0] > 0.9 else 0.5 * u
+
+    def flat(u: Array, parameters: Array) -> Array:
+        return np.eye(2)[:1] if u[0] > 0.9 else 0.5 * np.eye(2)
+
+    for map in (
+        nnflow.from_mapping(shrinking, dim=2, box=([0.1, 0.1], [0.2, 0.2])),
+        nnflow.from_mapping(lambda u, parameters: 0.5 * u, flat, dim=2, box=([0.1, 0.1], [0.2, 0.2])),
+    ):
+        ensemble = nnflow.Ensemble.grid(map, states=[[0.5, 7.0], [0.95, 7.0]]).with_frame(1)
+        with pytest.raises(nnflow.Refusal, match="returns another (size|shape)"):
+            ensemble.tangent_orbit(2)
+
+
+def test_the_trial_can_be_left_out() -> None:
+    def wrong(u: Array, parameters: Array) -> Array:
+        return 3.0 * np.eye(1)
+
+    with pytest.raises(nnflow.Refusal, match="check=False leaves this out"):
+        nnflow.from_mapping(lambda u, parameters: 0.5 * u, wrong, dim=1)
+    map = nnflow.from_mapping(lambda u, parameters: 0.5 * u, wrong, dim=1, check=False)
+    assert nnflow.run("lyapunov_spectrum", map, steps=5)["exponent"].item() == pytest.approx(np.log(3.0))

@@ -503,6 +503,28 @@ def test_arguments_of_another_kind_are_told_how_to_write_it() -> None:
     assert nnflow.CompiledMap(rule, lambda *given: rule(given[3], *given[1:3], given[4])).exact_tangent
 
 
+def test_what_is_left_unwritten_is_nan_without_a_check_too() -> None:
+    def rule(x: Array, p: Array, t: int, out: Array) -> None:
+        out[0] = 0.5 * x[0]
+        if x[0] > 0.3:
+            out[1] = x[0]
+
+    unchecked = nnflow.CompiledMap(rule, dim=2, check=False)
+    after = nnflow.Ensemble.grid(unchecked, states=[[0.7, 0.0], [0.1, 0.0]]).advance(1)
+    np.testing.assert_array_equal(after.states, [[0.35, 0.7], [np.nan, np.nan]])
+
+
+def test_numbas_own_reasons_are_not_taken_for_ours() -> None:
+    """Its messages print the type of x, which is read-only."""
+
+    def rule(x: Array, p: Array, t: int, out: Array) -> None:
+        out[:] = np.linalg.norm(x, axis=0)
+
+    with pytest.raises(nnflow.CompilationError, match="axis") as error:
+        nnflow.Ensemble.grid(nnflow.CompiledMap(rule, check=False)).advance(1)
+    assert "changes x, p" not in str(error.value)
+
+
 def test_whole_numbers_that_mean_something_else_in_machine_code() -> None:
     def decaying(x: Array, p: Array, t: int, out: Array) -> None:
         out[0] = x[0] * 2 ** (-t)

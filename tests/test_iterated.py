@@ -115,3 +115,12 @@ def test_the_iterate_of_a_rule_that_reads_the_time_is_not_autonomous() -> None:
     map = nnflow.CompiledMap(rule)
     assert not map.autonomous
     assert not nnflow.iterate(map, 3).autonomous
+
+
+def test_work_is_counted_in_steps_of_the_inner_map() -> None:
+    many = iterate(iterate(nnflow.maps["logistic"](), 10**6), 10**6)
+    assert many.substeps == 10**12
+    with pytest.raises(nnflow.Refusal, match="steps of members"):
+        nnflow.Ensemble.grid(many).advance(10**6)
+    with pytest.raises(nnflow.Refusal, match="steps of members"):
+        nnflow.run("displacement", many, steps=10**6)

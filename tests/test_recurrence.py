@@ -424,3 +424,17 @@ def test_pictures():
     assert np.array_equal(image.get_array(), kept["matrix"].values[0, 0])
     assert image.get_extent() == [-1.0, 199.0, -1.0, 199.0]
     mpl.pyplot.close("all")
+
+
+@pytest.mark.parametrize("start", [0.0, 0.05, 0.7])
+@pytest.mark.parametrize("turn", [0.1, 0.2, 0.3])
+def test_a_threshold_does_not_part_distances_that_rounding_tells_apart(start: float, turn: float) -> None:
+    """A rotation: its distances are multiples of 0.1, to rounding. The rate may be of whole multiples only."""
+    angles = (start + turn * np.arange(300)) % 1.0
+    threshold = threshold_of_rate(angles, 0.1, turn=1.0)
+    steps = np.rint(10 * turn) * np.arange(300) % 10
+    apart = np.abs(steps[:, None] - steps)
+    apart = np.minimum(apart, 10 - apart)
+    known = [(apart <= n).sum() - 300 for n in range(6)]
+    rate = recurrence_measures(angles, threshold=threshold, turn=1.0)["recurrence_rate"] * (300 * 299)
+    assert round(rate) == min(known, key=lambda count: abs(count - 0.1 * 300 * 299))
