@@ -467,3 +467,38 @@ def test_differences_far_from_the_origin() -> None:
         for map in (nnflow.CompiledMap(rule), nnflow.CompiledMap(rule, tangent))
     )
     assert found == pytest.approx(known, abs=1e-3)
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2", "max"])
+def test_no_distance_is_known_from_a_member_that_escaped(norm: str) -> None:
+    def away(x: Array, p: Array, t: int, out: Array) -> None:
+        out[0], out[1] = 1e200 * x[0], 0.5 * x[1]
+
+    map = nnflow.CompiledMap(away, dim=2, check=False)
+    x, y = np.array([[1e-90, 1.0]]), np.array([[[2e-90, 1.5]]])
+    distances, end = map.separation_orbit(x, y, np.empty((1, 0)), 0, 4, 1, norm)
+    assert end.escaped.tolist() == [2]
+    assert np.isfinite(distances[0, 0, :2]).all()
+    assert np.isnan(distances[0, 0, 2:]).all()
+
+
+@pytest.mark.parametrize("dim", [3, 16])
+def test_frames_stay_orthonormal_where_vectors_are_nearly_parallel(dim: int) -> None:
+    """One pass of Gram–Schmidt leaves what rounding lost in it; the second takes it out."""
+
+    def flatten(x: Array, p: Array, t: int, out: Array) -> None:
+        for i in range(dim):
+            out[i] = x[0] + 1e-9 * x[i]
+
+    map = nnflow.CompiledMap(flatten, flatten_tangent(dim), dim=dim)
+    ensemble = nnflow.Ensemble.grid(map).with_frame(3)
+    frame = ensemble.tangent_orbit(1)[1].frame[0]
+    np.testing.assert_allclose(frame @ frame.T, np.eye(3), rtol=0, atol=1e-14)
+
+
+def flatten_tangent(dim: int) -> Callable[..., None]:
+    def tangent(x: Array, p: Array, t: int, v: Array, out: Array) -> None:
+        for i in range(dim):
+            out[i] = v[0] + 1e-9 * v[i]
+
+    return tangent
