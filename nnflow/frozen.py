@@ -34,15 +34,9 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import numba
 import numpy as np
-from numba.core.ccallback import CFunc
-from numba.core.compiler import Compiler
-from numba.core.dispatcher import Dispatcher
-from numba.core.extending import _Intrinsic
 from numba.core.types import Type
-from numba.core.typing.templates import builtin_registry
-from numba.np.ufunc.dufunc import DUFunc
-from numba.np.ufunc.gufunc import GUFunc
 
+from nnflow.internals import CFunc, Compiler, Dispatcher, DUFunc, GUFunc, _Intrinsic, builtin_registry
 from nnflow.names import Refusal
 from nnflow.unassigned import Careful
 

@@ -28,15 +28,19 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from numba import config, njit
-from numba.core.bytecode import FunctionIdentity
-from numba.core.caching import NullCache
-from numba.core.codegen import JITCodeLibrary
-from numba.core.compiler import Compiler, CompileResult
-from numba.core.environment import Environment, lookup_environment
-from numba.core.serialize import dumps
 from platformdirs import user_cache_path
 
 from nnflow.frozen import UNTOLD, fingerprint
+from nnflow.internals import (
+    Compiler,
+    CompileResult,
+    Environment,
+    FunctionIdentity,
+    JITCodeLibrary,
+    NullCache,
+    dumps,
+    lookup_environment,
+)
 from nnflow.names import Refusal
 
 if getattr(config, "DISABLE_JIT", False):

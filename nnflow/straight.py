@@ -17,12 +17,10 @@ from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import numpy as np
-from numba.core import ir
-from numba.core.compiler import run_frontend
-from numba.core.dispatcher import Dispatcher
-from numba.core.errors import ConstantInferenceError, NumbaError
+from numba.core.errors import NumbaError
 
 from nnflow.frozen import own
+from nnflow.internals import ConstantInferenceError, Dispatcher, ir, run_frontend
 
 KNOWN = (Dispatcher, FunctionType, BuiltinFunctionType, type, np.ufunc)  # what may run straight through
 BUILTINS = (abs, bool, float, max, min, pow, round)

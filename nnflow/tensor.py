@@ -17,13 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch._functorch.autograd_function import custom_function_call
 from torch.func import jvp, vmap
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from nnflow.differences import Misfit, misfit
+from nnflow.internals import TorchDispatchMode, custom_function_call, tree_leaves
 from nnflow.map import NORMS, Array, End, IntArray, Into, Map, TangentRecords, new_records, tangent_records
 from nnflow.names import Refusal, unknown
 

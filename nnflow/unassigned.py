@@ -10,10 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba.core.compiler import Compiler
-from numba.core.compiler_machinery import register_pass
-from numba.core.lowering import Lower
-from numba.core.typed_passes import NativeLowering
+
+from nnflow.internals import Compiler, Lower, NativeLowering, register_pass
 
 FLOATS = (ir.DoubleType, ir.FloatType)
 

@@ -20,7 +20,7 @@ FLOORS = {
     "curvature": 1, "iterated": 1, "analysis": 1, "compiled": 1, "straight": 0, "unassigned": 0,
     "arithmetic": 0, "blas": 0, "frozen": 0, "guard": 0, "machine": 0, "differences": 1, "tensor": 1,
     "rehearsal": 2, "runner": 2, "exchange": 2, "systems": 2, "plotting": 3, "testing": 3, "summary": 3, "__main__": 4,
-    "writing": 0, "values": 0, "indices": 0, "recorded": 2, "results": 2,
+    "writing": 0, "internals": 0, "values": 0, "indices": 0, "recorded": 2, "results": 2,
 }  # fmt: skip
 
 

@@ -7,12 +7,11 @@ from collections.abc import Callable
 from functools import lru_cache, wraps
 from typing import Any, NamedTuple, TypeVar, cast
 
-from numba.core.dispatcher import Dispatcher
-
 from nnflow.compiled import lanes, loops, observing
 from nnflow.compiled.loops import Shape
 from nnflow.compiled.ways import part, rule
 from nnflow.frozen import fingerprint, own
+from nnflow.internals import Dispatcher
 from nnflow.straight import lasting, straight
 
 Rule = Callable[..., Any]

@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from numba.core.dispatcher import Dispatcher
 from numba.core.errors import NumbaError
 
 from nnflow.compiled import kernels, lanes
@@ -24,6 +23,7 @@ from nnflow.compiled.observing import Component
 from nnflow.compiled.trial import compare_observed, compare_steps, try_tangents
 from nnflow.frozen import frozen
 from nnflow.guard import VECTORS, Call, call_plain, is_intrinsic, try_out
+from nnflow.internals import Dispatcher
 from nnflow.map import NORMS, Array, End, Into, Map, TangentRecords, begin, new_records, tangent_records
 from nnflow.names import Refusal, shown, unknown
 from nnflow.straight import reads

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 from numba import types
-from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic
-from numba.np.arrayobj import populate_array
+
+from nnflow.internals import impl_ret_borrowed, populate_array
 
 Array = npt.NDArray[np.float64]
 

@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from nnflow.differences import Misfit, misfit
+from nnflow.internals import TorchDispatchMode, tree_leaves
 from nnflow.map import Array, generator
 from nnflow.names import Refusal
 from nnflow.systems.checks import FAILURES, first_line

@@ -15,8 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import _reduction, functional
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+
+from nnflow.internals import _reduction, _weight_norm
 
 
 class Written(TorchFunctionMode):
@@ -256,7 +258,7 @@ WRITTEN: dict[Any, Callable[..., Any]] = {
     functional.logsigmoid: logsigmoid,
     functional.hardsigmoid: hardsigmoid,
     functional.rrelu: rrelu,
-    torch._weight_norm: weight_norm,
+    _weight_norm: weight_norm,
     torch.cdist: cdist,
     torch.linalg.cholesky: cholesky,
     torch.linalg.eigh: eigh,

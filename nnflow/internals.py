@@ -1,0 +1,90 @@
+"""All that nnflow uses of numba's and torch's insides, and why: nothing in here is promised by them.
+
+Other files import these names from here; `tests/test_internals.py` names what a new version no longer has. Each is
+imported when it is first asked for, so that nothing of torch is loaded for numba's sake.
+
+Beyond names, three habits of numba are relied upon: the option `_nrt=False` compiles without reference counting (loops
+own no array, and it costs more than a step of a small map); `dispatcher._cache` may be replaced; and functions that are
+linked in are weak symbols, which is numba issue #10486 (the process that compiles runs other code than the next one).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numba.core import ir as ir
+    from numba.core.bytecode import FunctionIdentity as FunctionIdentity
+    from numba.core.caching import NullCache as NullCache
+    from numba.core.ccallback import CFunc as CFunc
+    from numba.core.codegen import JITCodeLibrary as JITCodeLibrary
+    from numba.core.compiler import Compiler as Compiler
+    from numba.core.compiler import CompileResult as CompileResult
+    from numba.core.compiler import run_frontend as run_frontend
+    from numba.core.compiler_machinery import register_pass as register_pass
+    from numba.core.dispatcher import Dispatcher as Dispatcher
+    from numba.core.environment import Environment as Environment
+    from numba.core.environment import lookup_environment as lookup_environment
+    from numba.core.errors import ConstantInferenceError as ConstantInferenceError
+    from numba.core.extending import _Intrinsic as _Intrinsic
+    from numba.core.imputils import impl_ret_borrowed as impl_ret_borrowed
+    from numba.core.lowering import Lower as Lower
+    from numba.core.serialize import dumps as dumps
+    from numba.core.typed_passes import NativeLowering as NativeLowering
+    from numba.core.typing.templates import builtin_registry as builtin_registry
+    from numba.np.arrayobj import populate_array as populate_array
+    from numba.np.ufunc.dufunc import DUFunc as DUFunc
+    from numba.np.ufunc.gufunc import GUFunc as GUFunc
+    from torch import _weight_norm as _weight_norm
+    from torch._functorch.autograd_function import custom_function_call as custom_function_call
+    from torch.nn import _reduction as _reduction
+    from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
+    from torch.utils._pytree import tree_leaves as tree_leaves
+
+USED = {
+    "CFunc": ("numba.core.ccallback", "a helper that looks at no index and drops errors: refused"),
+    "Compiler": ("numba.core.compiler", "its passes and its library of machine code are exchanged"),
+    "CompileResult": ("numba.core.compiler", "how an overload is taken apart for the disk and put together again"),
+    "ConstantInferenceError": ("numba.core.errors", "the reader of rules finds no constant"),
+    "DUFunc": ("numba.np.ufunc.dufunc", "what numba.vectorize makes: told apart, rebuilt around frozen functions"),
+    "Dispatcher": ("numba.core.dispatcher", "what numba.njit makes: told apart, rebuilt around frozen functions"),
+    "Environment": ("numba.core.environment", "the constants of machine code from the disk"),
+    "FunctionIdentity": ("numba.core.bytecode", "numbers of functions become symbols on disk: they start at random"),
+    "GUFunc": ("numba.np.ufunc.gufunc", "a helper that drops errors: refused"),
+    "JITCodeLibrary": ("numba.core.codegen", "what is linked in becomes private before it is optimised (#10486)"),
+    "Lower": ("numba.core.lowering", "variables without a value are NaN"),
+    "NativeLowering": ("numba.core.typed_passes", "the pass that this replaces"),
+    "NullCache": ("numba.core.caching", "the base of our own cache: numba's wants a source file and its own folders"),
+    "TorchDispatchMode": (
+        "torch.utils._python_dispatch",
+        "to see each operation: memory, draws, parts of another type",
+    ),
+    "_Intrinsic": ("numba.core.extending", "told apart: its definition is plain Python"),
+    "_reduction": ("torch.nn", "what losses make of reduction, size_average and reduce"),
+    "_weight_norm": ("torch", "what torch.nn.utils.weight_norm calls, of which it knows no second derivative"),
+    "builtin_registry": ("numba.core.typing.templates", "overloads that others registered: part of the fingerprint"),
+    "custom_function_call": ("torch._functorch.autograd_function", "a user's own autograd.Function under vmap and jvp"),
+    "dumps": ("numba.core.serialize", "pickles what an overload is made of"),
+    "impl_ret_borrowed": ("numba.core.imputils", "arrays on the stack"),
+    "ir": ("numba.core", "what that reading is made of"),
+    "lookup_environment": ("numba.core.environment", "the constants of machine code that is loaded already"),
+    "populate_array": ("numba.np.arrayobj", "arrays on the stack"),
+    "register_pass": ("numba.core.compiler_machinery", "the pass that gives variables NaN"),
+    "run_frontend": ("numba.core.compiler", "numba's own reading of bytecode, by which rules are read"),
+    "tree_leaves": ("torch.utils._pytree", "the tensors among what an operation gets and gives"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in USED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, reason = USED[name]
+    try:
+        value = globals()[name] = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        library = module.partition(".")[0]
+        raise ImportError(
+            f"this version of {library} has no {module}.{name} ({reason}): install one that nnflow's metadata allow"
+        ) from error
+    return value
