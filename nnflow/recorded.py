@@ -24,6 +24,7 @@ from nnflow.values import real
 
 SERIES = (".csv", ".npy")
 WHOLE = re.compile(r"[+-]?[0-9]+")
+SOME = re.compile(r"[^eE]*[1-9]")  # what is written so is neither nothing nor infinite
 Row: TypeAlias = tuple[int, list[str]]  # the number of the line, and its cells
 OPTION = "\0"  # stands for the option that chooses the column; no text that is read as a table holds it
 SEPARATORS = {";": "semicolons", "\t": "tabs", " ": "spaces"}
@@ -275,6 +276,11 @@ def _column(name: str, cells: list[str | None], lines: list[int], headed: bool) 
     if texts:
         return _text_column(name, cells, lines, texts, headed)._replace(numbers=numbers)
     wholes = {i: int(str(cells[i])) for i in known if WHOLE.fullmatch(str(cells[i]))}
+    far = [
+        i for i in np.flatnonzero((numbers == 0) | np.isinf(numbers)) if SOME.match(str(cells[i])) and i not in wholes
+    ]
+    if far:
+        return Column(numbers, f"{cells[far[0]]!r} in column {name} is beyond float64: scale the column")
     lossy = [i for i, whole in wholes.items() if np.isinf(numbers[i]) or whole != int(numbers[i])]
     if not lossy:
         return Column(numbers, stamps=numbers)

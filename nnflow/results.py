@@ -144,7 +144,7 @@ def _work(child: int) -> tuple[float, bool]:
     import psutil
 
     try:
-        process = psutil.Process(child)  # type: ignore[no-untyped-call]
+        process: Any = psutil.Process(child)  # type: ignore[no-untyped-call]
         times, asleep = process.cpu_times(), process.status() == psutil.STATUS_SLEEPING
     except psutil.Error:
         return 0.0, False

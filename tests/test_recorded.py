@@ -119,6 +119,56 @@ def test_functions_of_arrays_see_masks_too() -> None:
         measures_of_matrix(MASKED(np.eye(4), np.eye(4)))
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"t": -2},
+        {"t": 5},
+        {"t": 1.5},
+        {"t": True},
+        {"t": None},
+        {"lost": [1, 2]},
+        {"lost": 3},
+        {"lost": [0.5]},
+        {"lost": ["a"]},
+        {"tick": 3},
+        {"names": ("x", "y")},
+    ],
+    ids=str,
+)
+def test_the_fields_of_a_recording_are_checked(fields: dict[str, Any]) -> None:
+    """t = -2 was numpy's "attempt to get argmax of an empty sequence", three calls later."""
+    with pytest.raises(nnflow.Refusal):
+        nnflow.Recording([1.0, 2.0, 3.0, 4.0], **fields)
+
+
+def test_a_recording_may_start_anywhere() -> None:
+    assert nnflow.Recording([1.0, 2.0, 3.0], t=np.int64(1)).orbit(2)[0].ravel().tolist() == [2.0, 3.0]
+    assert nnflow.Recording([1.0, 2.0, 3.0], t=3).samples == 0
+    assert nnflow.Recording([1.0, 2.0], lost=[1]).escaped.tolist() == [1]  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).max == np.finfo(float).max, reason="no number is longer than float64 here")
+@pytest.mark.parametrize("text", ["1e400", "-1e400", "1e-400"])
+def test_what_float64_cannot_hold_is_refused(text: str, tmp_path: Path) -> None:
+    """It was infinite, with no more than a warning of numpy's; in a file, without one."""
+    long = np.array([text, "2"], dtype=np.longdouble)
+    for values in (long, MASKED(long, [0, 0])):
+        with pytest.raises(nnflow.Refusal, match="float64 cannot hold"):
+            nnflow.Recording(values)
+    np.save(tmp_path / "a.npy", long)
+    (tmp_path / "a.csv").write_text(f"x\n2\n{text}\n")
+    for name, message in (("a.npy", "float64 cannot hold"), ("a.csv", f"'{text}' in column x is beyond float64")):
+        with pytest.raises(nnflow.Refusal, match=message):
+            read_series(tmp_path / name)
+    (tmp_path / "a.csv").write_text(f"x\n1\n0.{'0' * 400}1\n")
+    with pytest.raises(nnflow.Refusal, match="is beyond float64"):
+        read_series(tmp_path / "a.csv")
+    kept = np.array(["0", "inf", "nan", "0.1"], dtype=np.longdouble)
+    np.testing.assert_array_equal(nnflow.Recording(kept).cube[0, :, 0], [0.0, np.inf, np.nan, 0.1])
+    np.testing.assert_array_equal(nnflow.Recording(MASKED(long, [1, 0])).cube[0, :, 0], [np.nan, 2.0])
+
+
 # ---------------------------------------------------------------------------------------------------- CSV
 
 
