@@ -31,7 +31,7 @@ import numpy as np
 
 import nnflow
 from nnflow.analysis import refuse_reserved
-from nnflow.names import unknown
+from nnflow.names import shown, unknown
 from nnflow.recorded import SERIES, read_series
 from nnflow.registry import UnknownPlugin
 from nnflow.room import room
@@ -184,7 +184,7 @@ class Options:
     """Options of `nnflow run` beside the analysis's own settings."""
 
     map: str
-    """A registered map, or a recorded series: a .csv file (a header row names the columns) or a .npy array."""
+    """A registered map, or a recorded series: a .csv or .tsv file (a header row names the columns) or a .npy array."""
     set: tuple[tuple[str, ...], ...] = ()
     """Set parameters of the map, or what is fixed when it is made (size, optimizer, ...)."""
     scan: tuple[tuple[str, ...], ...] = ()
@@ -402,8 +402,10 @@ def _ensemble(options: Options, kind: type, settings: dict[str, Any]) -> tuple[n
 def _known_map(name: str) -> str:
     """The name of a map. Raises Misuse for a file that no series is read from."""
     if name not in nnflow.maps and (Path(name).suffix or os.path.sep in name):
-        hint = f"Recorded series are read from {' and '.join(SERIES)} files."
-        raise Misuse(unknown("map", name, nnflow.maps.names(), hint))
+        files = f"{', '.join(SERIES[:-1])} and {SERIES[-1]}"
+        raise Misuse(
+            f"unknown map {shown(name)}. Recorded series are read from {files} files; nnflow list shows the maps"
+        )
     return name
 
 
