@@ -31,7 +31,7 @@ import numpy as np
 
 import nnflow
 from nnflow.analysis import refuse_reserved
-from nnflow.names import shown, unknown
+from nnflow.names import harmless, shown, unknown
 from nnflow.recorded import SERIES, read_series
 from nnflow.registry import UnknownPlugin
 from nnflow.room import room
@@ -73,7 +73,7 @@ class Helped(Exception):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 for a failed check, 2 for misuse, 130 for Ctrl-C."""
-    warnings.showwarning = lambda message, *where, **rest: print(f"nnflow: warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *where, **rest: _warn(message)
     try:
         status = _dispatch(list(sys.argv[1:] if argv is None else argv))
         _flush()
@@ -103,10 +103,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _complain(message: object, status: int = 2) -> int:
     with contextlib.suppress(OSError):
-        print(f"nnflow: {' '.join(str(message).split())}", file=sys.stderr)
+        print(f"nnflow: {harmless(' '.join(str(message).split()))}", file=sys.stderr)
     with contextlib.suppress(OSError, Misuse):
         _flush()
     return status
+
+
+def _warn(message: object) -> None:
+    print(f"nnflow: warning: {harmless(str(message))}", file=sys.stderr)
 
 
 def _flush() -> None:
@@ -353,19 +357,19 @@ def _run(argv: list[str]) -> int:
     ensemble, said = _ensemble(options, kind, settings)
     dataset = nnflow.run(argv[0], ensemble, **settings)
     if said:
-        print(said)
+        print(harmless(said))
         dataset.attrs["recording"] = said
     if options.output is not None:
         nnflow.save(dataset, options.output)
         print(f"wrote {options.output}: {title(dataset, ensemble)}")
     if options.output is None and options.plot is None:
-        print(summary(dataset, ensemble))
+        print(harmless(summary(dataset, ensemble)))
     if options.plot is not None:
         try:
             _save_picture(dataset, options.plot)
         except Exception:
             if options.output is None:
-                print(summary(dataset, ensemble))  # so that the work is not lost
+                print(harmless(summary(dataset, ensemble)))  # so that the work is not lost
             raise
     return 0
 
@@ -474,7 +478,7 @@ def _recording(path: Path, kind: type, settings: dict[str, Any]) -> tuple[nnflow
     if not wanted and name is not None and series.others:
         settings[name] = series.recording.names[0] if name == "observable" else series.recording.names
     for remark in series.remarks:
-        print(f"nnflow: warning: {path}: {remark}", file=sys.stderr)
+        _warn(f"{path}: {remark}")
     return series.recording, f"{path}: {series}"
 
 

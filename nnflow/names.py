@@ -40,6 +40,18 @@ def shown(value: object) -> str:
     return " ".join(_short.repr(value).split())
 
 
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def harmless(text: str) -> str:
+    r"""A text from anywhere as a terminal or a picture may have it: control characters but line breaks are spelled out.
+
+    >>> harmless("red: \x1b[31m")
+    'red: \\x1b[31m'
+    """
+    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
 TAKEN = ("cls", "self", "map", "states", "inits", "seed", "member", "init", "series")
 """What `Ensemble.grid` calls its own arguments and axes: under these names nothing else can be scanned."""
 

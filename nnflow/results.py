@@ -28,6 +28,11 @@ from nnflow.writing import check_file, check_writable, write
 SECONDS = 10  # of work that a small file takes at most …
 SPEED = 10_000_000  # … and bytes a second of a large one
 IDLE = 2.0  # seconds in which a child that is not waiting for something works for a twentieth of them
+OTHERS = (
+    ".avi", ".bz2", ".csv", ".eps", ".feather", ".gif", ".gz", ".html", ".jpeg", ".jpg", ".json", ".mat", ".md", ".mp4",
+    ".npy", ".npz", ".parquet", ".pdf", ".pgf", ".pickle", ".pkl", ".png", ".ps", ".pt", ".pth", ".py", ".svg", ".tar",
+    ".tif", ".tiff", ".toml", ".tsv", ".txt", ".webp", ".xls", ".xlsx", ".xml", ".xz", ".yaml", ".yml", ".zarr", ".zip",
+)  # fmt: skip
 MARK = b"\nnnflow-sha256 "
 
 
@@ -35,11 +40,17 @@ def save(dataset: xr.Dataset, path: str | os.PathLike[str]) -> None:
     """Write a dataset to a netCDF file, whole or not at all.
 
     Links are followed, the umask is respected. Raises Refusal for a dataset that would not be the same after `load`,
-    and for a name that cannot be a file's; OSError if the file cannot be written.
+    for a name that cannot be a file's, and for one that ends as another format's do; OSError if the file cannot be
+    written.
     """
     if not isinstance(dataset, xr.Dataset):
         raise Refusal(f"a {type(dataset).__name__}: give an xarray.Dataset, such as nnflow.run returns")
     check_writable(path)
+    if (ending := Path(path).suffix.lower()) in OTHERS:
+        name = os.fspath(path)
+        raise Refusal(
+            f"{name}: {ending} is another format, results are netCDF files: name it {name[: -len(ending)]}.nc"
+        )
     content = _content(dataset)
     write(path, content, _seal(content))
 
