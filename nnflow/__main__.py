@@ -283,6 +283,9 @@ def _unboxed(text: str) -> str:
     rules = [i for i, line in enumerate(lines) if line and not line.strip("─-")] or [len(lines)]
     near = [f"Did you mean {lines[i + 1]}?" for i, line in enumerate(lines[:-1]) if line == "Perhaps you meant:"]
     said = " ".join([*lines[: rules[0]], *near]) or plain
+    if several := re.search(r"Error parsing (--[\w-]+):.* arguments: \['([^' ]*,[^' ]*)'\]", said):
+        option, values = several.groups()
+        return f"{option} {values}: part several values by blanks, {option} {values.replace(',', ' ')}"
     return re.sub(r"no type matching .* - <class '\w+'>: (?=value = )", "", said)  # of several types, the last one's
 
 

@@ -22,6 +22,8 @@ def unknown(kind: str, name: object, known: Iterable[str], hint: str = "") -> st
     known = list(known)
     near = get_close_matches(name, known, n=1) if isinstance(name, str) else []
     nearest = f" Did you mean {near[0]!r}?" if near else ""
+    if isinstance(name, str) and "," in name and all(part.strip() in known for part in name.split(",")):
+        nearest = " Several names are given one by one, not as one text."
     listing = ", ".join(known) if known else "none"
     return f"unknown {kind} {shown(name)}.{nearest} Known: {listing}.{' ' + hint if hint else ''}"
 
