@@ -31,7 +31,7 @@ import numpy as np
 
 import nnflow
 from nnflow.analysis import refuse_reserved
-from nnflow.names import unknown
+from nnflow.names import harmless, shown, unknown
 from nnflow.recorded import SERIES, read_series
 from nnflow.registry import UnknownPlugin
 from nnflow.room import room
@@ -73,7 +73,7 @@ class Helped(Exception):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 for a failed check, 2 for misuse, 130 for Ctrl-C."""
-    warnings.showwarning = lambda message, *where, **rest: print(f"nnflow: warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *where, **rest: _warn(message)
     try:
         status = _dispatch(list(sys.argv[1:] if argv is None else argv))
         _flush()
@@ -103,10 +103,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _complain(message: object, status: int = 2) -> int:
     with contextlib.suppress(OSError):
-        print(f"nnflow: {' '.join(str(message).split())}", file=sys.stderr)
+        print(f"nnflow: {harmless(' '.join(str(message).split()))}", file=sys.stderr)
     with contextlib.suppress(OSError, Misuse):
         _flush()
     return status
+
+
+def _warn(message: object) -> None:
+    print(f"nnflow: warning: {harmless(str(message))}", file=sys.stderr)
 
 
 def _flush() -> None:
@@ -184,7 +188,7 @@ class Options:
     """Options of `nnflow run` beside the analysis's own settings."""
 
     map: str
-    """A registered map, or a recorded series: a .csv file (a header row names the columns) or a .npy array."""
+    """A registered map, or a recorded series: a .csv or .tsv file (a header row names the columns) or a .npy array."""
     set: tuple[tuple[str, ...], ...] = ()
     """Set parameters of the map, or what is fixed when it is made (size, optimizer, ...)."""
     scan: tuple[tuple[str, ...], ...] = ()
@@ -279,6 +283,9 @@ def _unboxed(text: str) -> str:
     rules = [i for i, line in enumerate(lines) if line and not line.strip("─-")] or [len(lines)]
     near = [f"Did you mean {lines[i + 1]}?" for i, line in enumerate(lines[:-1]) if line == "Perhaps you meant:"]
     said = " ".join([*lines[: rules[0]], *near]) or plain
+    if several := re.search(r"Error parsing (--[\w-]+):.* arguments: \['([^' ]*,[^' ]*)'\]", said):
+        option, values = several.groups()
+        return f"{option} {values}: part several values by blanks, {option} {values.replace(',', ' ')}"
     return re.sub(r"no type matching .* - <class '\w+'>: (?=value = )", "", said)  # of several types, the last one's
 
 
@@ -353,19 +360,19 @@ def _run(argv: list[str]) -> int:
     ensemble, said = _ensemble(options, kind, settings)
     dataset = nnflow.run(argv[0], ensemble, **settings)
     if said:
-        print(said)
+        print(harmless(said))
         dataset.attrs["recording"] = said
     if options.output is not None:
         nnflow.save(dataset, options.output)
         print(f"wrote {options.output}: {title(dataset, ensemble)}")
     if options.output is None and options.plot is None:
-        print(summary(dataset, ensemble))
+        print(harmless(summary(dataset, ensemble)))
     if options.plot is not None:
         try:
             _save_picture(dataset, options.plot)
         except Exception:
             if options.output is None:
-                print(summary(dataset, ensemble))  # so that the work is not lost
+                print(harmless(summary(dataset, ensemble)))  # so that the work is not lost
             raise
     return 0
 
@@ -402,8 +409,10 @@ def _ensemble(options: Options, kind: type, settings: dict[str, Any]) -> tuple[n
 def _known_map(name: str) -> str:
     """The name of a map. Raises Misuse for a file that no series is read from."""
     if name not in nnflow.maps and (Path(name).suffix or os.path.sep in name):
-        hint = f"Recorded series are read from {' and '.join(SERIES)} files."
-        raise Misuse(unknown("map", name, nnflow.maps.names(), hint))
+        files = f"{', '.join(SERIES[:-1])} and {SERIES[-1]}"
+        raise Misuse(
+            f"unknown map {shown(name)}. Recorded series are read from {files} files; nnflow list shows the maps"
+        )
     return name
 
 
@@ -472,7 +481,7 @@ def _recording(path: Path, kind: type, settings: dict[str, Any]) -> tuple[nnflow
     if not wanted and name is not None and series.others:
         settings[name] = series.recording.names[0] if name == "observable" else series.recording.names
     for remark in series.remarks:
-        print(f"nnflow: warning: {path}: {remark}", file=sys.stderr)
+        _warn(f"{path}: {remark}")
     return series.recording, f"{path}: {series}"
 
 

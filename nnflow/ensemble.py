@@ -132,8 +132,9 @@ class Ensemble:
         members, dim = len(self.parameters), self.map.dim
         _check_shape("states", self.state, (members, dim))
         _check_shape("parameters", self.parameters, (members, len(self.map.parameters)))
-        _check_shape("escaped", self.escaped, (members,))
-        _check_shape("init", self.init, (members,))
+        object.__setattr__(self, "escaped", _steps("escaped", self.escaped, members))
+        object.__setattr__(self, "init", _steps("init", self.init, members))
+        _check_tick(self.tick)
         if self.frame is not None:
             _check_shape("frame", self.frame, (members, *np.shape(self.frame)[1:2], dim))
         if int(np.prod(self.shape, dtype=int)) != members:
@@ -415,6 +416,12 @@ class Recording:
             cube.flags.writeable = False
         object.__setattr__(self, "values", cube)
         object.__setattr__(self, "names", names)
+        object.__setattr__(self, "t", whole("t", self.t, 0))
+        if self.samples < 0:
+            raise Refusal(f"t = {self.t}: the recording has {cube.shape[1]} samples, give 0 … {cube.shape[1]}")
+        if self.lost is not None:
+            object.__setattr__(self, "lost", _steps("lost", self.lost, len(cube)))
+        _check_tick(self.tick)
 
     def __repr__(self) -> str:
         left = f"{self.samples} samples left from t = {self.t}"
@@ -539,6 +546,20 @@ def _check_shape(what: str, values: Any, wanted: tuple[int, ...]) -> None:
     shape = tuple(np.shape(values))
     if shape != wanted:
         raise Refusal(f"{what} of shape {shape}: give {wanted}")
+
+
+def _steps(what: str, values: Any, members: int) -> IntArray:
+    """Whole numbers, one a member."""
+    _check_shape(what, values, (members,))
+    found = np.asarray(values)
+    if found.dtype.kind not in "iu":
+        raise Refusal(f"{what} = {shown(values)}: give whole numbers")
+    return found.astype(np.int64, copy=False)
+
+
+def _check_tick(tick: Any) -> None:
+    if tick is not None and not callable(tick):
+        raise Refusal(f"tick = {shown(tick)}: give a function that is called with steps of members, or None")
 
 
 def refuse_endless(member_steps: float) -> None:

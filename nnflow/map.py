@@ -300,7 +300,7 @@ class Map:
         for name in names:
             if name not in self.coordinates and name not in self.observables:
                 known = [*self.coordinates[:12], *(["…"] if self.dim > 12 else []), *self.observables]
-                raise Refusal(unknown(f"observable of {self.name}", name, known))
+                raise Refusal(unknown(f"observable of {self.name}", name, known, self.structure_hint(name)))
         return tuple(names)
 
     def difference(self, x: Any, y: Any) -> Any:

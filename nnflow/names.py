@@ -22,6 +22,8 @@ def unknown(kind: str, name: object, known: Iterable[str], hint: str = "") -> st
     known = list(known)
     near = get_close_matches(name, known, n=1) if isinstance(name, str) else []
     nearest = f" Did you mean {near[0]!r}?" if near else ""
+    if isinstance(name, str) and "," in name and all(part.strip() in known for part in name.split(",")):
+        nearest = " Several names are given one by one, not as one text."
     listing = ", ".join(known) if known else "none"
     return f"unknown {kind} {shown(name)}.{nearest} Known: {listing}.{' ' + hint if hint else ''}"
 
@@ -38,6 +40,18 @@ def shown(value: object) -> str:
     ("'steps'", '[0, 0, 0, 0, 0, 0, 0, 0, ...]')
     """
     return " ".join(_short.repr(value).split())
+
+
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def harmless(text: str) -> str:
+    r"""A text from anywhere as a terminal or a picture may have it: control characters but line breaks are spelled out.
+
+    >>> harmless("red: \x1b[31m")
+    'red: \\x1b[31m'
+    """
+    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 TAKEN = ("cls", "self", "map", "states", "inits", "seed", "member", "init", "series")

@@ -6,10 +6,11 @@ import json
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import xarray as xr
 
 from nnflow.analysis import Analysis
-from nnflow.names import Refusal, shown, unknown
+from nnflow.names import Refusal, harmless, shown, unknown
 from nnflow.runner import analyses
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def plot(dataset: xr.Dataset, axes: Axes | None = None, *, analysis: Analysis | 
         axes = made.add_subplot()
         axes.set_title(f"{_text(dataset, 'map')}: {name}", fontsize="medium")
     try:
-        method.draw(dataset, axes)
+        method.draw(_drawable(dataset), axes)
         _spell_out(axes.figure)
     except Exception as error:
         if made is not None:
@@ -106,22 +107,50 @@ def _frozen(value: Any) -> Any:
     return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
 
 
-def _spell_out(figure: Any) -> None:
-    """Show letter by letter what matplotlib would take for a formula and fail at: names with dollar signs.
+def _drawable(dataset: xr.Dataset) -> xr.Dataset:
+    """A dataset whose texts may be labels of ticks: those are made when a picture is, and nobody looks at them then."""
+    return dataset.assign(
+        {
+            name: (variable.dims, np.reshape([_label(text) for text in variable.values.flat], variable.shape))
+            for name, variable in dataset.variables.items()
+            if variable.size
+            and variable.dtype.kind in "OTU"
+            and all(isinstance(text, str) for text in variable.values.flat)
+        }
+    )
 
-    Texts have an end: to set a long one takes minutes, and no picture would hold it.
-    """
-    from matplotlib.cbook import is_math_text
-    from matplotlib.mathtext import MathTextParser
+
+def _label(text: str) -> str:
+    """A text for the label of a tick, which cannot be told that it is no formula."""
+    text = _shortened(text)
+    return text if _is_settable(text) else text.replace("$", r"\$")
+
+
+def _spell_out(figure: Any) -> None:
+    """Show letter by letter what matplotlib would take for a formula and fail at: names with dollar signs."""
     from matplotlib.text import Text
 
-    parser = MathTextParser("path")
     for text in figure.findobj(Text):
-        if len(text.get_text()) > LONGEST:
-            text.set_text(f"{text.get_text()[:LONGEST]}…")
-        try:
-            for line in text.get_text().split("\n"):
-                if is_math_text(line):
-                    parser.parse(line)
-        except ValueError:
+        text.set_text(_shortened(text.get_text()))
+        if not _is_settable(text.get_text()):
             text.set_parse_math(False)
+
+
+def _shortened(text: str) -> str:
+    """A harmless text with an end: to set a long one takes minutes, and no picture would hold it."""
+    return harmless(text if len(text) <= LONGEST else f"{text[:LONGEST]}…")
+
+
+def _is_settable(text: str) -> bool:
+    """Whether matplotlib can set a text: what it takes for a formula has to be one."""
+    from matplotlib.cbook import is_math_text
+    from matplotlib.mathtext import MathTextParser
+
+    parser = MathTextParser("path")
+    try:
+        for line in text.split("\n"):
+            if is_math_text(line):
+                parser.parse(line)
+    except ValueError:
+        return False
+    return True

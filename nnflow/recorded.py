@@ -1,4 +1,4 @@
-"""A recorded series in a file, .csv or .npy, as pandas and numpy read it; nothing in it is unpickled.
+"""A recorded series in a file, .csv, .tsv or .npy, as pandas and numpy read it; nothing in it is unpickled.
 
 Rows are times, columns are channels. What could be taken in two ways is refused, and what is chosen is said: whether
 the first row is a header, which leading columns only count the rows or tell the time, which column is analysed, and
@@ -22,11 +22,12 @@ from nnflow.map import Array
 from nnflow.names import Refusal, unknown
 from nnflow.values import real
 
-SERIES = (".csv", ".npy")
+SERIES = (".csv", ".tsv", ".npy")
 WHOLE = re.compile(r"[+-]?[0-9]+")
+SOME = re.compile(r"[^eE]*[1-9]")  # what is written so is neither nothing nor infinite
 Row: TypeAlias = tuple[int, list[str]]  # the number of the line, and its cells
 OPTION = "\0"  # stands for the option that chooses the column; no text that is read as a table holds it
-SEPARATORS = {";": "semicolons", "\t": "tabs", " ": "spaces"}
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", " ": "spaces"}
 
 
 class Column(NamedTuple):
@@ -89,23 +90,38 @@ def read_series(path: Path, wanted: Sequence[str] = (), alone: bool = False, opt
         raise FileNotFoundError(f"{path}: no such file")
     try:
         columns, headed = _array(path) if path.suffix.lower() == ".npy" else _table(path)
-        times = _times(columns, wanted)
+        index = _index(columns, wanted)
+        times = [name for name in index if name not in wanted]
         names = [name for name in columns if name not in times]
         for name in wanted:
             if name not in names:
                 raise ValueError(unknown("column", name, names))
         chosen = list(wanted) or (names[:1] if alone else names)
-        if turned := _falls({name: columns[name] for name in times}):
+        telling = _telling({name: columns[name] for name in index}, wanted)
+        if turned := _falls(telling):
             columns = {name: column.turned() for name, column in columns.items()}
         recording = Recording(np.stack([_checked(columns[name]) for name in chosen], axis=-1), chosen)
     except (ValueError, EOFError, csv.Error) as error:
-        said = str(error).replace(OPTION, option)
-        raise Refusal(f"{path} cannot be read as a table of numbers: {said}{_separator(path)}") from error
-    remarks = [f"{_listed(times)} falls: the newest row was first, the rows are turned round"] if turned else []
-    remarks += [
-        words for name in columns if name not in chosen for words in _doubts(name, columns[name], name in times)
-    ]
+        said, hint = str(error).replace(OPTION, option), _separator(path)
+        raise Refusal(f"{path} cannot be read as a table of numbers: {f'{hint} ({said})' if hint else said}") from error
+    remarks = [f"{_listed(list(telling))} falls: the newest row was first, the rows are turned round"] if turned else []
+    left = [name for name in columns if name in telling or name not in (*chosen, *index)]
+    remarks += [words for name in left for words in _doubts(name, columns[name], name in telling)]
     return Series(recording, tuple(times), tuple(name for name in names if name not in chosen), headed, tuple(remarks))
+
+
+def _telling(index: dict[str, Column], wanted: Sequence[str]) -> dict[str, Column]:
+    """The columns of an index that tell in which order the samples came, though they are `wanted`, too.
+
+    Beside dates a nameless count tells of the table only, and what is wanted and tells no order was measured.
+    """
+    dated = any(column.dated for column in index.values())
+    return {
+        name: column
+        for name, column in index.items()
+        if not (dated and name.startswith("Unnamed") and not column.dated)
+        and not (name in wanted and column.stamps is not None and direction(column.stamps) is None)
+    }
 
 
 def _falls(times: dict[str, Column]) -> bool:
@@ -134,19 +150,26 @@ def _doubts(name: str, column: Column, taken: bool) -> Iterator[str]:
         yield f"{uneven}; the samples are taken as equally spaced"
 
 
+def _mark(path: Path) -> str:
+    """What parts the cells of a table."""
+    return "\t" if path.suffix.lower() == ".tsv" else ","
+
+
 def _separator(path: Path) -> str:
-    """A hint if something else than commas parts the cells of the last line."""
-    if path.suffix.lower() == ".npy":
-        return ""
-    last = path.read_text(encoding="utf-8-sig", errors="replace").strip().rpartition("\n")[2]
-    return f" ({said})" if (said := parted(last)) else ""
+    """What to do if something else parts the cells of the last line, as of the first one; nothing else."""
+    own = _mark(path)
+    text = "" if path.suffix.lower() == ".npy" else path.read_text(encoding="utf-8-sig", errors="replace")
+    lines = [line for line in text.splitlines() if line.strip() and line[0] != "#"] or [""]
+    others = "".join(mark for mark in SEPARATORS if mark in lines[0] and not (own == "\t" and own in lines[0]))
+    return parted(lines[-1], own, others)
 
 
-def parted(line: str) -> str:
-    """What to do if something else than commas parts the cells of a line; nothing else."""
+def parted(line: str, own: str = ",", others: str = ";\t ") -> str:
+    """What to do if others than our own marks part the cells of a line; nothing else."""
     for mark, name in SEPARATORS.items():
-        if mark in line and (mark != " " or all(_number(part) is not None for part in line.split())):
-            return f"{name} seem to part the cells here: give commas"
+        numbers = mark != " " or all(_number(part) is not None for part in line.split())
+        if mark in others.replace(own, "") and mark in line and numbers:
+            return f"{name} seem to part the cells here: give {SEPARATORS[own]}"
     return ""
 
 
@@ -210,7 +233,7 @@ def _rows(path: Path) -> list[Row]:
     text = path.read_text(encoding="utf-8-sig")
     if "\0" in text:
         raise ValueError("it holds NUL characters, and so is no text")
-    reader = csv.reader(StringIO(text, newline=""), strict=True)
+    reader = csv.reader(StringIO(text, newline=""), strict=True, delimiter=_mark(path))
     lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     while lines and not any(lines[-1][1]):
         lines.pop()
@@ -218,10 +241,10 @@ def _rows(path: Path) -> list[Row]:
     rows = [(number, row) for number, row in lines if row]
     if not rows:
         raise ValueError("it is empty")
-    width = len(rows[0][1])
+    width, parts = len(rows[0][1]), SEPARATORS[_mark(path)]
     for number, row in rows:
         if len(row) != width:
-            raise ValueError(f"line {number} has {len(row)} cells, the first row {width}: commas part the cells")
+            raise ValueError(f"line {number} has {len(row)} cells, the first row {width}: {parts} part the cells")
     blank = [number for number, row in lines if not row and number > rows[0][0]]
     if blank and width == 1:
         raise ValueError(f"line {blank[0]} is blank: write nan for a missing sample, or leave the line out")
@@ -275,6 +298,11 @@ def _column(name: str, cells: list[str | None], lines: list[int], headed: bool) 
     if texts:
         return _text_column(name, cells, lines, texts, headed)._replace(numbers=numbers)
     wholes = {i: int(str(cells[i])) for i in known if WHOLE.fullmatch(str(cells[i]))}
+    far = [
+        i for i in np.flatnonzero((numbers == 0) | np.isinf(numbers)) if SOME.match(str(cells[i])) and i not in wholes
+    ]
+    if far:
+        return Column(numbers, f"{cells[far[0]]!r} in column {name} is beyond float64: scale the column")
     lossy = [i for i, whole in wholes.items() if np.isinf(numbers[i]) or whole != int(numbers[i])]
     if not lossy:
         return Column(numbers, stamps=numbers)
@@ -329,15 +357,17 @@ def _pandas_columns(rows: list[list[str]]) -> bool:
     )
 
 
-def _times(columns: dict[str, Column], wanted: Sequence[str]) -> list[str]:
-    """The leading columns that are no measured series: they tell the time or count the rows.
+def _index(columns: dict[str, Column], wanted: Sequence[str]) -> list[str]:
+    """The leading columns that are no measured series, but tell the time or count the rows, `wanted` ones among them.
 
-    None of them is `wanted`. Raises ValueError if nothing is wanted and a column may be one, or nothing else is there.
+    The last one is not, if it is wanted. Raises ValueError if nothing is wanted and a column may be one, or nothing
+    else is there.
     """
     found: list[str] = []
     last = list(columns)[-1]
     for name, column in columns.items():
-        if name in wanted or column.stamps is None or (name == last and (column.wrong or not is_named(name))):
+        measured = name == last and (name in wanted or column.wrong or not is_named(name))
+        if column.stamps is None or measured:
             return found
         index = column.dated or is_index(name, column.stamps, first=not found)
         if index is None and not wanted:

@@ -9,14 +9,15 @@ no other file is read in its name: the checksum shows what is damaged, not who w
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import signal
 import time
 import warnings
+from contextlib import suppress
 from io import BytesIO
+from mmap import mmap
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import xarray as xr
 
@@ -27,6 +28,11 @@ from nnflow.writing import check_file, check_writable, write
 SECONDS = 10  # of work that a small file takes at most …
 SPEED = 10_000_000  # … and bytes a second of a large one
 IDLE = 2.0  # seconds in which a child that is not waiting for something works for a twentieth of them
+OTHERS = (
+    ".avi", ".bz2", ".csv", ".eps", ".feather", ".gif", ".gz", ".html", ".jpeg", ".jpg", ".json", ".mat", ".md", ".mp4",
+    ".npy", ".npz", ".parquet", ".pdf", ".pgf", ".pickle", ".pkl", ".png", ".ps", ".pt", ".pth", ".py", ".svg", ".tar",
+    ".tif", ".tiff", ".toml", ".tsv", ".txt", ".webp", ".xls", ".xlsx", ".xml", ".xz", ".yaml", ".yml", ".zarr", ".zip",
+)  # fmt: skip
 MARK = b"\nnnflow-sha256 "
 
 
@@ -34,11 +40,17 @@ def save(dataset: xr.Dataset, path: str | os.PathLike[str]) -> None:
     """Write a dataset to a netCDF file, whole or not at all.
 
     Links are followed, the umask is respected. Raises Refusal for a dataset that would not be the same after `load`,
-    and for a name that cannot be a file's; OSError if the file cannot be written.
+    for a name that cannot be a file's, and for one that ends as another format's do; OSError if the file cannot be
+    written.
     """
     if not isinstance(dataset, xr.Dataset):
         raise Refusal(f"a {type(dataset).__name__}: give an xarray.Dataset, such as nnflow.run returns")
     check_writable(path)
+    if (ending := Path(path).suffix.lower()) in OTHERS:
+        name = os.fspath(path)
+        raise Refusal(
+            f"{name}: {ending} is another format, results are netCDF files: name it {name[: -len(ending)]}.nc"
+        )
     content = _content(dataset)
     write(path, content, _seal(content))
 
@@ -78,55 +90,76 @@ def _readable(content: bytes) -> bool:
     """
     if not hasattr(os, "fork"):
         return True
-    import resource
-
     from h5py._objects import phil
     from xarray.backends.locks import HDF5_LOCK
 
-    seconds = SECONDS + len(content) // SPEED
+    told = mmap(-1, 1)  # shared with the child: its exit status may be lost, where SIGCHLD is ignored or others wait
     with HDF5_LOCK, phil, warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads: none of them is needed there
         child = os.fork()
     if not child:
-        try:
-            signal.signal(signal.SIGXCPU, signal.SIG_DFL)
-            resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-            _dataset(content)
-        finally:
-            os._exit(0)
-    return _ends_by_itself(child, 4 * seconds)
+        _try(content, told)
+    return _waits(child) or bool(told[0])
 
 
-def _ends_by_itself(child: int, seconds: float) -> bool:
-    """Whether a child ends otherwise than by a signal; one that takes too long or only waits is killed: no answer."""
-    now = time.monotonic()
-    end, look, worked = now + seconds, now + IDLE, 0.0
-    gone, status = 0, 0
+def _try(content: bytes, told: mmap) -> NoReturn:
+    """Read a file, in a process of its own that ends here, and tell whether that has come to an end."""
+    import resource
+
     try:
-        while not gone and now < end:
-            gone, status = os.waitpid(child, os.WNOHANG)
-            if not gone and now > look:
-                before, worked, look = worked, _work(child), now + IDLE
-                if worked - before < 0.05 * IDLE:
-                    break
-            time.sleep(0.0 if gone else 0.002)
-            now = time.monotonic()
+        seconds, most = SECONDS + len(content) // SPEED, resource.getrlimit(resource.RLIMIT_CPU)[1]
+        seconds = seconds if most == resource.RLIM_INFINITY else min(seconds, most)
+        signal.signal(signal.SIGXCPU, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+        with suppress(Exception):
+            _dataset(content)
+        told[0] = 1
+    finally:
+        os._exit(0)
+
+
+def _waits(child: int) -> bool:
+    """Wait for a child's end; whether it only waits for something itself, and then it is killed.
+
+    One that works has its end by the limit of its work, however long a busy machine takes to get there.
+    """
+    look, worked, gone = time.monotonic() + IDLE, 0.0, False
+    try:
+        while not (gone := _gone(child)):
+            time.sleep(0.002)
+            if time.monotonic() > look:
+                before, (worked, asleep), look = worked, _work(child), time.monotonic() + IDLE
+                if asleep and worked - before < 0.05 * IDLE:
+                    return True
+        return False
     finally:
         if not gone:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-    return not os.WIFSIGNALED(status)
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+            _gone(child, 0)
 
 
-def _work(child: int) -> float:
-    """The seconds that a processor has worked for a child; infinite if it is just ending."""
+def _gone(child: int, options: int = os.WNOHANG) -> bool:
+    """Whether a child has ended, or nothing is left of it: another has waited for it."""
+    try:
+        return bool(os.waitpid(child, options)[0])
+    except ChildProcessError:
+        return True
+
+
+def _work(child: int) -> tuple[float, bool]:
+    """The seconds that a processor has worked for a child, and whether it sleeps: one that has no processor does not.
+
+    A child that is just ending works.
+    """
     import psutil
 
     try:
-        times = psutil.Process(child).cpu_times()  # type: ignore[no-untyped-call]
+        process: Any = psutil.Process(child)  # type: ignore[no-untyped-call]
+        times, asleep = process.cpu_times(), process.status() == psutil.STATUS_SLEEPING
     except psutil.Error:
-        return math.inf
-    return float(times.user + times.system)
+        return 0.0, False
+    return float(times.user + times.system), asleep
 
 
 def _check_whole(content: bytes | memoryview, own: bool) -> None:

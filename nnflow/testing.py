@@ -6,6 +6,7 @@ raises AssertionError with the reason. `nnflow check NAME` runs them on a regist
 
 from __future__ import annotations
 
+import inspect
 import pickle
 import tempfile
 from collections.abc import Callable, Iterable
@@ -241,8 +242,17 @@ def _settings(kind: type[Analysis]) -> str:
         refuse_reserved(kind)
         as_json(kind())
     except (TypeError, ValueError) as error:
-        raise AssertionError(f"{name}: {error}") from error
+        raise AssertionError(f"{name}: {error}{_annotation(kind, str(error))}") from error
     return f"its settings have defaults and can be written down: {', '.join(f.name for f in fields(kind)) or 'none'}"
+
+
+def _annotation(kind: type[Analysis], said: str) -> str:
+    """What an author may have meant whose setting is None by default, and refused."""
+    for field in fields(kind):
+        if field.default is None and said.startswith(f"{field.name} = None: "):
+            given = field.type if isinstance(field.type, str) else inspect.formatannotation(field.type)
+            return f", or annotate it {given} | None"
+    return ""
 
 
 def _same(one: xr.Dataset, other: xr.Dataset, exact: bool, message: str) -> None:

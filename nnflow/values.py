@@ -38,7 +38,7 @@ def real(values: npt.ArrayLike, what: str) -> npt.NDArray[np.float64]:
     """Values as float64, masked ones as NaN: a masked array would else show what lies below its mask.
 
     Raises Refusal, which says `what` they are, for texts, dates, complex numbers, objects (None and pandas.NA among
-    them), rows of unequal length, and whole numbers beyond 2^53, which float64 cannot hold.
+    them), rows of unequal length, and what float64 cannot hold: whole numbers beyond 2^53, the ends of longer floats.
     """
     try:
         array: Any = np.asanyarray(values if isinstance(values, np.ma.MaskedArray) else _unmasked(values, what))
@@ -50,5 +50,10 @@ def real(values: npt.ArrayLike, what: str) -> npt.NDArray[np.float64]:
         raise Refusal(f"{what} of dtype {array.dtype}: give real numbers, missing ones as nan")
     if array.dtype.kind in "iu" and array.size and max(abs(int(array.min())), abs(int(array.max()))) > EXACT:
         raise Refusal(f"{what} hold whole numbers beyond 2^53, which lose digits as float64: scale or shift them")
-    numbers = array.astype(np.float64, copy=False)
-    return numbers.filled(np.nan) if isinstance(numbers, np.ma.MaskedArray) else np.asarray(numbers)
+    with np.errstate(over="ignore", under="ignore"):
+        numbers = array.astype(np.float64, copy=False)
+    numbers = numbers.filled(np.nan) if isinstance(numbers, np.ma.MaskedArray) else np.asarray(numbers)
+    whole = np.ma.getdata(array)
+    if whole.dtype.itemsize > 8 and np.any((np.isinf(numbers) & np.isfinite(whole)) | ((numbers == 0) & (whole != 0))):
+        raise Refusal(f"{what} hold numbers that float64 cannot hold, beyond 1e308 or below 1e-323: scale them")
+    return numbers

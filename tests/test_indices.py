@@ -240,3 +240,44 @@ def test_a_hole_is_said_and_stays_in_the_result(
     found = nnflow.load("a.nc")
     assert float(found.K) > 0.9
     assert "loss is analysed, 999 samples; taken as the index: n; n is not equally" in found.attrs["recording"]
+
+
+@pytest.mark.parametrize(
+    "text", ["time,v\n3,1\n2,2\n1,3\n", "date,step,v\n2020-01-03,3,1\n2020-01-02,2,2\n2020-01-01,1,3\n"]
+)
+def test_the_order_is_the_same_whatever_is_asked_for(tmp_path: Path, text: str) -> None:
+    """v was 3, 2, 1 by itself, and 1, 2, 3 beside the time; and only the former was said."""
+    (tmp_path / "a.csv").write_text(text)
+    last = text.partition("\n")[0].split(",")[-2]
+    for wanted in (("v",), (last, "v"), ("v", last), (last,)):
+        series = read_series(tmp_path / "a.csv", wanted)
+        for name in wanted:
+            column = series.recording.cube[0, :, wanted.index(name)]
+            assert column.tolist() == ([3, 2, 1] if name == "v" else [1, 2, 3])
+        assert "falls: the newest row was first, the rows are turned round" in str(series)
+
+
+def test_what_else_an_index_says_is_said_though_it_is_asked_for(tmp_path: Path) -> None:
+    series = read(tmp_path, "time", "loss", time=np.delete(np.arange(1001), 500), loss=LOSS)
+    assert "time is not equally spaced: 499, then 501 at sample 500" in str(series)
+    assert not series.times
+
+
+@pytest.mark.parametrize("column", [np.maximum(0, 500 - COUNT), 500 - COUNT + 3 * (COUNT % 30 == 0)], ids=range(2))
+def test_what_goes_down_may_be_measured_whatever_its_name(tmp_path: Path, column: Any) -> None:
+    """What is asked for, and is no time or stands alone, stays in the order of the rows."""
+    series = read(tmp_path, "n", n=column, loss=LOSS)
+    np.testing.assert_array_equal(series.recording.cube[0, :, 0], column)
+    np.testing.assert_array_equal(read(tmp_path, "n", n=-COUNT).recording.cube[0, :, 0], -COUNT)
+
+
+@pytest.mark.parametrize("count", [1, -1])
+@pytest.mark.parametrize("dates", [1, -1])
+def test_a_nameless_count_tells_no_time_beside_dates(tmp_path: Path, count: int, dates: int) -> None:
+    """As pandas writes a frame that has the newest first, or was sorted after it had been counted."""
+    frame = pd.DataFrame({"date": DAYS[::dates], "x": LOSS[::dates]}, index=COUNT[::count])
+    frame.to_csv(tmp_path / "a.csv")
+    series = read_series(tmp_path / "a.csv", alone=True)
+    np.testing.assert_array_equal(series.recording.cube[0, :, 0], LOSS)
+    assert series.times == ("Unnamed: 0", "date")
+    assert list(series.remarks) == ["date falls: the newest row was first, the rows are turned round"] * (dates < 0)

@@ -99,3 +99,18 @@ def test_a_module_may_need_all_rows() -> None:
         with pytest.raises(nnflow.Refusal) as error:
             nnflow.training_map(graph, F.cross_entropy, X, LABELS, **other)
         assert "\n" not in str(error.value)
+
+
+def test_what_an_accuracy_needs_is_said() -> None:
+    one_hot = np.eye(3)[LABELS]
+    single = nn.Sequential(nn.Linear(4, 2), nn.Tanh(), nn.Linear(2, 1))
+    for network, loss, targets in (
+        (module(), F.cross_entropy, one_hot),
+        (single, nn.BCEWithLogitsLoss(), 1.0 * (LABELS[:, None] > 1)),
+        (single, F.mse_loss, one_hot[:, :1]),
+    ):
+        start = nnflow.Ensemble.grid(nnflow.training_map(network, loss, X, targets))
+        for name, more in (("accuracy", ""), ("test_accuracy", " and test data")):
+            said = rf"{name} needs targets that are class indices, one whole number a sample{more}\.$"
+            with pytest.raises(nnflow.Refusal, match=said):
+                nnflow.run("series", start, steps=2, observe=name)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from test_descent import bumpy, exponents, orbit, peer, quadratic
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 import nnflow
@@ -299,3 +299,31 @@ def test_a_negative_learning_rate_is_refused_wherever_it_comes_from() -> None:
     with pytest.raises(ValueError, match=r"eta = -1.0: a learning rate is 0 or more"):
         nnflow.training_map(net(), mse_loss, X, X[:, :3], eta=-1.0)
     assert nnflow.Ensemble.grid(map, eta=[0.0], beta=[-2.0, 3.0]).shape == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "name", "said"),
+    [
+        ("gd", "lr", "Did you mean 'eta'?"),
+        ("adam", "learning_rate", "Did you mean 'eta'?"),
+        ("adam", "eps", "Did you mean 'epsilon'?"),
+        ("rmsprop", "alpha", "Did you mean 'beta2'?"),
+        ("nesterov", "momentum", "Did you mean 'beta'?"),
+        ("gd", "momentum", "Did you mean 'beta', which heavy_ball, nesterov have?"),
+    ],
+)
+def test_what_torch_calls_otherwise_is_understood(optimizer: str, name: str, said: str) -> None:
+    def loss(w: Tensor) -> Tensor:
+        return (w * w).sum()
+
+    map = nnflow.gradient_map(loss, 2, optimizer=optimizer)
+    for wrong in (
+        lambda: nnflow.gradient_map(loss, 2, optimizer=optimizer, **{name: 0.1}),
+        lambda: nnflow.training_map(nn.Linear(2, 1), mse_loss, [[0.0, 1.0]], [[1.0]], optimizer, **{name: 0.1}),
+        lambda: nnflow.Ensemble.grid(map, **{name: [0.1, 0.2]}),
+        lambda: map.with_parameters(**{name: 0.1}),
+    ):
+        with pytest.raises(nnflow.Refusal) as refused:
+            wrong()
+        assert f"'{name}'" in str(refused.value)
+        assert str(refused.value).endswith(said)

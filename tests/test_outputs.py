@@ -7,12 +7,15 @@ dollar signs, which matplotlib takes for a formula; a file that appears or vanis
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import xarray as xr
 
 import nnflow
 from nnflow.__main__ import main
@@ -81,8 +84,26 @@ def test_every_other_format_is_written() -> None:
         assert Path(f"out.{ending}").stat().st_size > 500
 
 
+@pytest.mark.parametrize("name", ["x.csv", "x.PNG", "x.zarr", "x.npz", "x.json", "out.nc.gz", "x.pdf", "x.tsv"])
+def test_a_result_is_not_called_what_it_is_not(name: str) -> None:
+    with pytest.raises(nnflow.Refusal, match=r"results are netCDF files: name it \S+\.nc$") as refused:
+        nnflow.save(nnflow.run("series", nnflow.maps["henon"](), steps=5), name)
+    assert name in str(refused.value)
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize(
+    "name", ["x", "x.nc", "x.nc4", "x.h5", "x.HDF5", "x.cdf", "x.netcdf", "r=3.5", ".hidden", "x.2"]
+)
+def test_a_result_has_any_other_name(name: str) -> None:
+    found = nnflow.run("series", nnflow.maps["henon"](), steps=5)
+    nnflow.save(found, name)
+    assert nnflow.load(name).identical(found)
+
+
 def test_a_picture_does_not_replace_its_own_result(capsys: pytest.CaptureFixture[str]) -> None:
-    nnflow.save(nnflow.run("orbit_diagram", nnflow.maps["henon"](), steps=5), "out.png")
+    nnflow.save(nnflow.run("orbit_diagram", nnflow.maps["henon"](), steps=5), "out.nc")
+    Path("out.nc").rename("out.png")
     before = Path("out.png").read_bytes()
     Path("link.png").symlink_to("out.png")
     for arguments in (["out.png"], ["out.png", "-o", "./out.png"], ["out.png", "-o", "link.png"]):
@@ -167,3 +188,36 @@ def test_a_picture_that_fails_after_all_leaves_the_table(
     assert "cannot draw this" in said.err
     assert "orbit_diagram of henon, 1 member" in said.out
     assert not list(Path().iterdir())
+
+
+ODD = ["\x1b[31mred", "a\tb\rc", "\x9b31m", "$x_{$", "$\\frac$ and $\x07", "\\$x_{$", "x " * 1_500_000]
+
+
+@pytest.mark.parametrize("text", ODD, ids=range(len(ODD)))
+def test_texts_of_a_file_are_drawn_harmlessly(text: str, recwarn: pytest.WarningsRecorder) -> None:
+    """The terminal heard them in "Glyph 27 (...) missing"; and tick labels are made after `plot`, when a picture is."""
+    scan = nnflow.run("series", nnflow.Ensemble.grid(nnflow.maps["henon"](), a=[1.2, 1.3]), steps=5, observe="x")
+    forged = scan.assign_coords(a=[text, "$c$"], time=[text, "b", "$c$", "d", "e"]).assign_attrs(map=text)
+    for dataset in (forged, forged.assign_coords(time=forged.time.astype(object)), scan.rename(a=text[:300])):
+        for variable in dataset.data_vars:
+            dataset[variable].attrs["long_name"] = text
+        figure = nnflow.plot(dataset)
+        for limit in (3, 5):
+            figure.axes[0].set_xlim(-1, limit)
+            figure.savefig(BytesIO())
+        texts = [one.get_text() for one in figure.findobj(plt.Text)]  # type: ignore[attr-defined]
+        assert not any(re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f]", one) or len(one) > 400 for one in texts)
+    assert not [str(warning.message) for warning in recwarn if "Glyph" in str(warning.message)]
+    assert forged.time.values[0] == text
+
+
+def test_texts_of_a_file_do_not_reach_the_terminal_raw(capfd: pytest.CaptureFixture[str]) -> None:
+    nnflow.save(xr.Dataset(attrs={"analysis": "a:\x1b[31m", "settings": "{}", "map": "x"}), "a.nc")
+    Path("a.csv").write_text("loss,\x1b[31m\n0.5,1\n0.1,2\n0.3,1\n")
+    assert main(["plot", "a.nc"]) == 2
+    assert main(["run", "series", "--map", "a.csv", "--steps", "2"]) == 0
+    assert main(["run", "series", "--map", "a.csv", "--steps", "2", "--observe", "\x1b[31m"]) == 0
+    heard = capfd.readouterr()
+    assert "\x1b" not in heard.out + heard.err
+    assert heard.out.count("\\x1b[31m") > 1
+    assert heard.err.count("\\x1b[31m") == 1

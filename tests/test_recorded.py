@@ -119,6 +119,56 @@ def test_functions_of_arrays_see_masks_too() -> None:
         measures_of_matrix(MASKED(np.eye(4), np.eye(4)))
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"t": -2},
+        {"t": 5},
+        {"t": 1.5},
+        {"t": True},
+        {"t": None},
+        {"lost": [1, 2]},
+        {"lost": 3},
+        {"lost": [0.5]},
+        {"lost": ["a"]},
+        {"tick": 3},
+        {"names": ("x", "y")},
+    ],
+    ids=str,
+)
+def test_the_fields_of_a_recording_are_checked(fields: dict[str, Any]) -> None:
+    """t = -2 was numpy's "attempt to get argmax of an empty sequence", three calls later."""
+    with pytest.raises(nnflow.Refusal):
+        nnflow.Recording([1.0, 2.0, 3.0, 4.0], **fields)
+
+
+def test_a_recording_may_start_anywhere() -> None:
+    assert nnflow.Recording([1.0, 2.0, 3.0], t=np.int64(1)).orbit(2)[0].ravel().tolist() == [2.0, 3.0]
+    assert nnflow.Recording([1.0, 2.0, 3.0], t=3).samples == 0
+    assert nnflow.Recording([1.0, 2.0], lost=[1]).escaped.tolist() == [1]  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).max == np.finfo(float).max, reason="no number is longer than float64 here")
+@pytest.mark.parametrize("text", ["1e400", "-1e400", "1e-400"])
+def test_what_float64_cannot_hold_is_refused(text: str, tmp_path: Path) -> None:
+    """It was infinite, with no more than a warning of numpy's; in a file, without one."""
+    long = np.array([text, "2"], dtype=np.longdouble)
+    for values in (long, MASKED(long, [0, 0])):
+        with pytest.raises(nnflow.Refusal, match="float64 cannot hold"):
+            nnflow.Recording(values)
+    np.save(tmp_path / "a.npy", long)
+    (tmp_path / "a.csv").write_text(f"x\n2\n{text}\n")
+    for name, message in (("a.npy", "float64 cannot hold"), ("a.csv", f"'{text}' in column x is beyond float64")):
+        with pytest.raises(nnflow.Refusal, match=message):
+            read_series(tmp_path / name)
+    (tmp_path / "a.csv").write_text(f"x\n1\n0.{'0' * 400}1\n")
+    with pytest.raises(nnflow.Refusal, match="is beyond float64"):
+        read_series(tmp_path / "a.csv")
+    kept = np.array(["0", "inf", "nan", "0.1"], dtype=np.longdouble)
+    np.testing.assert_array_equal(nnflow.Recording(kept).cube[0, :, 0], [0.0, np.inf, np.nan, 0.1])
+    np.testing.assert_array_equal(nnflow.Recording(MASKED(long, [1, 0])).cube[0, :, 0], [np.nan, 2.0])
+
+
 # ---------------------------------------------------------------------------------------------------- CSV
 
 
@@ -215,8 +265,9 @@ def test_what_is_asked_for_is_analysed(tmp_path: Path) -> None:
         ("a,a\n1,2\n", "two columns are named 'a'"),
         ("a;b\n1;2\n", "'1;2' in column a;b is no number"),
         ("a;b\n1;2\n", "semicolons seem to part the cells here: give commas"),
-        ("a;b\n0,5;1\n", "line 2 has 2 cells.*semicolons"),
-        ("0,5;1\n0,6;2\n", "the first row has numbers and '5;1'.*semicolons"),
+        ("a;b\n0,5;1\n", "numbers: semicolons .*give commas .line 2 has 2 cells"),
+        ("0,5;1\n0,6;2\n", "numbers: semicolons .*the first row has numbers and '5;1'"),
+        ("a,note\n1,u\n?,v; w\n2,x\n3,y; z\n", "numbers: '.' in column a is no number"),
         ("a\tb\n1\t2\n", "tabs seem to part the cells"),
         ("a b\n1  2\n", "spaces seem to part the cells"),
         ("1 2\n3 4\n", "spaces seem to part the cells"),
@@ -244,12 +295,35 @@ def test_a_file_without_a_header_is_said(tmp_path: Path, text: str) -> None:
     assert "no header" not in str(read(tmp_path, "a\n1\n"))
 
 
-@pytest.mark.parametrize("name", ["a.npz", "own.nc", "a.txt", "a.tsv", "folder/a"])
+@pytest.mark.parametrize("name", ["a.npz", "own.nc", "a.txt", "a.dat", "folder/a"])
 def test_what_files_are_read_is_said(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "recurrence", "--map", name]) == 2
     error = capsys.readouterr().err
     assert f"unknown map '{name}'" in error
-    assert "Recorded series are read from .csv and .npy files." in error
+    assert "Recorded series are read from .csv, .tsv and .npy files" in error
+    assert len(error) < 200
+
+
+@pytest.mark.parametrize("text", ["time\tloss\n0\t.5\n1\t.6\n2\t.1\n", '# by me\n"time"\tloss\n0\t.5\n1\t.6\n2\t.1\n'])
+def test_tabs_part_the_cells_of_a_tsv(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.tsv").write_text(text)
+    series = read_series(tmp_path / "a.tsv")
+    assert (series.times, series.recording.names) == (("time",), ("loss",))
+    assert series.recording.cube.ravel().tolist() == [0.5, 0.6, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b\n1,2\n", "numbers: commas seem to part the cells here: give tabs"),
+        ("a\tb\n1\n", "line 2 has 1 cells, the first row 2: tabs part the cells"),
+        ("a\tb\n0,5\t1\n", "numbers: '0,5' in column a is no number"),
+    ],
+)
+def test_what_is_no_tsv_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a.tsv").write_text(text)
+    with pytest.raises(nnflow.Refusal, match=message):
+        read_series(tmp_path / "a.tsv")
 
 
 def test_the_command_line_says_which_column_it_analyses(

@@ -13,23 +13,29 @@ import os
 import pickle
 import pkgutil
 import random
+import resource
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import psutil
 import pytest
 import xarray as xr
 from conftest import Command
 
 import nnflow
 from nnflow.__main__ import main
-from nnflow.results import _ends_by_itself
+from nnflow.results import _waits
 
 
 @pytest.fixture(autouse=True)
@@ -215,8 +221,73 @@ def test_a_child_that_only_waits_is_not_waited_for() -> None:
     if not (child := os.fork()):
         time.sleep(60.0)
         os._exit(0)
-    assert _ends_by_itself(child, 40.0)
+    assert _waits(child)
     assert time.monotonic() - began < 4.0
+
+
+def reap(*_: Any) -> None:
+    with suppress(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, reap])
+def test_a_file_is_loaded_where_children_leave_no_status(handler: Any, result: xr.Dataset, tmp_path: Path) -> None:
+    """Daemons ignore SIGCHLD, and their children inherit it: the status of the child that reads first is lost."""
+    nnflow.save(result, tmp_path / "a.nc")
+    before = signal.signal(signal.SIGCHLD, handler)
+    try:
+        assert nnflow.load(tmp_path / "a.nc").identical(result)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def test_a_file_is_loaded_where_little_work_is_allowed(
+    result: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def limited(kind: int, limits: tuple[int, int]) -> None:
+        if max(limits) > 5:
+            raise ValueError("not allowed to raise maximum limit")
+
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (5, 5))
+    monkeypatch.setattr(resource, "setrlimit", limited)
+    nnflow.save(result, tmp_path / "a.nc")
+    assert nnflow.load(tmp_path / "a.nc").identical(result)
+
+
+@pytest.mark.parametrize("endless", [True, False])
+def test_what_gets_no_processor_for_a_while_is_neither_read_nor_refused(
+    endless: bool, result: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine a child in an endless loop was taken for one that waits, and the parent went into the loop."""
+    nnflow.save(result, tmp_path / "a.nc")
+    parent, fork = os.getpid(), os.fork
+
+    def starved() -> int:
+        if child := fork():
+            Thread(target=resume, args=(child,)).start()
+        return child
+
+    def resume(child: int) -> None:
+        while psutil.Process(child).status() != psutil.STATUS_STOPPED:
+            time.sleep(0.01)
+        time.sleep(0.5)
+        os.kill(child, signal.SIGCONT)
+
+    def turn(content: bytes, own: bool) -> None:
+        if os.getpid() != parent:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        while endless:
+            assert os.getpid() != parent, "the parent goes into the loop"
+
+    monkeypatch.setattr(os, "fork", starved)
+    monkeypatch.setattr("nnflow.results._check_whole", turn)
+    monkeypatch.setattr("nnflow.results.SECONDS", 1)
+    monkeypatch.setattr("nnflow.results.IDLE", 0.1)
+    if not endless:
+        assert nnflow.load(tmp_path / "a.nc").identical(result)
+        return
+    with pytest.raises(nnflow.Refusal, match="crashes, or does not come back"):
+        nnflow.load(tmp_path / "a.nc")
 
 
 def test_one_that_is_sealed_but_no_netcdf_is_refused(tmp_path: Path) -> None:
@@ -297,10 +368,6 @@ def test_what_fits_into_memory_is_saved_though_not_three_times(
 def test_no_bytes_are_written_by_a_library_that_a_full_disk_breaks(
     nnflow_command: Command, tmp_path: Path, result: xr.Dataset
 ) -> None:
-    import resource
-    import subprocess
-    import sys
-
     nnflow.save(result.isel(r=slice(2)), tmp_path / "out.nc")
     before = (tmp_path / "out.nc").read_bytes()
     limit = len(before) + 100

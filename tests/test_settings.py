@@ -351,6 +351,39 @@ def test_fields_that_run_takes_itself_are_refused(name: str) -> None:
         nnflow.run(kind(), nnflow.maps["logistic"]())
 
 
+@pytest.mark.parametrize(
+    ("annotation", "said"),
+    [
+        (list[float], "w = None: give several, each a finite number, or annotate it list[float] | None"),
+        ("list[float]", "w = None: give several, each a finite number, or annotate it list[float] | None"),
+        (int, "w = None: give a whole number, or annotate it int | None"),
+    ],
+)
+def test_an_author_is_told_how_a_setting_may_be_none(annotation: Any, said: str) -> None:
+    kind: Any = dataclass(frozen=True)(
+        type("Own", (Strange,), {"__annotations__": {"w": annotation}, "w": None, "__doc__": "Own."})
+    )
+    with pytest.raises(AssertionError) as caught:
+        check_analysis(kind)
+    assert str(caught.value) == f"Own: {said}"
+    with pytest.raises(Refusal) as refused:
+        nnflow.run(kind(), nnflow.maps["logistic"]())
+    assert "annotate" not in str(refused.value)
+
+
+def test_settings_of_several_are_parted_by_blanks(capsys: pytest.CaptureFixture[str]) -> None:
+    from nnflow.__main__ import _parse
+
+    @dataclass(frozen=True)
+    class Orders:
+        orders: tuple[int, ...] = ()
+
+    assert _parse(Orders, ["--orders", "3", "4", "5"], "own").orders == (3, 4, 5)
+    for arguments in (["--orders", "3,4,5"], ["--orders=3,4,5"]):
+        with pytest.raises(Exception, match="--orders 3,4,5: part several values by blanks, --orders 3 4 5"):
+            _parse(Orders, arguments, "own")
+
+
 def test_fields_without_the_decorator_are_found() -> None:
     class Bare(Strange):
         """No dataclass of its own."""

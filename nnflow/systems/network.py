@@ -48,6 +48,13 @@ class TrainingMap(Descent):
     layout: Layout
     softmax: tuple[tuple[int, tuple[int, ...]], ...]
 
+    def structure_hint(self, name: str) -> str:
+        """What to say when `name` is structure, what others call a parameter, or an accuracy that is not there."""
+        if name in ("accuracy", "test_accuracy"):
+            tests = " and test data" if name != "accuracy" else ""
+            return f"{name} needs targets that are class indices, one whole number a sample{tests}."
+        return super().structure_hint(name)
+
     def gauge(self, x: Any, p: Any) -> Array:
         """``(member, H + 1, dim)``: softmax does not see a constant that is added to all logits.
 

@@ -17,7 +17,7 @@ as 0: only then is the tangent finite, and as g and m' are 0 there too, it is wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -62,6 +62,10 @@ OPTIMISERS = {
     "adamw": Optimiser({**_ADAM, "weight_decay": 0.01}, ("moment1", "moment2")),
     "rmsprop": Optimiser({"eta": 0.01, "beta2": 0.99, "epsilon": 1e-8, "weight_decay": 0.0}, ("moment2",)),
 }
+OTHERS = {
+    "lr": "eta", "learning_rate": "eta", "momentum": "beta", "eps": "epsilon", "alpha": "beta2", "beta_1": "beta1",
+    "beta_2": "beta2",
+}  # fmt: skip
 LIMITS = {"eta": (0.0, np.inf)}  # any other value is a map to study, sensible or not: negative momentum is Hénon's
 
 
@@ -75,11 +79,20 @@ def optimiser(name: str, defaults: Mapping[str, float], decay: bool = True) -> d
     known = OPTIMISERS[name].parameters
     for key in defaults:
         if key not in known:
-            raise ValueError(unknown(f"parameter of {name}", key, known))
+            raise ValueError(unknown(f"parameter of {name}", key, known, meant(key, known)))
     if not defaults.get("eta", 0.0) >= 0:
         raise ValueError(f"eta = {defaults['eta']}: a learning rate is 0 or more")
     kept = {key: value for key, value in known.items() if decay or key != "weight_decay" or value}
     return {**kept, **defaults}
+
+
+def meant(name: str, known: Collection[str]) -> str:
+    """Our name of what torch or Keras call otherwise, and who has it if it is not `known` here."""
+    ours = OTHERS.get(name)
+    if ours is None:
+        return ""
+    owners = ", ".join(key for key, each in OPTIMISERS.items() if ours in each.parameters)
+    return f"Did you mean {ours!r}?" if ours in known else f"Did you mean {ours!r}, which {owners} have?"
 
 
 def memory_names(name: str, weights: tuple[str, ...]) -> tuple[str, ...]:
@@ -95,6 +108,10 @@ class Descent(Map):
 
     optimizer: str
     schedule: Schedule | None
+
+    def structure_hint(self, name: str) -> str:
+        """What to say when `name` is structure, or what others call a parameter."""
+        return super().structure_hint(name) or meant(name, self.parameters)
 
     def _values(self, p: Any, t: int) -> Values:
         """The parameters by name, ``(member,)`` each, the learning rate as scheduled at t."""
