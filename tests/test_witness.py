@@ -6,7 +6,7 @@ import copy
 import types
 from collections import deque
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -393,7 +393,8 @@ def test_true_means_are_cut(settings: dict[str, Any], dtype: Any) -> None:
     """Also of a trained network, whose loss is a small difference of large numbers, and of losses of any size."""
     for make in (small, saturated, lambda: zero(small())):
         for loss in (F.cross_entropy, lambda o, y: 1e-9 * F.cross_entropy(o, y, reduction="none").mean()):
-            train(make().to(dtype), loss, microbatch=2, dtype=dtype, test=(X[:7], LABELS[:7]), **settings)
+            module = copy.deepcopy(make()).to(dtype)
+            train(module, loss, microbatch=2, dtype=dtype, test=(X[:7], LABELS[:7]), **settings)
 
 
 def test_more_test_data_than_training_data_are_one_piece() -> None:
@@ -642,6 +643,7 @@ def test_the_users_module_is_left_as_it_was() -> None:
     assert len(module.l._forward_hooks) == 1
 
 
+@cache
 def saturated() -> nn.Module:
     """Trained until the loss is 1e-6: a small difference of large numbers."""
     module = small()
