@@ -71,11 +71,20 @@ def rates(module: nn.Module) -> list[dict[str, Any]]:
     return [first, {**second, "lr": 0.5}]
 
 
+def still(module: nn.Module) -> list[dict[str, Any]]:
+    first, second = weights_first(module)
+    return [first, {**second, "momentum": 0.0}]
+
+
 OTHERS: dict[str, tuple[str, Any, str]] = {
     "nesterov for heavy ball": ("heavy_ball", lambda m: MADE["nesterov"](m.parameters()), "nesterov = True"),
     "heavy ball for nesterov": ("nesterov", lambda m: MADE["heavy_ball"](m.parameters()), "nesterov = False"),
     "dampening": ("heavy_ball", lambda m: optim.SGD(m.parameters(), lr=0.1, momentum=0.9, dampening=0.5), "dampening"),
     "maximize": ("heavy_ball", lambda m: optim.SGD(m.parameters(), lr=0.1, momentum=0.9, maximize=True), "maximize"),
+    "no momentum": ("heavy_ball", lambda m: MADE["gd"](m.parameters()), "momentum = 0"),
+    "no momentum for nesterov": ("nesterov", lambda m: MADE["gd"](m.parameters()), "momentum = 0|nesterov = False"),
+    "a group without": ("heavy_ball", lambda m: optim.SGD(still(m), lr=0.1, momentum=0.9), "momentum"),
+    "muon": ("nesterov", lambda m: optim.Muon(list(m.parameters())[::2]), "which remembers"),
     "momentum for gd": ("gd", lambda m: MADE["heavy_ball"](m.parameters()), "momentum = 0.8"),
     "adam for gd": ("gd", lambda m: MADE["adam"](m.parameters()), "which remembers"),
     "adam for rmsprop": ("rmsprop", lambda m: MADE["adam"](m.parameters()), "which remembers"),
@@ -95,8 +104,9 @@ OTHERS: dict[str, tuple[str, Any, str]] = {
 @pytest.mark.parametrize("name", OTHERS)
 @pytest.mark.parametrize("steps", [0, 2])
 def test_another_optimiser_is_refused(name: str, steps: int) -> None:
-    """Nesterov and dampening were taken for heavy ball. The same kind: every option that changes the rule, before the
-    first step too; groups; parameters of another module, whose memory would have been 0."""
+    """Nesterov, dampening and plain SGD were taken for heavy ball, Muon for nesterov. The same kind: every option that
+    changes the rule, before the first step too; groups; parameters of another module, whose memory would have been 0.
+    """
     kind, make, message = OTHERS[name]
     module, map = small(), mapped(kind)
     theirs = make(module)
@@ -108,6 +118,24 @@ def test_another_optimiser_is_refused(name: str, steps: int) -> None:
     if name not in ("another module", "some parameters"):
         with pytest.raises(nnflow.Refusal, match=message):
             map.state_of(module.state_dict(), theirs.state_dict())
+
+
+class Own(optim.SGD):
+    def step(self, closure: Any = None) -> None:
+        """Another rule under the name of one."""
+
+
+class Same(optim.SGD):
+    """SGD, with something beside."""
+
+
+def test_a_class_that_steps_by_itself_is_refused() -> None:
+    module, map = small(), mapped("heavy_ball")
+    with pytest.raises(nnflow.Refusal, match=r"optimizer is of class Own, with a step of its own: .* state_dict"):
+        map.state_of(module, Own(module.parameters(), lr=0.05, momentum=0.8))
+    same = Same(module.parameters(), lr=0.05, momentum=0.8)
+    trained(module, same)
+    assert map.state_of(module, same)[map.weights :].any()
 
 
 def test_the_order_of_groups_is_not_guessed() -> None:

@@ -42,6 +42,19 @@ class Dot(nn.Module):
         return F.scaled_dot_product_attention(q, k, v, dropout_p=0.3 * self.training, is_causal=self.causal)
 
 
+class Grouped(nn.Module):
+    """Four heads of queries, two of keys and values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.Linear(4, 8 * 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.parts(x).unflatten(2, (8, 3)).transpose(1, 2).split([4, 2, 2], dim=1)
+        out = F.scaled_dot_product_attention(q, k, v, dropout_p=0.3 * self.training, enable_gqa=True)
+        return out.transpose(1, 2).flatten(2)
+
+
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "lstm": lambda: Read(nn.LSTM(4, 8, 2, dropout=0.1, batch_first=True), 8),
     "both ways": lambda: Read(nn.LSTM(4, 8, 3, dropout=0.2, bidirectional=True), 16),
@@ -51,6 +64,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "transformer": lambda: Read(nn.TransformerEncoderLayer(4, 2, 8, 0.1, batch_first=True), 4),
     "attention": lambda: Read(nn.MultiheadAttention(4, 2, dropout=0.2, batch_first=True), 4),
     "dot product": lambda: Read(Dot(causal=False), 4),
+    "grouped": lambda: Read(Grouped(), 12),
     "causal": lambda: Read(Dot(causal=True), 4),
 }
 

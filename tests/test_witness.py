@@ -6,7 +6,7 @@ import copy
 import types
 from collections import deque
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -347,6 +347,64 @@ def test_only_a_mean_can_be_cut_with_batches_too(noise: Any) -> None:
     np.testing.assert_allclose(found.ravel(), expected, rtol=1e-13)
 
 
+def scaled_back(z: Tensor) -> Tensor:
+    if z.requires_grad:
+        z.register_hook(lambda g: g / g.norm())
+    return z
+
+
+IGNORED = np.where(np.arange(12) == 5, -100, LABELS)
+TWICE = np.tile(X, (2, 1)), np.concatenate([LABELS, IGNORED])
+HEAVY = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 9.0]))
+SORTED: dict[str, Any] = {"targets": np.sort(LABELS)}
+UNCUT: dict[str, tuple[Callable[[], nn.Module], Any, dict[str, Any]]] = {
+    "ignored labels": (nn.Identity, F.cross_entropy, {"targets": IGNORED, "batch": 4}),
+    "in batches alone": (nn.Identity, F.cross_entropy, {"targets": IGNORED, "batch": 3}),
+    "shuffled": (nn.Identity, F.cross_entropy, {"targets": IGNORED, "batch": 3, "shuffle": 1}),
+    "of test data": (nn.Identity, F.cross_entropy, {"test": (X, IGNORED)}),
+    "of more test data": (nn.Identity, F.cross_entropy, {"test": TWICE, "microbatch": 12}),
+    "weights of classes": (nn.Identity, HEAVY, SORTED),
+    "with noise": (lambda: nn.Dropout(0.1), HEAVY, {**SORTED, "noise": 0}),
+    "statistics of the batch": (lambda: nn.BatchNorm1d(4, track_running_stats=False), F.cross_entropy, {}),
+    "and with noise": (lambda: nn.BatchNorm1d(4, track_running_stats=False), F.cross_entropy, {"noise": 1}),
+    "a gradient of norm 1": (lambda: Odd(lambda m, x: scaled_back(m.l(x))), F.cross_entropy, {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", UNCUT)
+def test_a_head_of_zeros_hides_no_pieces(name: str, dtype: Any) -> None:
+    """At a head of zeros every row has the loss ln C, so any pieces agree: steps and observables were silently wrong.
+
+    The same kind: with noise, statistics of a batch, test data alone, a gradient that is normed in each piece; a
+    test table longer than the training data.
+    """
+    body, loss, settings = UNCUT[name]
+    torch.manual_seed(0)
+    first = body()
+    module = first if isinstance(first, Odd) else nn.Sequential(first, zero(nn.Linear(4, 3)))
+    with pytest.raises(nnflow.Refusal, match=r"microbatch = \d+: the .* is .*: only a loss that is a mean"):
+        train(module.to(dtype), loss, **{"microbatch": 2, "dtype": dtype, **settings})
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("settings", [{}, {"batch": 5}, {"batch": 5, "shuffle": 1}, {"noise": 3, "batch": 8}])
+def test_true_means_are_cut(settings: dict[str, Any], dtype: Any) -> None:
+    """Also of a trained network, whose loss is a small difference of large numbers, and of losses of any size."""
+    for make in (small, saturated, lambda: zero(small())):
+        for loss in (F.cross_entropy, lambda o, y: 1e-9 * F.cross_entropy(o, y, reduction="none").mean()):
+            module = copy.deepcopy(make()).to(dtype)
+            train(module, loss, microbatch=2, dtype=dtype, test=(X[:7], LABELS[:7]), **settings)
+
+
+def test_more_test_data_than_training_data_are_one_piece() -> None:
+    """Without a word of microbatches they were cut to the length of the training data."""
+    labels = np.where(np.arange(12) < 5, -100, LABELS)
+    map = nnflow.training_map(small(), F.cross_entropy, X[:4], LABELS[:4], test=(X, labels), backend="tensor")
+    whole = F.cross_entropy(small()(torch.tensor(X)), torch.tensor(labels)).item()
+    assert nnflow.Ensemble.grid(map).orbit(1, observe="test_loss")[0].item() == pytest.approx(whole, rel=1e-13)
+
+
 # ------------------------------------------------------------------------------------------------------- torch's modes
 
 
@@ -585,6 +643,7 @@ def test_the_users_module_is_left_as_it_was() -> None:
     assert len(module.l._forward_hooks) == 1
 
 
+@cache
 def saturated() -> nn.Module:
     """Trained until the loss is 1e-6: a small difference of large numbers."""
     module = small()

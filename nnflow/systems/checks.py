@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nnflow.names import Refusal
 from nnflow.systems.descent import described
-from nnflow.systems.losses import batch_rows, mean_loss, plain_attention, seeded
+from nnflow.systems.losses import plain_attention, seeded
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -128,8 +128,6 @@ def check(task: Training) -> None:
         )
     if task.test is not None:
         _loss_of(task, *task.test, "test ")
-    if task.microbatch < len(task.inputs):
-        _check_mean(task)
 
 
 def _unused(loss: Tensor, named: dict[str, nn.Parameter]) -> list[str]:
@@ -178,25 +176,6 @@ def _loss_of(
     if changed := [name for name, equal in same.items() if not equal]:
         raise Refusal(f"the module changes {changed[0]} in place, so a step is no fixed map: write into a copy")
     return loss, dict(module.named_parameters())
-
-
-def _check_mean(task: Training) -> None:
-    """Refuse microbatches for a loss that is no mean over samples: of all data, of test data, of the first batch."""
-    rows = batch_rows(task, 0)
-    batch = [] if rows is None else [(task.inputs[rows], task.targets[rows])]
-    w = torch.cat([p.detach().ravel() for p in task.module.parameters()]).to(task.device)
-    for inputs, targets in (task.inputs, task.targets), *([task.test] if task.test else []), *batch:
-        try:
-            with torch.no_grad():
-                sizes = len(inputs), task.microbatch
-                whole, parts = (float(mean_loss(task, inputs, targets, size)(w)) for size in sizes)
-        except FAILURES as error:
-            raise Refusal(f"microbatch = {task.microbatch}: the module fails on pieces: {first_line(error)}") from error
-        if not np.isclose(parts, whole, rtol=1e-4 if task.dtype == torch.float32 else 1e-8, atol=0.0):
-            raise Refusal(
-                f"microbatch = {task.microbatch}: the loss of all samples is {whole:g}, the mean over microbatches is "
-                f"{parts:g}: only a loss that is a mean over independent samples can be cut"
-            )
 
 
 def try_step(map: TensorMap, task: Training) -> None:

@@ -2,8 +2,8 @@
 
 It may come as an optimizer or as its `state_dict()`. That has no names unless the optimizer was made of
 `named_parameters()`; without, it is refused where two parameters of one shape could be taken for one another. One that
-steps by another rule than the map's (nesterov for heavy ball, amsgrad, groups with learning rates of their own) is
-refused: its memory would be that of another system.
+steps by another rule than the map's (nesterov or plain SGD for heavy ball, amsgrad, groups with learning rates of
+their own) is refused: its memory would be that of another system.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TORCH_MEMORY = {
     "moment2": ("exp_avg_sq", "square_avg"),
 }  # memory -> its names in torch.optim
 SETTING_OF = {  # optimiser -> a setting that only the class of torch.optim has that steps as it does
-    "gd": "nesterov", "heavy_ball": "nesterov", "nesterov": "nesterov",
+    "gd": "dampening", "heavy_ball": "dampening", "nesterov": "dampening",
     "adam": "amsgrad", "adamw": "amsgrad", "rmsprop": "centered",
 }  # fmt: skip
 ONE_FOR_ALL = ("lr", "momentum", "weight_decay", "betas", "eps", "alpha")
@@ -44,6 +44,11 @@ def remembered(name: str, optimizer: Any, parameters: Mapping[str, Any], mine: b
             f"optimizer has the entries {', '.join(map(str, held))}: give a torch optimizer or its state_dict()"
         )
     groups: list[dict[str, Any]] = held["param_groups"]
+    if not isinstance(optimizer, Mapping) and not type(optimizer).step.__module__.startswith("torch.optim"):
+        raise Refusal(
+            f"optimizer is of class {type(optimizer).__name__}, with a step of its own: give its state_dict() if it "
+            f"steps as {name!r} does"
+        )
     _same_rule(name, groups, held["state"], "" if isinstance(optimizer, Mapping) else type(optimizer).__name__)
     if isinstance(optimizer, Mapping):
         indices = _by_order(groups, parameters)
@@ -80,13 +85,12 @@ def _same_rule(name: str, groups: Sequence[Mapping[str, Any]], state: Mapping[An
             f"optimizer is a {kind or 'state_dict of another kind'}, which remembers {seen}: the map is trained with "
             f"{name!r} and needs {needed}"
         )
-    wanted = {"nesterov": name == "nesterov", "decoupled_weight_decay": name == "adamw", "dampening": 0,
-              "maximize": False, "amsgrad": False, "centered": False}  # fmt: skip
-    if name in ("gd", "rmsprop"):
-        wanted["momentum"] = 0
+    wanted = {"momentum": "velocity" in OPTIMISERS[name].memory, "nesterov": name == "nesterov", "dampening": False,
+              "decoupled_weight_decay": name == "adamw", "maximize": False, "amsgrad": False,
+              "centered": False}  # fmt: skip
     for group in groups:
         for key, value in wanted.items():
-            if group.get(key, value) != value:
+            if bool(group.get(key, value)) != value:  # a momentum that is not 0 may be any, as `beta` is
                 raise Refusal(f"optimizer has {key} = {group[key]}: that is another rule than {name!r} of this map")
     for key in ONE_FOR_ALL:
         if any(group.get(key) != groups[0].get(key) for group in groups):

@@ -38,7 +38,17 @@ from nnflow.systems.optimisers import LIMITS, Descent, optimiser, tensor_descent
 from nnflow.systems.order import Order
 from nnflow.systems.perceptron import Perceptron
 from nnflow.systems.schedules import Schedule
-from nnflow.systems.witness import at, attest, differs, peer, room_of, slope_of_torch, witnesses
+from nnflow.systems.witness import (
+    at,
+    attest,
+    compare_pieces,
+    differs,
+    peer,
+    room_of,
+    rounding,
+    slope_of_torch,
+    witnesses,
+)
 from nnflow.tensor import TensorMap, placed
 
 ACTIVATIONS = {
@@ -123,7 +133,8 @@ class Training:
             raise Refusal(f"microbatch = {microbatch}: give 1 to {len(rows)} samples, or None for all at once")
         task = cls(own, loss_fn, rows, _array(targets, "targets"), pair, device, dtype, scale,
                    Order(len(rows), batch, shuffle), noise, None if probe is None else _array(probe, "probe"),
-                   microbatch or len(rows), type(module).__name__.lower(), layout)  # fmt: skip
+                   microbatch or max(len(rows), len(pair[0]) if pair else 0),
+                   type(module).__name__.lower(), layout)  # fmt: skip
         check(task)
         return task
 
@@ -286,7 +297,7 @@ def _is_what_it_says(task: Training, network: Perceptron) -> bool:
     loss = nn.functional.cross_entropy if network.loss == "cross_entropy" else nn.functional.mse_loss
     theirs = witnesses(task, lambda w: slope_of_torch(at(task, task.module, w), task.loss_fn, task))
     ours = slope_of_torch(at(task, _Described(network), theirs[1].weights), loss, task)
-    return not differs(ours, theirs[1].slope, room_of(task, *theirs))
+    return not differs(ours, theirs[1].slope, room_of(rounding(task), *theirs))
 
 
 def _parts(module: nn.Module) -> list[nn.Module]:
@@ -383,6 +394,7 @@ def attested(
     defaults: Mapping[str, float],
 ) -> TensorTraining:
     """The tensor map of a task, compared with torch on the user's module (unless torch could not train that at all)."""
+    compare_pieces(task)
     made = tensor_training(task, optimizer, schedule, check, **defaults)
     if check:
         trainable = not any(p.is_inference() for p in module.parameters())

@@ -12,6 +12,7 @@ import copy
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,6 +27,7 @@ from nnflow.names import Refusal
 from nnflow.systems.checks import FAILURES, first_line
 from nnflow.systems.losses import Network, batch_loss, batch_rows, pieces, plain_attention, seeded
 from nnflow.systems.network import Peer
+from nnflow.systems.order import Order
 from nnflow.systems.written import OFF, Written
 from nnflow.tensor import everyday
 
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 NEARBY = 1e-3  # how far the second point is, relative to the weights
 FAR = 1.0  # and the third
+STEPS = 32  # at most so many batches are compared with their pieces
+CUT = 1000  # roundings by which these may be apart: the same rows in another order
 SHORTER = (1.0, 0.1, 0.01, 1e-4)  # how much of the way is gone where there is no loss: a logarithm or a covariance
 
 
@@ -57,7 +61,7 @@ def attest(map: TensorTraining, task: Training, module: nn.Module, loss_fn: Call
     _watch_reads(task, module)
     ours, near, far = witnesses(task, partial(_slope_of_map, map, task))
     kind = next(module.parameters()).dtype
-    room = room_of(task, ours, near, far)
+    room = room_of(rounding(task), ours, near, far)
     _compare(task, near.slope, slope_of_torch(at(task, task.module, near.weights), task.loss_fn, task), room)
     wide = max(1.0, torch.finfo(kind).eps / torch.finfo(task.dtype).eps)
     if task.noise is None or wide == 1.0:  # other noise than dropout is drawn by number type
@@ -117,22 +121,23 @@ def rounding(task: Training) -> float:
     return float(50 * torch.finfo(task.dtype).eps * np.sqrt(sum(task.sizes) + task.inputs.size + task.targets.size))
 
 
-def room_of(task: Training, own: Witness, near: Witness, far: Witness) -> Slope:
-    """How far loss and each entry of the gradient may be off by rounding, from their values at three points.
+def room_of(off: float, own: Witness, near: Witness, far: Witness) -> Slope:
+    """How far loss and each entry of the gradient may be apart, from their values at three points.
 
-    It is relative to the value itself; to what weights that are rounded make of it (the change to a point nearby,
-    relative to the way there); and, where a trained network's loss is a small difference of large numbers, to the value
-    for other weights.
+    It is `off` times the value itself; what weights that are rounded make of it (the change to a point nearby, relative
+    to the way there); and, where a trained network's loss is a small difference of large numbers, the value for other
+    weights.
     """
-    off, (here, there, away) = rounding(task), (point.slope for point in (own, near, far))
+    here, there, away = (point.slope for point in (own, near, far))
     loss = abs(here.loss) + abs(there.loss - here.loss) / near.way + abs(away.loss)
     gradient = _most(here.gradient) + _most(there.gradient - here.gradient) / near.way + _most(away.gradient)
     return Slope(float(off * np.nan_to_num(loss)), np.asarray(off * np.nan_to_num(gradient)))
 
 
 def differs(ours: Slope, theirs: Slope, room: Slope) -> bool:
-    """Whether two slopes at one point differ by more than the room."""
-    return bool(abs(ours.loss - theirs.loss) > room.loss or _most(ours.gradient - theirs.gradient) > room.gradient)
+    """Whether two slopes at one point differ by more than the room, or one of them has no value."""
+    near = abs(ours.loss - theirs.loss) <= room.loss and _most(ours.gradient - theirs.gradient) <= room.gradient
+    return not near
 
 
 def _compare(task: Training, ours: Slope, theirs: Slope, room: Slope) -> None:
@@ -173,21 +178,24 @@ def _slope_of_map(map: TensorTraining, task: Training, w: Array) -> Slope:
 # -- torch's side ------------------------------------------------------------------------------------------------
 
 
-def slope_of_torch(module: nn.Module, loss_fn: Callable[[Any, Any], Any], task: Training) -> Slope:
-    """Loss and `.grad` of a module on the batch of step 0, by calling it and `loss.backward()`; it is left as it was.
+def slope_of_torch(
+    module: nn.Module, loss_fn: Callable[[Any, Any], Any], task: Training, t: int = 0, size: int | None = None
+) -> Slope:
+    """Loss and `.grad` of a module on the batch of step t, by calling it and `loss.backward()`; it is left as it was.
 
-    In the number type and on the device of its first parameter. Raises Refusal if it fails there.
+    In the number type and on the device of its first parameter, in pieces of a size (default: whole, but noise is drawn
+    piece by piece). Raises Refusal if it fails there.
     """
     first, parameters = next(module.parameters()), list(module.parameters())
     data = [task.data(values, first.device, first.dtype) for values in (task.inputs, task.targets)]
-    size = len(task.inputs) if task.noise is None else task.microbatch  # noise is drawn piece by piece
+    size = size or (len(task.inputs) if task.noise is None else task.microbatch)
     total = 0.0
     try:
         with untouched(module), untouched(loss_fn), everyday(), torch.enable_grad(), plain_attention(), Written(OFF):
             for parameter in parameters:
                 parameter.grad = None
-            with seeded(task.noise, 0, first.device):
-                for share, (x, y) in pieces(size, batch_rows(task, 0), *data):
+            with seeded(task.noise, t, first.device):
+                for share, (x, y) in pieces(size, batch_rows(task, t), *data):
                     loss = share * loss_fn(module(x), y)
                     loss.backward()
                     total += loss.item()
@@ -251,6 +259,62 @@ def _restore(value: Any, before: Any) -> None:
     else:
         value.clear()
         value.extend(before)
+
+
+# -- whole and cut -----------------------------------------------------------------------------------------------
+
+
+def compare_pieces(task: Training) -> None:
+    """Refuse microbatches that are not, together, the whole: the loss is no mean over independent samples.
+
+    Of all data and of test data in evaluation mode, as they are watched, and of the batches that steps see (with noise,
+    which is drawn piece by piece, in evaluation mode too). At the witnesses' points: with a head of zeros all rows have
+    one loss, and any pieces of them agree.
+    """
+    evaluated = replace(task, module=copy.deepcopy(task.module).eval(), noise=None)
+    tables = {"samples": (task.inputs, task.targets)} | ({"test samples": task.test} if task.test else {})
+    for kind, (inputs, targets) in tables.items():
+        whole = replace(evaluated, inputs=inputs, targets=targets, order=Order(len(inputs)))
+        _compare_cut(whole, 0, kind)
+    for t in _steps(task.order) if task.microbatch < task.order.size else ():
+        _compare_cut(task if task.noise is None else evaluated, t, f"samples of step {t}")
+
+
+def _steps(order: Order) -> list[int]:
+    """Steps, at most STEPS, spread over an epoch; over several where each has an order of its own."""
+    last = order.batches - 1 if order.shuffle is None else max(order.batches, STEPS) - 1
+    return sorted(set(np.linspace(0, last, STEPS).astype(int).tolist()))
+
+
+def _compare_cut(task: Training, t: int, kind: str) -> None:
+    """Compare whole and pieces of the batch of step t, where the whole has a value."""
+    if task.microbatch >= task.order.size:
+        return
+
+    def slope(w: Array, size: int) -> Slope:
+        return slope_of_torch(at(task, task.module, w), task.loss_fn, task, t, size)
+
+    points = witnesses(task, partial(slope, size=len(task.inputs)))
+    room = room_of(CUT * torch.finfo(task.dtype).eps, *points)
+    for point in points:
+        try:
+            parts = slope(point.weights, task.microbatch)
+        except Refusal as error:
+            reason = first_line(error.__cause__ or error)
+            raise Refusal(f"microbatch = {task.microbatch}: the module fails on pieces: {reason}") from error
+        if np.isfinite([point.slope.loss, *point.slope.gradient]).all() and differs(parts, point.slope, room):
+            raise Refusal(
+                f"microbatch = {task.microbatch}: {_difference(task, point.slope, parts, room, kind)}: only a loss "
+                "that is a mean over independent samples can be cut"
+            )
+
+
+def _difference(task: Training, whole: Slope, parts: Slope, room: Slope, kind: str) -> str:
+    what, one, other = "loss", whole.loss, parts.loss
+    if abs(one - other) <= room.loss:
+        worst = int(np.nan_to_num(np.abs(whole.gradient - parts.gradient), nan=np.inf).argmax())
+        what, one, other = f"gradient of {task.parameter_at(worst)}", whole.gradient[worst], parts.gradient[worst]
+    return f"the {what} of all {kind} is {one:g}, the mean over microbatches is {other:g}"
 
 
 # -- which memory is touched -------------------------------------------------------------------------------------
