@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from nnflow_plugins.hessian_spectrum import HessianSpectrum
-from nnflow_plugins.knock_out import KnockOut
-from nnflow_plugins.sharpness import Sharpness
+from nnflow_plugins.training.hessian_spectrum import HessianSpectrum
+from nnflow_plugins.training.knock_out import KnockOut
+from nnflow_plugins.training.sharpness import Sharpness
 from torch import nn
 from torch.nn.functional import cross_entropy
 

@@ -69,7 +69,7 @@ def test_the_ground_floors_know_no_backend(name: str) -> None:
     assert not {m.split(".")[0] for m in imports(ROOT / f"{name}.py")} & {"numba", "torch", "xarray", "matplotlib"}
 
 
-@pytest.mark.parametrize("path", sorted(PLUGINS.glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(PLUGINS.rglob("*.py")), ids=lambda path: path.stem)
 def test_a_plugin_names_no_backend(path: Path) -> None:
     found = imports(path)
     assert not {m.split(".")[0] for m in found} & {"torch", "xarray"}

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from nnflow_plugins.trajectory_autocorrelation import TrajectoryAutocorrelation, trajectory_correlation
+from nnflow_plugins.signals.trajectory_autocorrelation import TrajectoryAutocorrelation
+from nnflow_plugins.tools.correlation import trajectory_correlation
 from torch import nn
 from torch.nn.functional import mse_loss
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nnflow_plugins.clipped_lyapunov import ClippedLyapunov
-from nnflow_plugins.finite_time_lyapunov import FiniteTimeLyapunov
-from nnflow_plugins.reduced_model import ReducedModel, softmax_step
-from nnflow_plugins.two_orbit_lyapunov import TwoOrbitLyapunov
+from nnflow_plugins.growth.clipped_lyapunov import ClippedLyapunov
+from nnflow_plugins.growth.finite_time_lyapunov import FiniteTimeLyapunov
+from nnflow_plugins.growth.two_orbit_lyapunov import TwoOrbitLyapunov
+from nnflow_plugins.training.reduced_model import ReducedModel, softmax_step
 
 import nnflow
 from nnflow.testing import check_analysis

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nnflow_plugins.laminar_lengths import LaminarLengths, laminar_lengths, laminar_phases, length_bins
-from nnflow_plugins.plateaus import Plateaus, block_means, block_noise, merged, partition, segment, smallest_jump
+from nnflow_plugins.orbits.laminar_lengths import LaminarLengths, laminar_lengths, laminar_phases, length_bins
+from nnflow_plugins.orbits.plateaus import Plateaus, block_means, block_noise, merged, partition, segment, smallest_jump
 
 import nnflow
 from nnflow.testing import check_analysis

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nnflow_plugins.local_expansion import LocalExpansion, Rates, expansion_rates, neighbours, slope_p_value
+from nnflow_plugins.growth.local_expansion import LocalExpansion, Rates, expansion_rates, neighbours, slope_p_value
 from scipy.stats import linregress
 
 import nnflow

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nnflow_plugins.lyapunov import kaplan_yorke
+from nnflow_plugins.growth.lyapunov_spectrum import kaplan_yorke
 
 import nnflow
 from nnflow.map import Array

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nnflow_plugins.network_lyapunov import NetworkLyapunov, fits, windows
+from nnflow_plugins.growth.network_lyapunov import NetworkLyapunov
+from nnflow_plugins.tools.windows import fits, windows
 
 import nnflow
 from nnflow.testing import check_analysis

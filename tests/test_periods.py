@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nnflow_plugins.periods import detect_period
+from nnflow_plugins.tools.periods import detect_period
 from numpy.typing import NDArray
 
 

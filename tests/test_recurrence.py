@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nnflow_plugins.recurrence import (
+from nnflow_plugins.signals.recurrence import (
     MEASURES,
     embed,
     lines_of_matrix,
@@ -326,7 +326,7 @@ def test_wrong_shapes():
 
 PEAK = """
 import resource, numpy as np
-from nnflow_plugins.recurrence import recurrence_measures
+from nnflow_plugins.signals.recurrence import recurrence_measures
 series = np.random.default_rng(0).random((20_000, 1))
 recurrence_measures(series[:100], rate=0.1)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

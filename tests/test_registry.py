@@ -104,7 +104,7 @@ def test_two_plugins_of_one_name_are_refused_with_both_owners(
 
 
 def test_the_same_plugin_seen_twice_is_no_clash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(rival(tmp_path, "nnflow_plugins.recurrence:Recurrence")))
+    monkeypatch.syspath_prepend(str(rival(tmp_path, "nnflow_plugins.signals.recurrence:Recurrence")))
     assert nnflow.analyses["recurrence"].__name__ == "Recurrence"
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from nnflow_plugins.separation import Separation
-from nnflow_plugins.series import Series
+from nnflow_plugins.growth.separation import Separation
+from nnflow_plugins.orbits.series import Series
 
 import nnflow
 from nnflow.testing import check_analysis

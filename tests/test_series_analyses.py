@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nnflow_plugins.autocorrelation import Autocorrelation, shuffled_band
-from nnflow_plugins.displacement import Displacement
+from nnflow_plugins.orbits.displacement import Displacement
+from nnflow_plugins.signals.autocorrelation import Autocorrelation, shuffled_band
 
 import nnflow
 from nnflow.testing import check_analysis

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nnflow_plugins.zero_one_test import (
+from nnflow_plugins.signals.zero_one_test import (
     BLOCK,
     DRIFT_THRESHOLD,
     displacements,

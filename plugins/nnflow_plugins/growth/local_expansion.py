@@ -22,8 +22,8 @@ from nnflow.analysis import Analysis, Result, at_least, first
 from nnflow.ensemble import Ensemble, Recording
 from nnflow.map import generator
 from nnflow.values import real
-from nnflow_plugins.network_lyapunov import best_window, fits, logarithm, windows
-from nnflow_plugins.observed import ROUNDING, exponent_of, floor_of, gap, largest_of, share_of, turn_of
+from nnflow_plugins.tools.observed import ROUNDING, exponent_of, floor_of, gap, largest_of, share_of, turn_of
+from nnflow_plugins.tools.windows import best_window, fits, logarithm, windows
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -220,7 +220,7 @@ class LocalExpansion(Analysis):
 
     def draw(self, dataset: xr.Dataset, axes: Axes) -> None:
         """The rate over the value at the seed, a dot a kept seed."""
-        from nnflow_plugins.drawing import COLOURS
+        from nnflow_plugins.tools.drawing import COLOURS
 
         kept = dataset["kept"].values
         values, rates = dataset["value"].values[kept], dataset["rate"].values[kept]

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from nnflow.analysis import Analysis, Result, at_least
 from nnflow.ensemble import Ensemble, ResolutionWarning
 from nnflow.map import length
-from nnflow_plugins.remarks import at_rest, start_counts
+from nnflow_plugins.tools.remarks import at_rest, start_counts
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -126,7 +126,7 @@ class TwoOrbitLyapunov(Analysis):
 
     def draw(self, dataset: xr.Dataset, axes: Axes) -> None:
         """The exponent over the scanned axis (median over the others)."""
-        from nnflow_plugins.drawing import over_axis
+        from nnflow_plugins.tools.drawing import over_axis
 
         data: Any = dataset["exponent"]
         over_axis(data, axes)

@@ -134,7 +134,7 @@ class HessianSpectrum(Analysis):
 
     def draw(self, dataset: xr.Dataset, axes: Axes) -> None:
         """The density of the first members, on a logarithmic axis, with the threshold of stability."""
-        from nnflow_plugins.drawing import COLOURS
+        from nnflow_plugins.tools.drawing import COLOURS
 
         curvature, density = (
             dataset[name].values.reshape(-1, dataset.sizes["point"]) for name in ("curvature", "density")

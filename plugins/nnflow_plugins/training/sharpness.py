@@ -95,7 +95,7 @@ class Sharpness(Analysis):
 
     def draw(self, dataset: xr.Dataset, axes: Axes) -> None:
         """Sharpness over its threshold, along the orbit: the median over members, shaded between quartiles."""
-        from nnflow_plugins.drawing import band
+        from nnflow_plugins.tools.drawing import band
 
         rows = dataset["stability"].transpose(..., "time").values.reshape(-1, dataset.sizes["time"])
         band(axes, dataset["time"], rows)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from nnflow.analysis import Analysis, Result, at_least
 from nnflow.ensemble import Ensemble
 from nnflow.map import Gathered, orthonormalise
-from nnflow_plugins.remarks import at_rest, start_counts
+from nnflow_plugins.tools.remarks import at_rest, start_counts
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -183,7 +183,7 @@ class LyapunovSpectrum(Analysis):
 
     def draw(self, dataset: xr.Dataset, axes: Axes) -> None:
         """The exponents over the scanned axis (median over the others); without one, their history if it was kept."""
-        from nnflow_plugins.drawing import over_axis, scanned
+        from nnflow_plugins.tools.drawing import over_axis, scanned
 
         running = "history" in dataset and scanned(dataset["exponent"], "index") is None
         over_axis(dataset["history" if running else "exponent"], axes, "index", "λ{}")

@@ -13,7 +13,7 @@ import numpy as np
 
 from nnflow.analysis import Analysis, Result, at_least
 from nnflow.ensemble import Ensemble
-from nnflow_plugins.remarks import at_rest, start_counts
+from nnflow_plugins.tools.remarks import at_rest, start_counts
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -74,7 +74,7 @@ class FiniteTimeLyapunov(Analysis):
 
     def draw(self, dataset: xr.Dataset, axes: Axes) -> None:
         """The largest exponent: its distribution over all members in each stretch, from the first to the last."""
-        from nnflow_plugins.drawing import COLOURS
+        from nnflow_plugins.tools.drawing import COLOURS
 
         data = dataset["exponent"].isel(index=0).transpose(..., "time")
         rows = data.values.reshape(-1, data.sizes["time"])

@@ -20,7 +20,7 @@ from nnflow.analysis import Analysis, Result, at_least, first
 from nnflow.ensemble import Ensemble, Recording
 from nnflow.room import room
 from nnflow.values import real
-from nnflow_plugins.observed import ROUNDING, exponent_of, floor_of, largest_of, share_of, turn_of
+from nnflow_plugins.tools.observed import ROUNDING, exponent_of, floor_of, largest_of, share_of, turn_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -285,7 +285,7 @@ class Plateaus(Analysis):
 
     def draw(self, dataset: xr.Dataset, axes: Axes) -> None:
         """Each plateau as a line at its level, from start to end; where the series moves, a thin dotted one."""
-        from nnflow_plugins.drawing import COLOURS
+        from nnflow_plugins.tools.drawing import COLOURS
 
         count = dataset.sizes["segment"]
         flat, start, end, level = (

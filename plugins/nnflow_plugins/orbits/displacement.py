@@ -73,7 +73,7 @@ class Displacement(Analysis):
 
     def draw(self, dataset: xr.Dataset, axes: Axes) -> None:
         """Relative net displacement over relative path length, a point a weight; on the line a weight goes straight."""
-        from nnflow_plugins.drawing import COLOURS
+        from nnflow_plugins.tools.drawing import COLOURS
 
         initial = dataset["initial"].values.ravel()
         net, path = (dataset[name].values.ravel() for name in ("net", "path"))

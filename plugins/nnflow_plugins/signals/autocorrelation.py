@@ -12,8 +12,8 @@ from nnflow.analysis import Analysis, Result, at_least, first
 from nnflow.ensemble import Ensemble, Recording
 from nnflow.map import generator
 from nnflow.room import room
-from nnflow_plugins.observed import exponent_of, floor_of, share_of, straightened
-from nnflow_plugins.trajectory_autocorrelation import trajectory_correlation
+from nnflow_plugins.tools.correlation import trajectory_correlation
+from nnflow_plugins.tools.observed import exponent_of, floor_of, share_of, straightened
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -100,7 +100,7 @@ class Autocorrelation(Analysis):
 
     def draw(self, dataset: xr.Dataset, axes: Axes) -> None:
         """The autocorrelation over the lag (the median over members), and the band of the shuffled series."""
-        from nnflow_plugins.drawing import COLOURS
+        from nnflow_plugins.tools.drawing import COLOURS
 
         own, low, high = (
             dataset[name].transpose(..., "lag").values.reshape(-1, dataset.sizes["lag"])

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nnflow.machine import loop
 from nnflow.values import real
-from nnflow_plugins.observed import RECORDED, ROUNDING
+from nnflow_plugins.tools.observed import RECORDED, ROUNDING
 
 Array = NDArray[np.float64]
 Integers = NDArray[np.int64]

@@ -124,7 +124,7 @@ class Separation(Analysis):
 
         Shaded between quartiles of the members.
         """
-        from nnflow_plugins.drawing import band, scanned
+        from nnflow_plugins.tools.drawing import band, scanned
 
         per_layer = "layer_distance" in dataset and "size" not in dataset.dims
         data = dataset["layer_distance" if per_layer else "distance"].mean("perturbation")

@@ -89,7 +89,7 @@ class Series(Analysis):
 
     def draw(self, dataset: xr.Dataset, axes: Axes) -> None:
         """Each channel over time: the median over members, shaded between quartiles."""
-        from nnflow_plugins.drawing import band
+        from nnflow_plugins.tools.drawing import band
 
         for i, name in enumerate(dataset["channel"].values):
             rows = dataset["value"].sel(channel=name).transpose(..., "time").values.reshape(-1, dataset.sizes["time"])

@@ -66,7 +66,7 @@ class KnockOut(Analysis):
 
     def draw(self, dataset: xr.Dataset, axes: Axes) -> None:
         """The ratios in the order of the weights: the median over members, with a line between quartiles."""
-        from nnflow_plugins.drawing import band
+        from nnflow_plugins.tools.drawing import band
 
         rows = dataset["ratio"].transpose(..., "weight").values.reshape(-1, dataset.sizes["weight"])
         band(axes, np.arange(rows.shape[1]), rows, marker=".", linestyle="")

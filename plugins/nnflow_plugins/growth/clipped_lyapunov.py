@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from nnflow.analysis import Analysis, Result, at_least
 from nnflow.ensemble import Ensemble
-from nnflow_plugins.remarks import at_rest
+from nnflow_plugins.tools.remarks import at_rest
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -105,7 +105,7 @@ class ClippedLyapunov(Analysis):
 
     def draw(self, dataset: xr.Dataset, axes: Axes) -> None:
         """The distribution of the exponent over the members, for each clip."""
-        from nnflow_plugins.drawing import COLOURS
+        from nnflow_plugins.tools.drawing import COLOURS
 
         data = dataset["exponent"].transpose(..., "clipped")
         columns = data.values.reshape(-1, len(CLIPS)).T

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from nnflow.analysis import Analysis, Result, at_least, first
 from nnflow.ensemble import Ensemble, Recording
-from nnflow_plugins.observed import floor_of, share_of, turn_of
-from nnflow_plugins.periods import detect_period
+from nnflow_plugins.tools.observed import floor_of, share_of, turn_of
+from nnflow_plugins.tools.periods import detect_period
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -96,7 +96,7 @@ class OrbitDiagram(Analysis):
 
     def draw(self, dataset: xr.Dataset, axes: Axes) -> None:
         """Every sample as a dot over the scanned axis (over the sample index if nothing was scanned)."""
-        from nnflow_plugins.drawing import COLOURS, scanned
+        from nnflow_plugins.tools.drawing import COLOURS, scanned
 
         value = dataset["value"]
         axis = scanned(value, "sample") or "sample"

@@ -83,7 +83,7 @@ class ReducedModel(Analysis):
 
     def draw(self, dataset: xr.Dataset, axes: Axes) -> None:
         """The residual over time: the median over members, shaded between quartiles."""
-        from nnflow_plugins.drawing import band
+        from nnflow_plugins.tools.drawing import band
 
         rows = dataset["residual"].transpose(..., "time").values.reshape(-1, dataset.sizes["time"])
         band(axes, dataset["time"], np.maximum(rows, np.finfo(float).tiny))

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from nnflow.analysis import Analysis, Result, at_least, first
 from nnflow.ensemble import Ensemble, Recording
 from nnflow.values import real
-from nnflow_plugins.observed import ROUNDING, exponent_of, floor_of, gap, largest_of, on_circle, share_of, turn_of
+from nnflow_plugins.tools.observed import ROUNDING, exponent_of, floor_of, gap, largest_of, on_circle, share_of, turn_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -171,7 +171,7 @@ class LaminarLengths(Analysis):
 
     def draw(self, dataset: xr.Dataset, axes: Axes) -> None:
         """The density of the lengths, both axes logarithmic: the median over the members that have complete phases."""
-        from nnflow_plugins.drawing import COLOURS
+        from nnflow_plugins.tools.drawing import COLOURS
 
         counts = dataset["histogram"].transpose(..., "length").values.reshape(-1, dataset.sizes["length"])
         totals = counts.sum(axis=1, keepdims=True)
