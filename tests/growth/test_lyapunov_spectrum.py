@@ -160,3 +160,69 @@ def test_henon_has_the_known_dimension() -> None:
 def test_settings_that_make_no_sense(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         spectrum(nnflow.maps["henon"](), **settings)
+
+
+def test_a_long_time_between_records_overflows_nothing() -> None:
+    """4^520 is no float, a product of 520 Jacobians neither: log-stretches are summed, and no stretches multiplied.
+
+    Also in this way: the second vector of a frame underflows (−inf) or, sooner, is rounding of the first (a plausible
+    number): any `every` beyond about 15 for Hénon, 18 for the cat map; frames without gauge directions, set anew too
+    rarely; the verb itself, the n-th iterate of a map, and records of frames and factors.
+    """
+    found = nnflow.run("lyapunov_spectrum", nnflow.maps["logistic"](r=4.0), steps=5200, every=520)
+    assert found.exponent.item() == pytest.approx(math.log(2), abs=1e-3)
+    assert found.escaped.item() == -1
+
+
+@pytest.mark.parametrize("every", [2, 20, 100, 1000])
+def test_how_often_is_recorded_changes_no_exponent(every: int) -> None:
+    map = nnflow.maps["henon"]()
+    found = nnflow.run("lyapunov_spectrum", map, steps=2000, every=every, history=True)
+    plain = nnflow.run("lyapunov_spectrum", map, steps=2000, history=True)
+    np.testing.assert_allclose(found.exponent, plain.exponent, atol=1e-12)  # sums in another order
+    np.testing.assert_allclose(found.history, plain.history.sel(time=found.time), atol=1e-12)
+    assert float(found.exponent.sum()) == pytest.approx(math.log(0.3), abs=1e-12)
+    assert float(found.kaplan_yorke) > 1.2
+
+
+def test_gauge_directions_are_left_out_whatever_is_recorded() -> None:
+    """Beside gauge directions that grow by rounding, eight steps are the longest that a frame is left with."""
+    ensemble = nnflow.Ensemble.grid(nnflow.maps["softmax"](), inits=2)
+    window: dict[str, Any] = {"steps": 400, "transient": 200, "gauge": False}
+    often, rarely = (nnflow.run("lyapunov_spectrum", ensemble, every=every, **window) for every in (1, 200))
+    np.testing.assert_allclose(rarely.exponent, often.exponent, atol=1e-12)
+
+
+def test_the_chunk_does_not_change_the_bits_of_long_sums() -> None:
+    ensemble = nnflow.Ensemble.grid(nnflow.maps["henon"](), inits=40)
+    window: dict[str, Any] = {"steps": 5000, "transient": 10, "history": True}
+    one, all_ = (nnflow.run("lyapunov_spectrum", ensemble, chunk=chunk, **window) for chunk in (1, 40))
+    np.testing.assert_array_equal(one.exponent, all_.exponent)  # 400 000 log-stretches in one chunk, 10 000 in another
+    np.testing.assert_array_equal(one.history, all_.history)
+
+
+def test_the_default_of_the_logistic_map_does_not_fall_on_zero() -> None:
+    """At r = 4 it did at step 292 597, and the exponent of chaos became ln 4, that of 0.
+
+    Also in this way: other values of r with all defaults, tent at 2, doubling and baker in plain floats, all other
+    rates of growth; orbits that are at rest by right (stable, or started there), which are no reason to warn.
+    """
+    found = nnflow.run("lyapunov_spectrum", nnflow.maps["logistic"](), steps=1_000_000)
+    assert 0.685 < found.exponent.item() < 0.6932
+    assert not found.at_rest.item()
+
+
+def test_an_orbit_at_rest_by_right_is_no_reason_to_warn() -> None:
+    stable = nnflow.run("lyapunov_spectrum", nnflow.maps["logistic"](r=2.5))
+    started = nnflow.run("lyapunov_spectrum", nnflow.Ensemble.grid(nnflow.maps["logistic"](r=4.0), states=[[0.0]]))
+    assert stable.at_rest.item()
+    assert started.at_rest.item()
+    assert started.exponent.item() == pytest.approx(math.log(4))
+    scan = nnflow.Ensemble.grid(nnflow.maps["logistic"](), states=[[0.3]], r=[2.5, 3.9, 5.0])
+    assert nnflow.run("lyapunov_spectrum", scan).at_rest.values.tolist() == [True, False, False]
+
+
+def test_few_digits_of_growth_put_no_orbit_to_rest() -> None:
+    """The orbit of 1/4 under the doubling tent reaches 0 exactly, in two steps: 20 ln 2 nats are no loss of digits."""
+    scan = nnflow.Ensemble.grid(nnflow.maps["tent"](mu=2.0), states=[[0.25]])
+    assert nnflow.run("lyapunov_spectrum", scan, steps=20, transient=0).exponent.item() == pytest.approx(np.log(2.0))
