@@ -160,9 +160,25 @@ def _list(argv: list[str]) -> int:
         return 0
     if argv:
         raise Misuse(f"nnflow list takes no arguments, not {' '.join(argv)}")
-    listed = {"maps": nnflow.maps, "analyses": nnflow.analyses, "studies": nnflow.studies}
-    print("\n\n".join(f"{title}\n{_listing(registry)}" for title, registry in listed.items()))
+    listed = {"maps": _listing(nnflow.maps), **_analyses(), "studies": _listing(nnflow.studies)}
+    print("\n\n".join(f"{title}\n{lines}" for title, lines in listed.items()))
     return 0
+
+
+def _analyses() -> dict[str, str]:
+    """What analyses there are to each question, with the first line of their docs; a stranger's by distribution."""
+    names = nnflow.analyses.names()
+    width = max(map(len, names), default=0)
+    groups: dict[tuple[bool, str], list[str]] = {}
+    for name in names:
+        try:
+            owner, (text, question) = nnflow.analyses.distribution(name), nnflow.analyses.about(name)
+        except nnflow.PluginError as clash:
+            owner, text, question = "more than one distribution", f"cannot be used: {clash}", ""
+        group = (False, question[:1].lower() + question[1:]) if owner == "nnflow" else (True, f"of {owner}")
+        groups.setdefault(group, []).append(f"  {name:<{width}}  {text}".rstrip())
+    found = {f"analyses: {title}": "\n".join(groups[stranger, title]) for stranger, title in sorted(groups)}
+    return found or {"analyses": "  none installed"}
 
 
 def _listing(registry: nnflow.Registry) -> str:

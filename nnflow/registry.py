@@ -12,12 +12,16 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache
+from importlib.machinery import PathFinder
 from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from nnflow.names import unknown
+
+UNREADABLE = (ImportError, OSError, ValueError, SyntaxError, AttributeError)
+"""What finding and reading a module's source may end in."""
 
 
 class PluginError(Exception):
@@ -77,6 +81,14 @@ class Registry(Mapping[str, Any]):
         """The name of the distribution that declares a plugin. Raises as ``[name]`` does."""
         return _owner(self._entry(name))
 
+    def about(self, name: str) -> tuple[str, str]:
+        """The first lines of the docstrings of a plugin and of the package that it lies in; raises as ``[name]`` does.
+
+        They are read from the sources, and nothing is imported; "" where there is nothing to read.
+        """
+        module, _, attribute = self._entry(name).value.partition(":")
+        return _first_line(module, attribute), _first_line(module.rpartition(".")[0])
+
     def _entry(self, name: str) -> EntryPoint:
         entries = self._entries()
         if not isinstance(name, str) or name not in entries:
@@ -126,16 +138,37 @@ def _owner(entry: EntryPoint) -> str:
     return entry.dist.name if entry.dist is not None else "an unknown distribution"
 
 
+def _file(module: str) -> Path:
+    """The source of a module, found without importing it, or a package that it lies in. Raises ImportError."""
+    name, *rest = module.split(".")
+    spec = find_spec(name)
+    for part in rest:
+        name = f"{name}.{part}"
+        spec = PathFinder.find_spec(name, (spec and spec.submodule_search_locations) or [])
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"no source of {module}")
+    return Path(spec.origin)
+
+
+def _first_line(module: str, name: str = "") -> str:
+    """Of the docstring of a module, or of what bears this name in it; "" where there is none."""
+    try:
+        tree = ast.parse(_file(module).read_text(encoding="utf-8"))
+    except UNREADABLE:
+        return ""
+    nodes: list[Any] = [node for node in tree.body if getattr(node, "name", None) == name] if name else [tree]
+    return next((text.partition("\n")[0] for node in nodes if (text := ast.get_docstring(node))), "")
+
+
 def _place(module: str, error: BaseException) -> str:
     """Where in a plugin's file an error arose: the line, and the class that it lies in; "" where that is unknown."""
     try:
-        spec = find_spec(module)
-        path = Path(spec.origin if spec is not None and spec.origin is not None else "")
+        path = _file(module)
         frames = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         if isinstance(error, SyntaxError):
             return f", line {error.lineno}" if error.filename == str(path) else ""
         tree = ast.parse(path.read_text(encoding="utf-8")) if frames else ast.Module([], [])
-    except (ImportError, OSError, ValueError, SyntaxError, AttributeError):
+    except UNREADABLE:
         return ""
     line = frames[-1] if frames else None
     inside = [

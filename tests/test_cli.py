@@ -14,6 +14,7 @@ import xarray as xr
 from conftest import Command
 
 import nnflow
+from nnflow.__main__ import main
 
 FAST = ("--steps", "200", "--transient", "20")
 
@@ -24,6 +25,44 @@ def test_list_shows_everything_and_who_brought_it(nnflow_command: Command, stran
     assert done.stderr == ""
     for name in (*nnflow.maps.names(), *nnflow.analyses.names(), "demo", "doubling  ", "spread", "(nnflow-example)"):
         assert name in done.stdout
+
+
+def test_list_groups_our_analyses_by_question_and_a_strangers_by_distribution(
+    nnflow_command: Command, stranger: Path
+) -> None:
+    parts = [part.splitlines() for part in nnflow_command("list", path=[stranger]).stdout.split("\n\n")]
+    names = {title: [line.split()[0] for line in lines] for title, *lines in parts}
+    assert list(names) == [
+        "maps",
+        "analyses: how fast do neighbors part?",
+        "analyses: what does a series tell?",
+        "analyses: what does an orbit do?",
+        "analyses: what does the loss look like?",
+        "analyses: of nnflow-example",
+        "studies",
+    ]
+    assert names["analyses: what does the loss look like?"] == [
+        "hessian_spectrum",
+        "knock_out",
+        "reduced_model",
+        "sharpness",
+    ]
+    assert parts[5][1:] == [
+        "  broken",  # cannot be imported, and is not
+        "  spread                      The range of an observable along the orbit.",
+    ]
+    assert all(len(line.split()) > 3 for part in parts[1:5] for line in part[1:])
+
+
+def test_list_without_plugins(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for kind in ("maps", "analyses", "studies"):
+        monkeypatch.setattr(nnflow, kind, nnflow.Registry("nnflow.nothing"))
+    assert main(["list"]) == 0
+    assert capsys.readouterr().out.split("\n\n") == [
+        "maps\n  none installed",
+        "analyses\n  none installed",
+        "studies\n  none installed\n",
+    ]
 
 
 def test_help_shows_the_settings_of_an_analysis_with_docs_and_defaults(nnflow_command: Command) -> None:

@@ -1,9 +1,14 @@
-"""The import floors: imports go down only, and a plugin names no backend. Held by reading the source."""
+"""Floors and folders: imports go down only, a plugin names no backend, and an analysis stands in its question's folder.
+
+Held by reading the sources; imports inside functions count as well.
+"""
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import nnflow_plugins
 import nnflow_studies
@@ -14,24 +19,57 @@ import nnflow
 ROOT = Path(nnflow.__file__).parent
 PLUGINS = Path(nnflow_plugins.__file__).parent
 STUDIES = Path(nnflow_studies.__file__).parent
+REPOSITORY = Path(__file__).parents[1]
 
 FLOORS = {
-    "names": 0, "process": 0, "workers": 0, "room": 0, "settings": 0, "map": 0, "registry": 0, "ensemble": 1,
-    "curvature": 1, "iterated": 1, "analysis": 1, "compiled": 1, "straight": 0, "unassigned": 0,
-    "arithmetic": 0, "blas": 0, "frozen": 0, "guard": 0, "machine": 0, "differences": 1, "tensor": 1,
-    "rehearsal": 2, "runner": 2, "exchange": 2, "systems": 2, "plotting": 3, "testing": 3, "summary": 3, "__main__": 4,
-    "writing": 0, "internals": 0, "values": 0, "indices": 0, "recorded": 2, "results": 2,
+    "nnflow": {
+        "names": 0, "indices": 0, "process": 0, "workers": 0, "blas": 0, "internals": 0, "arithmetic": 0,
+        "values": 1, "room": 1, "writing": 1, "registry": 1, "unassigned": 1,
+        "settings": 2, "frozen": 2,
+        "straight": 3, "machine": 3,
+        "map": 3,
+        "ensemble": 4, "curvature": 4, "differences": 4, "guard": 4,
+        "analysis": 5, "iterated": 5, "recorded": 5, "compiled": 5, "tensor": 5,
+        "systems": 6, "rehearsal": 6,
+        "runner": 7, "results": 7, "exchange": 7,
+        "plotting": 8, "summary": 8, "testing": 8,
+        "__init__": 9,
+        "__main__": 10,
+    },
+    "nnflow.compiled": {
+        "memory": 0, "ways": 0, "frames": 1, "loops": 2, "lanes": 3, "observing": 3, "kernels": 4, "trial": 4, "map": 5,
+        "__init__": 6,
+    },
+    "nnflow.systems": {
+        "__init__": 0, "data": 0, "rows": 0, "written": 0, "schedules": 0, "classic": 0, "softmax": 0,
+        "files": 1, "order": 1, "passes": 1, "dropout": 1, "optimisers": 1,
+        "batches": 2, "losses": 2, "memory": 2, "descent": 2,
+        "perceptron": 3, "checks": 3,
+        "network": 4,
+        "graph": 5, "witness": 5,
+        "modules": 6,
+    },
 }  # fmt: skip
+"""By folder: a file may import those on lower floors of it only, so that there is no circle."""
+
+UPWARD = {
+    ("systems/descent", "systems/modules"),
+    ("systems/descent", "systems/witness"),
+    ("systems/network", "systems/modules"),
+}
+"""(file, what it imports from above all the same): gradient_map and training_map stand beside the maps they return, and
+import the files that make and check those only when they are called. No other circle is known."""
 
 
 def imports(path: Path) -> set[str]:
-    """Modules that a file imports, anywhere in it except under `if TYPE_CHECKING`."""
+    """What a file imports, anywhere in it except under `if TYPE_CHECKING`: modules, or module.name."""
     tree = ast.parse(path.read_text())
     hidden = {
         id(inner)
         for node in ast.walk(tree)
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
-        for inner in ast.walk(node)
+        for statement in node.body
+        for inner in ast.walk(statement)
     }
     found: set[str] = set()
     for node in ast.walk(tree):
@@ -39,29 +77,62 @@ def imports(path: Path) -> set[str]:
             continue
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: write imports in full"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
 
-def part(module: str) -> str | None:
-    """ "nnflow.systems.data" → "systems"."""
-    names = module.split(".")
-    return names[1] if names[0] == "nnflow" and len(names) > 1 and names[1] in FLOORS else None
+def part(module: str, folder: str = "nnflow") -> str | None:
+    """What of a folder a module belongs to: "nnflow.systems.data" → "systems"; a public name → "__init__"."""
+    if module == folder:
+        return "__init__"
+    if not module.startswith(f"{folder}."):
+        return None
+    name = module.removeprefix(f"{folder}.").partition(".")[0]
+    return name if name in FLOORS[folder] else "__init__"
 
 
-CORE = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py")
+def name_of(path: Path) -> str:
+    """ "compiled/map" of a file in `nnflow`, "growth/separation" of one in `nnflow_plugins`."""
+    home = next(home for home in (ROOT, PLUGINS, STUDIES) if home in path.parents)
+    return path.relative_to(home).with_suffix("").as_posix()
 
 
-@pytest.mark.parametrize("path", CORE, ids=lambda path: path.stem)
+def sources(home: Path) -> Any:
+    """One case a file of a folder."""
+    return pytest.mark.parametrize("path", sorted(home.rglob("*.py")), ids=name_of)
+
+
+# ------------------------------------------------------------------------------------------------------------- floors
+
+
+def climbs(path: Path) -> Iterator[tuple[str, str]]:
+    """(file, what it imports) for all imports of a file of `nnflow` that do not go down."""
+    inside = path.relative_to(ROOT.parent).with_suffix("").parts
+    for depth in range(1, len(inside)):
+        folder, own = ".".join(inside[:depth]), inside[depth]
+        for below in {part(module, folder) for module in imports(path)} - {None, own}:
+            if FLOORS[folder][str(below)] >= FLOORS[folder][own]:
+                yield "/".join(inside[1:]), "/".join((*inside[1:depth], str(below)))
+
+
+@sources(ROOT)
 def test_imports_go_down_only(path: Path) -> None:
-    own = path.relative_to(ROOT).with_suffix("").parts[0]
-    for module in imports(path):
-        below = part(module)
-        if below is not None and below != own:
-            assert FLOORS[below] <= FLOORS[own], f"{own} imports {module}"
-            assert {own, below} != {"compiled", "tensor"}, f"{own} imports {module}"
-        assert not module.startswith(("nnflow_plugins", "nnflow_studies")), f"{own} imports {module}"
+    assert set(climbs(path)) == {pair for pair in UPWARD if pair[0] == name_of(path)}
+
+
+@sources(ROOT)
+def test_nnflow_imports_no_plugin(path: Path) -> None:
+    assert not [m for m in imports(path) if m.startswith(("nnflow_plugins", "nnflow_studies"))]
+
+
+def test_every_module_has_a_floor() -> None:
+    files = [path.relative_to(ROOT.parent).with_suffix("").parts for path in ROOT.rglob("*.py")]
+    for folder, floors in FLOORS.items():
+        above = tuple(folder.split("."))
+        assert {parts[len(above)] for parts in files if parts[: len(above)] == above} == set(floors)
+    assert {".".join(parts[:-1]) for parts in files} == set(FLOORS)
 
 
 @pytest.mark.parametrize("name", ["map", "ensemble", "registry", "analysis"])
@@ -69,26 +140,72 @@ def test_the_ground_floors_know_no_backend(name: str) -> None:
     assert not {m.split(".")[0] for m in imports(ROOT / f"{name}.py")} & {"numba", "torch", "xarray", "matplotlib"}
 
 
-@pytest.mark.parametrize("path", sorted(PLUGINS.glob("*.py")), ids=lambda path: path.stem)
+@sources(PLUGINS)
 def test_a_plugin_names_no_backend(path: Path) -> None:
     found = imports(path)
     assert not {m.split(".")[0] for m in found} & {"torch", "xarray"}
-    assert not {part(m) for m in found} & {"compiled", "tensor", "runner", "loops", "plotting", "__main__"}
+    assert not {part(m) for m in found} & {"compiled", "tensor", "runner", "plotting", "__main__"}
 
 
-@pytest.mark.parametrize("path", sorted(STUDIES.rglob("*.py")), ids=lambda path: path.stem)
+@sources(STUDIES)
 def test_a_study_uses_public_names_only(path: Path) -> None:
-    assert not [module for module in imports(path) if module.startswith("nnflow.") and part(module)]
+    assert not {part(module) for module in imports(path)} - {None, "__init__"}
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "benchmarks").glob("*.py")), ids=lambda p: p.stem)
 def test_benchmarks_use_no_private_name(path: Path) -> None:
     assert not [m for m in imports(path) if m.startswith("nnflow") and any(p.startswith("_") for p in m.split("."))]
 
 
-def test_every_module_has_a_floor() -> None:
-    assert {path.relative_to(ROOT).with_suffix("").parts[0] for path in CORE} == set(FLOORS)
-
-
 def test_no_module_bears_the_name_of_a_public_object() -> None:
     assert not {path.stem for path in ROOT.iterdir()} & set(nnflow.__all__)
+
+
+# ------------------------------------------------------------------------------------------------------------ folders
+
+OURS = {name: value for name, value in nnflow.analyses.targets() if value.startswith("nnflow_plugins.")}
+QUESTIONS = {path.parent.name for path in PLUGINS.glob("*/__init__.py")} - {"tools"}
+
+
+def analyses_in(path: Path) -> list[str]:
+    """The public classes of a file that derive from Analysis, or from one of our analyses."""
+    kinds = {"Analysis", *(value.partition(":")[2] for value in OURS.values())}
+    return [
+        node.name
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+        if not node.name.startswith("_") and {ast.unparse(base).rpartition(".")[2] for base in node.bases} & kinds
+    ]
+
+
+@sources(PLUGINS)
+def test_a_file_of_a_question_holds_one_analysis_under_its_name(path: Path) -> None:
+    folder, found = path.parent.name, analyses_in(path)
+    if folder in QUESTIONS and path.name != "__init__.py":
+        assert [f"nnflow_plugins.{folder}.{path.stem}:{name}" for name in found] == [OURS.get(path.stem)]
+    else:
+        assert not found
+
+
+@sources(PLUGINS)
+def test_a_question_imports_tools_and_no_other_question(path: Path) -> None:
+    """What stands beside the folders is a public address: it hands on names of one file, and nothing imports it."""
+    folder = path.parent.name
+    found = {m.split(".")[1] for m in imports(path) if m.startswith("nnflow_plugins.")}
+    assert found <= ({"tools", folder} if path.parent != PLUGINS else {"signals"})
+
+
+@pytest.mark.parametrize("path", sorted(PLUGINS.glob("[!_]*.py")), ids=name_of)
+def test_a_public_address_only_hands_on(path: Path) -> None:
+    _, source, names = ast.parse(path.read_text()).body
+    assert isinstance(source, ast.ImportFrom)
+    assert isinstance(names, ast.Assign)
+    assert source.module == f"nnflow_plugins.signals.{path.stem}"
+    assert ast.literal_eval(names.value) == [alias.name for alias in source.names]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_analysis_has_a_file_of_tests_in_the_same_folder(name: str) -> None:
+    folder = OURS[name].split(".")[1]
+    assert folder in QUESTIONS
+    assert (REPOSITORY / "tests" / folder / f"test_{name}.py").exists()

@@ -8,14 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from nnflow_plugins.trajectory_autocorrelation import TrajectoryAutocorrelation, trajectory_correlation
 from torch import nn
 from torch.nn.functional import mse_loss
 
 import nnflow
 from nnflow.map import Array
 from nnflow.systems.graph import adjacency, distance, graph, layer_distances, layers, matched, permuted
-from nnflow.testing import check_analysis
 
 RNG = np.random.default_rng(4)
 
@@ -130,53 +128,3 @@ def test_what_is_no_chain_is_refused() -> None:
         graph(iris, iris.initial_states(2, 0))
     with pytest.raises(ValueError, match="norm = 'max'"):
         matched(iris, *iris.initial_states(2, 0), norm="max")
-
-
-# ------------------------------------------------------------------------------------------------------ autocorrelation
-
-
-def test_the_correlation_is_that_of_the_double_loop() -> None:
-    w = RNG.normal(size=(40, 3)).cumsum(axis=0)
-    away = w - w.mean(axis=0)
-    expected = [(away[: 40 - lag] * away[lag:]).sum() / (away * away).sum() for lag in range(12)]
-    np.testing.assert_allclose(trajectory_correlation(w, 11), expected, rtol=0, atol=1e-13)
-    np.testing.assert_allclose(trajectory_correlation(w[:, 0], 5), trajectory_correlation(w[:, :1], 5), atol=1e-15)
-
-
-def test_a_two_cycle_alternates() -> None:
-    """C(τ) = (−1)^τ (1 − τ/n)."""
-    map = nnflow.maps["logistic"](r=3.2)
-    found = nnflow.run("trajectory_autocorrelation", map, transient=1000, steps=100, lags=6)
-    lags = np.arange(7)
-    np.testing.assert_allclose(found.autocorrelation, (-1.0) ** lags * (1 - lags / 100), atol=1e-9)
-    every = nnflow.run("trajectory_autocorrelation", map, transient=1000, steps=100, lags=6, every=2)
-    assert every.lag.values.tolist() == [0, 2, 4, 6, 8, 10, 12]
-    assert np.isnan(every.autocorrelation).all()  # every second step it stands still
-
-
-def test_white_noise_has_none_and_a_constant_is_nan() -> None:
-    found = nnflow.run("trajectory_autocorrelation", nnflow.Recording(RNG.normal(size=4000)), steps=4000, lags=40)
-    assert found.autocorrelation[0] == pytest.approx(1)
-    assert np.abs(found.autocorrelation[1:]).max() < 4 / np.sqrt(4000)
-    assert np.isnan(trajectory_correlation(np.full((20, 2), 0.1), 3)).all()
-    assert np.isnan(trajectory_correlation([1.0, np.nan, 2.0], 1)).all()
-    with pytest.raises(ValueError, match="lags = 3: give"):
-        trajectory_correlation([1.0, 2.0, 3.0], 3)
-
-
-def test_a_network_moves_in_all_its_weights_and_memory_is_left_out() -> None:
-    map = network(2, 3, 1, optimizer="adam").with_parameters(eta=0.1)
-    found = nnflow.run("trajectory_autocorrelation", map, steps=60, lags=10)
-    records, _ = nnflow.Ensemble.grid(map).orbit(60)
-    np.testing.assert_allclose(
-        found.autocorrelation, trajectory_correlation(records[0, :, : map.weights], 10), atol=1e-14
-    )
-    one = nnflow.run("trajectory_autocorrelation", map, steps=60, lags=10, observe=("0.bias[1]",))
-    column = map.column("0.bias[1]")
-    np.testing.assert_allclose(one.autocorrelation, trajectory_correlation(records[0, :, column], 10), atol=1e-14)
-
-
-def test_it_satisfies_the_contract() -> None:
-    check_analysis(TrajectoryAutocorrelation)
-    with pytest.raises(ValueError, match="lags = 50: 10 records need a smaller one"):
-        TrajectoryAutocorrelation(steps=10)

@@ -176,7 +176,7 @@ def test_options_that_add_up_may_be_repeated(capsys: pytest.CaptureFixture[str])
 def test_a_picture_that_fails_after_all_leaves_the_table(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nnflow_plugins.orbit_diagram import OrbitDiagram
+    from nnflow_plugins.orbits.orbit_diagram import OrbitDiagram
 
     def draw(self: OrbitDiagram, dataset: object, axes: plt.Axes) -> None:
         axes.plot([0, 1], [-1.7e308, 1.7e308])

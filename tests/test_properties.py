@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nnflow_plugins.lyapunov import kaplan_yorke
+from nnflow_plugins.growth.lyapunov_spectrum import kaplan_yorke
 
 import nnflow
 

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from nnflow_plugins.periods import detect_period
-from nnflow_plugins.plateaus import segment
+from nnflow_plugins.orbits.plateaus import segment
 from nnflow_plugins.recurrence import measures_of_matrix, recurrence_measures
+from nnflow_plugins.tools.periods import detect_period
 from nnflow_plugins.zero_one_test import zero_one
 
 import nnflow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,42 @@ def test_listing_imports_no_plugin(installed: Path) -> None:
     assert "nnflow_example" not in sys.modules or sys.modules["nnflow_example"] is None
     nnflow.analyses.names()
     assert "nnflow_example_broken" not in sys.modules
+
+
+def test_what_a_plugin_is_about_is_read_and_not_imported(installed: Path) -> None:
+    assert nnflow.analyses.about("separation") == (
+        "Distances d(t) of perturbed copies from each member's orbit; no orbit is kept.",
+        "How fast do neighbors part?",
+    )
+    assert nnflow.analyses.about("spread") == ("The range of an observable along the orbit.", "")
+    assert nnflow.maps.about("doubling")[0] == "x' = c x mod 1."
+    assert nnflow.analyses.about("broken") == ("", "")
+    listing = "from nnflow.__main__ import main; main(['list'])"
+    imported = modules_after(listing, PYTHONPATH=str(installed))
+    assert not {m for m in imported if m.startswith(("nnflow_plugins", "nnflow_studies", "nnflow_example"))}
+
+
+@pytest.mark.parametrize(
+    ("source", "value"),
+    [
+        (None, "elsewhere:Thing"),
+        ("class Thing:\n    x = ", "elsewhere:Thing"),
+        ("from os import path as Thing", "elsewhere:Thing"),
+        ("class Thing: ...", "elsewhere:Thing"),
+        ("class Thing: ...", "elsewhere.within:Thing"),
+        ("class Thing: ...", "no module at all"),
+        ("", "sys:path"),
+    ],
+)
+def test_what_cannot_be_read_is_about_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str | None, value: str
+) -> None:
+    if source is not None:
+        (tmp_path / "elsewhere.py").write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    registry = Registry("nnflow.nothing")
+    monkeypatch.setattr(registry, "_entries", lambda: {"thing": [EntryPoint("thing", value, registry.group)]})
+    assert registry.about("thing") == ("", "")
 
 
 def test_a_strangers_analysis_runs_on_his_own_map_and_on_ours(installed: Path) -> None:
@@ -104,7 +141,7 @@ def test_two_plugins_of_one_name_are_refused_with_both_owners(
 
 
 def test_the_same_plugin_seen_twice_is_no_clash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(rival(tmp_path, "nnflow_plugins.recurrence:Recurrence")))
+    monkeypatch.syspath_prepend(str(rival(tmp_path, "nnflow_plugins.signals.recurrence:Recurrence")))
     assert nnflow.analyses["recurrence"].__name__ == "Recurrence"
 
 

@@ -77,7 +77,7 @@ class Own(nnflow.Analysis):
         ("evil:Analysis", {}),
         ("evil", {}),
         ("os.system", {"command": "touch ran"}),
-        ("nnflow_plugins.orbit_diagram:OrbitDiagram", {}),
+        ("nnflow_plugins.orbits.orbit_diagram:OrbitDiagram", {}),
         ("", {}),
         (":", {}),
     ],

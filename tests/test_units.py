@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nnflow_plugins.autocorrelation import shuffled_band
-from nnflow_plugins.displacement import Displacement
-from nnflow_plugins.laminar_lengths import default_tolerance, laminar_lengths
-from nnflow_plugins.local_expansion import expansion_rates
-from nnflow_plugins.periods import detect_period
-from nnflow_plugins.plateaus import segment
+from nnflow_plugins.growth.local_expansion import expansion_rates
+from nnflow_plugins.orbits.displacement import Displacement
+from nnflow_plugins.orbits.laminar_lengths import default_tolerance, laminar_lengths
+from nnflow_plugins.orbits.plateaus import segment
 from nnflow_plugins.recurrence import recurrence_matrix, recurrence_measures, threshold_of_rate
-from nnflow_plugins.trajectory_autocorrelation import trajectory_correlation
+from nnflow_plugins.signals.autocorrelation import shuffled_band
+from nnflow_plugins.tools.correlation import trajectory_correlation
+from nnflow_plugins.tools.periods import detect_period
 from nnflow_plugins.zero_one_test import drift, zero_one
 
 import nnflow

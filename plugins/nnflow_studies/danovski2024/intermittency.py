@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from nnflow_plugins.reduced_model import softmax_step, task
+from nnflow_plugins.training.reduced_model import softmax_step, task
 
 import nnflow
 from nnflow_studies.danovski2024.experiment import (

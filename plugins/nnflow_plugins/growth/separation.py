@@ -1,0 +1,157 @@
+"""Separation: the distances of perturbed neighbours from an orbit, as they grow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnflow.analysis import Analysis, Result, at_least, one_of
+from nnflow.ensemble import Ensemble, Recording
+from nnflow.map import NORMS, length, project_out
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.axes import Axes
+
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Separation(Analysis):
+    """Distances d(t) of perturbed copies from each member's orbit; no orbit is kept.
+
+    Variables: `distance (…, [size,] perturbation, time)` in the chosen norm, on request `layer_distance (…, [size,]
+    perturbation, layer, time)`, and `unresolved (…, [size])`, the share of perturbations near or below the
+    floating-point resolution of the state (also a warning): what grows from those is rounding. One init has the same
+    perturbations at every grid point. An escaped member gives NaN from then on.
+    """
+
+    perturbation: float | tuple[float, ...] = 1e-8
+    """Size of the perturbation, or several sizes: each component moves by size · U(−1, 1), or size · N(0, 1)."""
+    perturbations: int = 5
+    """Perturbed copies of each member, per size."""
+    distribution: str = "uniform"
+    """What the components of a perturbation are drawn from: uniform or normal."""
+    where: str = "weights"
+    """Which coordinates are perturbed: weights (all but optimiser memory), or a pattern of names ("*": all)."""
+    gauge: bool = True
+    """Whether directions that are neutral by a symmetry of the map count; if not, they are projected out."""
+    norm: str = "l1"
+    """Norm of the distance: l1, l2 or max."""
+    layers: bool = False
+    """Also the distance within each layer: components whose names agree up to a bracket (W1, b1, …)."""
+    steps: int = 200
+    """Steps followed, after the transient."""
+    transient: int = 0
+    """Steps before the perturbation."""
+    every: int = 1
+    """Steps between records."""
+    seed: int = 0
+    """Seed of the perturbations (the same for all members of one initial state)."""
+
+    def __post_init__(self) -> None:
+        at_least(0, transient=self.transient, seed=self.seed)
+        at_least(1, steps=self.steps, every=self.every, perturbations=self.perturbations)
+        one_of(NORMS, norm=self.norm)
+        one_of(("uniform", "normal"), distribution=self.distribution)
+        if self.steps % self.every:
+            raise ValueError(f"steps = {self.steps}, every = {self.every}: steps must be a multiple of every")
+        if np.size(self.perturbation) == 0:
+            raise ValueError("perturbation is empty: give one size or more")
+
+    def __call__(self, ensemble: Ensemble) -> Result:
+        """Compute the variables."""
+        now, sizes = ensemble.advance(self.transient), np.atleast_1d(np.asarray(self.perturbation, dtype=float))
+        names, columns = _layers(now.map.coordinates)
+        neighbours = np.concatenate([now.map.to_numpy(self._neighbours(now, size)) for size in sizes], axis=1)
+        native = now.map.native(neighbours)
+        unresolved = now.unresolved(native).reshape(len(now), len(sizes), -1).mean(axis=2)
+        seen, after = self._followed(now, native, columns)
+        seen = seen.reshape(len(now), len(sizes), self.perturbations, *seen.shape[2:])
+        several = np.ndim(self.perturbation) > 0
+        dims: tuple[str, ...] = ("member", "size") if several else ("member",)
+        seen, unresolved = (seen, unresolved) if several else (seen[:, 0], unresolved[:, 0])
+        what = {"long_name": f"distance ({self.norm})"}
+        per_layer: dict[str, Any] = {
+            "layer": ("layer", np.array(names)),
+            "layer_distance": ((*dims, "perturbation", "layer", "time"), seen[..., 1:, :], what),
+        }
+        return {
+            **({"size": ("size", sizes)} if several else {}),
+            "time": ("time", self._times(), {"long_name": "steps since the perturbation", "units": "iterations"}),
+            "distance": ((*dims, "perturbation", "time"), np.ascontiguousarray(seen[..., 0, :]), what),
+            **(per_layer if self.layers else {}),
+            "unresolved": (dims, unresolved),
+            "escaped": ("member", after.escaped),
+        }
+
+    def _times(self) -> npt.NDArray[np.int64]:
+        return np.arange(0, self.steps, self.every)
+
+    def _neighbours(self, now: Ensemble, size: float) -> Any:
+        options: Any = {"kind": self.distribution, "where": self.where, "without_gauge": not self.gauge}
+        return now.neighbours(size, self.perturbations, seed=self.seed, **options)
+
+    def _followed(self, now: Ensemble, neighbours: Any, layers: list[slice]) -> tuple[Array, Ensemble]:
+        """Distances ``(member, perturbation, 1 + layers asked for, time)``, the whole first, and the ensemble after.
+
+        Without gauge, what lies along it is taken out of each difference; that, and layers, need a stop at each sample.
+        """
+        if self.gauge and not self.layers:
+            distances, after = now.separation_orbit(neighbours, self.steps, self.every, self.norm)
+            return distances[:, :, None], after
+        parts = [slice(None), *(layers if self.layers else [])]
+        seen, ahead = [], replace(now, frame=neighbours)
+        for _ in self._times():
+            apart = ahead.map.difference(ahead.map.to_numpy(ahead.frame), ahead.states[:, None])
+            if not self.gauge:
+                apart = project_out(apart, ahead.map.gauge(ahead.state, ahead.parameters))
+            seen.append(np.stack([length(apart[..., part], self.norm) for part in parts], axis=2))
+            ahead = ahead.separation_orbit(ahead.frame, self.every, self.every, self.norm)[1]
+        return np.stack(seen, axis=3), ahead
+
+    def work(self, ensemble: Ensemble | Recording) -> int:
+        """How many member-steps it will take."""
+        return len(ensemble) * (self.transient + self.steps)
+
+    def draw(self, dataset: xr.Dataset, axes: Axes) -> None:
+        """The mean distance over time on a logarithmic axis: one curve a size, a layer or a value of the scanned axis.
+
+        Shaded between quartiles of the members.
+        """
+        from nnflow_plugins.tools.drawing import band, scanned
+
+        per_layer = "layer_distance" in dataset and "size" not in dataset.dims
+        data = dataset["layer_distance" if per_layer else "distance"].mean("perturbation")
+        own = next((dim for dim in ("size", "layer") if dim in data.dims), None) or scanned(data, "time")
+        chosen = (
+            data[own].values[np.linspace(0, data.sizes[own] - 1, min(6, data.sizes[own])).astype(int)]
+            if own
+            else [None]
+        )
+        for i, value in enumerate(chosen):
+            rows = data if value is None else data.sel({own: value})
+            label = value if isinstance(value, str) else "" if value is None else f"{value:.3g}"
+            band(
+                axes,
+                dataset["time"],
+                rows.transpose(..., "time").values.reshape(-1, data.sizes["time"]),
+                i,
+                label=label,
+                marker=None,
+            )
+        axes.set(yscale="log", xlabel="steps since the perturbation", ylabel=f"distance ({self.norm})")
+        if own:
+            axes.legend(title=own, frameon=False, fontsize="small")
+
+
+def _layers(coordinates: tuple[str, ...]) -> tuple[list[str], list[slice]]:
+    """Neighbouring components whose names agree up to a bracket: the names, and where they are."""
+    sizes = [(name, len(list(group))) for name, group in groupby(name.partition("[")[0] for name in coordinates)]
+    ends = np.cumsum([size for _, size in sizes]).tolist()
+    return [name for name, _ in sizes], [slice(end - size, end) for end, (_, size) in zip(ends, sizes, strict=True)]

@@ -1,0 +1,147 @@
+"""The period of a recorded orbit: the fewest values that the recording takes in turn, again and again.
+
+The samples i, i + p, i + 2p, … are one phase of the period p. A recording has period p when every phase is the same
+value throughout: max − min within each phase is at most tolerance × (max − min of the whole recording), or rounding.
+That asks more than |x(i+p) − x(i)| small for every i: a slow drift takes small steps and still leaves no phase where it
+was, so a loss that creeps downhill is no fixed point, however slowly it creeps.
+
+The definition is the usual one of a periodic orbit (e.g. Strogatz, Nonlinear Dynamics and Chaos, section 10.3); the
+measure of equality and the number of turns asked for are choices, stated in `detect_period`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nnflow.machine import loop
+from nnflow.values import real
+from nnflow_plugins.tools.observed import RECORDED, ROUNDING
+
+Array = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+MARKS = 16  # samples at which periods failed that are remembered
+
+TURNS = 3
+"""A period must be seen this many times: twice could be chance."""
+
+
+def detect_period(
+    values: ArrayLike,
+    tolerance: float = 1e-6,
+    maximum: int | None = None,
+    turn: float | None = None,
+    floor: ArrayLike | None = None,
+) -> Integers:
+    """Return the smallest period of every recording, `(member,)` int64: 1 for a fixed point, 0 for none found.
+
+    period = min p: max − min of {x(i), x(i+p), x(i+2p), …} ≤ max(tolerance · range, floor), all i
+
+    The tolerance is relative to the range max − min of the recording: chaos of a small amplitude on a high level is
+    chaos, a 2-cycle just past its bifurcation is a 2-cycle, and the unit does not matter. What varies by rounding only
+    is a fixed point (period 1). A transient that has not died out to the tolerance gives 0: record later. Chaos,
+    quasi-periodicity and escaped members (a value that is not finite) give 0. A recording shows at least three full
+    turns of what is found.
+
+    Arguments:
+        values: `(member, sample)`; fewer than three samples show no period.
+        tolerance: relative, positive and below 1; about 1e-6.
+        maximum: the largest period looked for; a third of the samples when None, and never more.
+        turn: the period of the values themselves, if they are angles: differences are taken the shorter way round, and
+            the range is what is left of the turn beside the largest gap.
+        floor: `(member,)` or one for all: differences up to this size are none, either; 1e-12 · max |x| when None.
+
+    Raises ValueError for another shape, no samples, a tolerance that is not between 0 and 1 or a maximum below 1.
+
+    >>> detect_period([[1, 2, 1, 2, 1, 2, 1, 2]])
+    array([2])
+    """
+    rows = np.ascontiguousarray(real(values, "the values"))
+    if rows.ndim != 2 or not rows.shape[1]:
+        raise ValueError(f"values must have the shape (member, sample), at least one sample, not {rows.shape}")
+    if not 0.0 < tolerance < 1.0:
+        raise ValueError(f"tolerance = {tolerance}: give a share of the range, above 0 and below 1")
+    if maximum is not None and maximum < 1:
+        raise ValueError(f"maximum must be at least 1, not {maximum}")
+    if turn is not None and not 0.0 < turn < np.inf:
+        raise ValueError(f"turn = {turn}: give the period of the angle, a positive number")
+    longest = rows.shape[1] // TURNS
+    found = np.zeros(len(rows), dtype=np.int64)
+    known = np.isfinite(rows).all(axis=1)
+    rows = np.ascontiguousarray(rows[known])
+    size = np.abs(rows).max(axis=1) if turn is None else np.full(len(rows), turn)
+    scale = np.where(size > 0, size, 1.0)  # no difference overflows in this unit
+    rows = rows / scale[:, None]
+    floors = np.broadcast_to(np.asarray(floor, dtype=np.float64), found.shape)[known]  # NaN if there is none
+    least = ROUNDING if floor is None else floors / scale
+    widths = np.maximum(tolerance * _ranges(rows, None if turn is None else 1.0), np.maximum(least, RECORDED))
+    longest = longest if maximum is None else min(maximum, longest)
+    found[known] = _periods(rows, widths, 0.0 if turn is None else 1.0, longest)
+    return found
+
+
+def _ranges(rows: Array, turn: float | None) -> Array:
+    """max − min of each row; of angles, the turn less the largest gap between neighbours on the circle."""
+    if turn is None:
+        return np.asarray(np.ptp(rows, axis=1))
+    sorted_ = np.sort(rows % turn, axis=1)
+    gaps = np.diff(sorted_, axis=1, append=sorted_[:, :1] + turn)
+    return np.asarray(turn - gaps.max(axis=1))
+
+
+@loop()
+def _periods(rows: Array, widths: Array, turn: float, maximum: int) -> Integers:
+    found = np.zeros(rows.shape[0], np.int64)
+    for member in range(rows.shape[0]):
+        found[member] = _smallest_period(rows[member], widths[member], turn, maximum)
+    return found
+
+
+@loop()
+def _smallest_period(row: Array, width: float, turn: float, maximum: int) -> int:
+    """Try one period after another.
+
+    Where earlier ones failed is looked at first: a jump or a lone sample breaks most periods, and to find it anew for
+    each of them would take time as the square of the samples.
+    """
+    marks, failures = np.zeros(MARKS, np.int64), 0
+    for period in range(1, maximum + 1):
+        known = False
+        for mark in marks:
+            known = known or _broken(row, int(mark) % period, period, width, turn)[0] >= 0
+        if known:
+            continue
+        low, high = _first_broken(row, period, width, turn)
+        if low < 0:
+            return period
+        marks[failures % MARKS], marks[(failures + 1) % MARKS] = low, high
+        failures += 2
+    return 0
+
+
+@loop()
+def _first_broken(row: Array, period: int, width: float, turn: float) -> tuple[int, int]:
+    """Two samples, a multiple of the period apart, that differ by more than the width; −1 twice if there are none."""
+    for phase in range(period):
+        low, high = _broken(row, phase, period, width, turn)
+        if low >= 0:
+            return low, high
+    return -1, -1
+
+
+@loop()
+def _broken(row: Array, phase: int, period: int, width: float, turn: float) -> tuple[int, int]:
+    """The same within one phase."""
+    low, high, lowest, highest = phase, phase, 0.0, 0.0
+    for i in range(phase + period, row.size, period):
+        away = row[i] - row[phase]
+        if turn > 0.0:
+            away -= turn * np.round(away / turn)
+        if away < lowest:
+            lowest, low = away, i
+        if away > highest:
+            highest, high = away, i
+        if highest - lowest > width:
+            return low, high
+    return -1, -1

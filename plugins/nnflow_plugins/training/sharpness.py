@@ -1,0 +1,111 @@
+"""Sharpness along the orbit: the largest curvatures of the loss, and how near they are to the optimiser's limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnflow.analysis import Analysis, Result, at_least
+from nnflow.curvature import Extreme, largest
+from nnflow.ensemble import Ensemble
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.axes import Axes
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Sharpness(Analysis):
+    """The k largest eigenvalues of the loss Hessian at t, t + every, …, by Lanczos from the previous eigenvectors.
+
+    Variables: `curvature (…, time, index)`, descending; `residual`, within which of each there is an eigenvalue;
+    `sharpness (…, time)`, the first of them; `threshold`, the curvature beyond which a direction of a minimum is
+    unstable under the optimiser (2/eta for plain gradient descent); `stability`, the ratio of the two (eta S/2), beyond
+    1 at the edge of stability. (An eigenvalue that has just overtaken by less than a per cent may be seen a look late.)
+    With Adam, AdamW and RMSprop the ratio is that of the preconditioned Hessian, whose
+    largest eigenvalue costs a second iteration. Of mini-batches, the curvature is that of the batch of step t.
+    (J. Cohen et al., ICLR 2021, arXiv:2103.00065; 2022, arXiv:2207.14484.) Needs a map with a loss, else TypeError.
+    """
+
+    k: int = 1
+    """How many of the largest curvatures."""
+    steps: int = 100
+    """Steps followed, after the transient."""
+    transient: int = 0
+    """Steps dropped first."""
+    every: int = 10
+    """Steps between one look and the next."""
+    tolerance: float = 1e-6
+    """Largest residual, relative to the largest curvature."""
+    iterations: int = 100
+    """Most Hessian-vector products for one eigenvalue; what is reached by then is in `residual`."""
+    seed: int = 0
+    """Seed of the vectors that the first iteration starts from."""
+
+    def __post_init__(self) -> None:
+        at_least(0, transient=self.transient, tolerance=self.tolerance, seed=self.seed)
+        at_least(1, k=self.k, steps=self.steps, every=self.every, iterations=self.iterations)
+        if self.steps % self.every:
+            raise ValueError(f"steps = {self.steps}, every = {self.every}: steps must be a multiple of every")
+
+    def __call__(self, ensemble: Ensemble) -> Result:
+        """Compute the variables; raises ValueError for k beyond the number of weights."""
+        now = ensemble.advance(self.transient)
+        drawn = now.draw("sharpness", (self.k, now.map.weights), seed=self.seed)
+        drawn /= np.sqrt((drawn * drawn).sum(axis=2, keepdims=True))
+        plain = effective = drawn
+        seen: list[tuple[Array, ...]] = []
+        start = now.t
+        for _ in range(self.steps // self.every):
+            found = self._largest(now, now.map.curvature, plain)
+            plain, top = _mixed(found, drawn), found.values[:, 0]
+            if now.map.preconditioned:
+                other = self._largest(now, now.map.effective_curvature, effective[:, :1])
+                effective, top = _mixed(other, drawn[:, :1]), other.values[:, 0]
+            limit = now.map.threshold(now.parameters, now.t)
+            seen.append((found.values, found.residuals, found.values[:, 0], limit, top / limit))
+            now = now.advance(self.every)
+        return self._result([np.stack(part, axis=1) for part in zip(*seen, strict=True)], start, now)
+
+    def _largest(self, now: Ensemble, product: Callable[..., Any], starts: Array) -> Extreme:
+        def products(v: Array) -> Array:
+            return now.map.to_numpy(product(now.state, now.parameters, now.t, now.map.native(v[:, None])))[:, 0]
+
+        return largest(products, starts, self.tolerance, self.iterations)
+
+    def _result(self, parts: list[Array], start: int, after: Ensemble) -> Result:
+        curvature, residual, sharpness, threshold, stability = parts
+        times = start + np.arange(0, self.steps, self.every)
+        return {
+            "time": ("time", times, {"long_name": "step", "units": "iterations"}),
+            "index": ("index", np.arange(1, self.k + 1)),
+            "curvature": (("member", "time", "index"), curvature, {"long_name": "largest Hessian eigenvalues"}),
+            "residual": (("member", "time", "index"), residual, {"long_name": "bound on their error"}),
+            "sharpness": (("member", "time"), sharpness, {"long_name": "sharpness"}),
+            "threshold": (("member", "time"), threshold, {"long_name": "curvature at the edge of stability"}),
+            "stability": (("member", "time"), stability, {"long_name": "sharpness / threshold"}),
+            "escaped": ("member", after.escaped),
+        }
+
+    def draw(self, dataset: xr.Dataset, axes: Axes) -> None:
+        """Sharpness over its threshold, along the orbit: the median over members, shaded between quartiles."""
+        from nnflow_plugins.tools.drawing import band
+
+        rows = dataset["stability"].transpose(..., "time").values.reshape(-1, dataset.sizes["time"])
+        band(axes, dataset["time"], rows)
+        axes.axhline(1.0, color="0.6", linewidth=0.8, zorder=0)
+        axes.set(xlabel="step", ylabel="sharpness / threshold of stability")
+
+
+def _mixed(found: Extreme, drawn: Array) -> Array:
+    """Where the next iterations start: at the eigenvectors, and a little of random vectors.
+
+    Eigenvectors alone would hide, but for rounding, another eigenvalue that has overtaken theirs.
+    """
+    return np.where(np.isfinite(found.vectors), found.vectors + 0.1 * drawn, drawn)

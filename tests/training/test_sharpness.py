@@ -1,0 +1,75 @@
+"""Sharpness: exact curvatures, the threshold of the optimizer, the dense Hessian."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matrices import quadratic
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import nnflow
+from nnflow.systems import data
+
+
+def test_sharpness_of_the_cubic_is_its_second_derivative() -> None:
+    map = nnflow.maps["cubic_descent"](eta=2.4, beta=0.1)
+    ensemble = nnflow.Ensemble.grid(map, inits=3)
+    found = nnflow.run("sharpness", ensemble, steps=40, every=4, transient=3)
+    w, _ = ensemble.advance(3).orbit(40, every=4, observe="w")
+    np.testing.assert_allclose(found.sharpness, 1 - 2 * w[:, :, 0], rtol=1e-12)
+    np.testing.assert_allclose(found.stability, (1 - 2 * w[:, :, 0]) * 2.4 / (2 * 1.1), rtol=1e-12)
+    assert found.time.values.tolist() == list(range(3, 43, 4))
+
+
+def test_the_largest_curvatures_of_a_quadratic() -> None:
+    h = np.r_[np.linspace(-1, 1, 30), 3.0, 4.0, 4.5]
+    found = nnflow.run("sharpness", quadratic(h, eta=0.2), k=3, steps=20, every=10, tolerance=1e-10)
+    np.testing.assert_allclose(found.curvature, [[4.5, 4.0, 3.0]] * 2, rtol=1e-10)
+    np.testing.assert_allclose(found.stability, 0.2 * 4.5 / 2, rtol=1e-10)
+    assert (found.residual < 1e-9).all()
+
+
+def test_a_warm_start_saves_products_and_changes_nothing() -> None:
+    map = quadratic(np.r_[np.linspace(-1, 1, 60), 1.5], eta=0.1)
+    counted: list[int] = []
+    curvature = type(map).curvature
+
+    class Counting(type(map)):  # type: ignore[misc]
+        def curvature(self, x: Any, p: Any, t: int, v: Any) -> Any:
+            counted.append(t)
+            return curvature(self, x, p, t, v)
+
+    object.__setattr__(map, "__class__", Counting)
+    found = nnflow.run("sharpness", map, steps=30, every=10, tolerance=1e-8)
+    np.testing.assert_allclose(found.sharpness, 1.5, rtol=1e-8)
+    assert counted.count(20) < counted.count(0)
+
+
+def test_stability_under_adam_is_that_of_the_preconditioned_hessian() -> None:
+    map = nnflow.gradient_map(lambda w: (torch.tensor([1.0, 2.0, 5.0]) * w**4).sum() / 12, 3, "adam", eta=0.01)
+    ensemble = nnflow.Ensemble.grid(map, inits=2)
+    found = nnflow.run("sharpness", ensemble, steps=20, every=10, transient=30)
+    now = ensemble.advance(40)
+    h = np.array([1.0, 2.0, 5.0]) * now.states[:, :3] ** 2  # a diagonal Hessian
+    divisor = map.preconditioner(now.state, now.parameters, now.t)
+    np.testing.assert_allclose(found.sharpness[:, 1], h.max(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(found.stability[:, 1], (h / divisor).max(axis=1) / 3800, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_sharpness_of_iris_against_the_dense_hessian() -> None:
+    module, rows = nn.Sequential(nn.Linear(4, 10), nn.Sigmoid(), nn.Linear(10, 3)), data.iris_split(0)
+    map = nnflow.training_map(module, cross_entropy, *rows.train, backend="tensor", scale=1.0)
+    ensemble = nnflow.Ensemble.grid(map, inits=3)
+    found = nnflow.run("sharpness", ensemble, k=2, steps=20, every=10, tolerance=1e-9)
+    whole = nnflow.run("hessian_spectrum", ensemble)
+    np.testing.assert_allclose(found.curvature[:, 0], whole.eigenvalue[:, :2], rtol=1e-8)
+    dense = map.to_numpy(map.curvature(ensemble.state, ensemble.parameters, 0, np.tile(np.eye(83), (3, 1, 1))))
+    exact = np.linalg.eigvalsh(dense)
+    without = np.sort(np.concatenate([whole.eigenvalue.values, np.zeros((3, 11))], axis=1), axis=1)
+    np.testing.assert_allclose(without, exact, rtol=0, atol=1e-13)
+    assert whole.gauge.values.tolist() == [11.0] * 3
