@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnflow.analysis import Analysis, Result, at_least
-from nnflow.ensemble import Ensemble
+from nnflow.authors import Analysis, Ensemble, Result, at_least
 from nnflow_plugins.tools.remarks import at_rest, start_counts
 
 if TYPE_CHECKING:

@@ -18,10 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import betainc
 
-from nnflow.analysis import Analysis, Result, at_least, first
-from nnflow.ensemble import Ensemble, Recording
-from nnflow.map import generator
-from nnflow.values import real
+from nnflow.authors import Analysis, Ensemble, Recording, Result, at_least, first, generator, real
 from nnflow_plugins.tools.observed import ROUNDING, exponent_of, floor_of, gap, largest_of, share_of, turn_of
 from nnflow_plugins.tools.windows import best_window, fits, logarithm, windows
 

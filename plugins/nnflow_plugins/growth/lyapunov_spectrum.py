@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.analysis import Analysis, Result, at_least
-from nnflow.ensemble import Ensemble
-from nnflow.map import Gathered, orthonormalise
+from nnflow.authors import Analysis, Ensemble, Gathered, Result, at_least, orthonormalise
 from nnflow_plugins.tools.remarks import at_rest, start_counts
 
 if TYPE_CHECKING:

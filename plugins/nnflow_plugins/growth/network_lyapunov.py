@@ -15,10 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.analysis import Result, at_least
-from nnflow.ensemble import Ensemble
-from nnflow.map import generator
-from nnflow.room import room
+from nnflow.authors import Ensemble, Result, at_least, generator, room
 from nnflow_plugins.growth.separation import Separation
 from nnflow_plugins.tools.windows import Windows, best_window, fits, logarithm, windows
 

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.analysis import Analysis, Result, at_least, one_of
-from nnflow.ensemble import Ensemble, Recording
-from nnflow.map import NORMS, length, project_out
+from nnflow.authors import NORMS, Analysis, Ensemble, Recording, Result, at_least, length, one_of, project_out
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.analysis import Analysis, Result, at_least
-from nnflow.ensemble import Ensemble, ResolutionWarning
-from nnflow.map import length
+from nnflow.authors import Analysis, Ensemble, ResolutionWarning, Result, at_least, length
 from nnflow_plugins.tools.remarks import at_rest, start_counts
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.analysis import Analysis, Result, at_least
-from nnflow.ensemble import Ensemble
+from nnflow.authors import Analysis, Ensemble, Result, at_least
 
 if TYPE_CHECKING:
     import xarray as xr

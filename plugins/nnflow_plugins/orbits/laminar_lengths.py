@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.analysis import Analysis, Result, at_least, first
-from nnflow.ensemble import Ensemble, Recording
-from nnflow.values import real
+from nnflow.authors import Analysis, Ensemble, Recording, Result, at_least, first, real
 from nnflow_plugins.tools.observed import ROUNDING, exponent_of, floor_of, gap, largest_of, on_circle, share_of, turn_of
 
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.analysis import Analysis, Result, at_least, first
-from nnflow.ensemble import Ensemble, Recording
+from nnflow.authors import Analysis, Ensemble, Recording, Result, at_least, first
 from nnflow_plugins.tools.observed import floor_of, share_of, turn_of
 from nnflow_plugins.tools.periods import detect_period
 

@@ -8,10 +8,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.analysis import Analysis, Result, at_least, first, one_of
-from nnflow.ensemble import Ensemble, Recording
-from nnflow.map import NORMS, generator, length
-from nnflow.room import room
+from nnflow.authors import (
+    NORMS,
+    Analysis,
+    Ensemble,
+    Recording,
+    Result,
+    at_least,
+    first,
+    generator,
+    length,
+    one_of,
+    room,
+)
 
 if TYPE_CHECKING:
     import xarray as xr

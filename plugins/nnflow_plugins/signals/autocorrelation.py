@@ -8,10 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.analysis import Analysis, Result, at_least, first
-from nnflow.ensemble import Ensemble, Recording
-from nnflow.map import generator
-from nnflow.room import room
+from nnflow.authors import Analysis, Ensemble, Recording, Result, at_least, first, generator, room
 from nnflow_plugins.tools.correlation import trajectory_correlation
 from nnflow_plugins.tools.observed import exponent_of, floor_of, share_of, straightened
 

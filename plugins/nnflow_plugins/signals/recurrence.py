@@ -23,10 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nnflow.analysis import Analysis, Result, at_least, first, one_of
-from nnflow.ensemble import Ensemble, Recording
-from nnflow.names import Refusal
-from nnflow.values import real
+from nnflow.authors import Analysis, Ensemble, Recording, Refusal, Result, at_least, first, one_of, real
 from nnflow_plugins.tools.lines import Counts, count_recurrences, lines_of_cells, lines_of_points, matrix_of_points
 from nnflow_plugins.tools.observed import ROUNDING, exponent_of, floor_of, largest_of, share_of, straightened, turn_of
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.analysis import Analysis, Result, at_least
-from nnflow.ensemble import Ensemble, Recording
+from nnflow.authors import Analysis, Ensemble, Recording, Result, at_least
 from nnflow_plugins.tools.correlation import trajectory_correlation
 from nnflow_plugins.tools.observed import largest_of, share_of, straightened
 

@@ -27,11 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import fft
 
-from nnflow.analysis import Analysis, Result, at_least, first
-from nnflow.ensemble import Ensemble, Recording
-from nnflow.machine import loop
-from nnflow.room import room
-from nnflow.values import real
+from nnflow.authors import Analysis, Ensemble, Recording, Result, at_least, first, loop, real, room
 from nnflow_plugins.tools.observed import ROUNDING, floor_of, on_circle, share_of, turn_of
 
 if TYPE_CHECKING:

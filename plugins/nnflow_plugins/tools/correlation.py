@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.fft import irfft, next_fast_len, rfft
 
-from nnflow.values import real
+from nnflow.authors import real
 from nnflow_plugins.tools.observed import ROUNDING, exponent_of, largest_of
 
 Array = npt.NDArray[np.float64]

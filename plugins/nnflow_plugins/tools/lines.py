@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from nnflow.machine import loop
+from nnflow.authors import loop
 
 Array = NDArray[np.float64]
 Counts = NDArray[np.int64]

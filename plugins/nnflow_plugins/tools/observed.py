@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.ensemble import Ensemble, Recording
+from nnflow.authors import Ensemble, Recording
 
 Array = npt.NDArray[np.float64]
 

@@ -14,8 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nnflow.machine import loop
-from nnflow.values import real
+from nnflow.authors import loop, real
 from nnflow_plugins.tools.observed import RECORDED, ROUNDING
 
 Array = NDArray[np.float64]

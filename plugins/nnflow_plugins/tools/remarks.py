@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.ensemble import Ensemble, ResolutionWarning
+from nnflow.authors import Ensemble, ResolutionWarning
 
 Array = npt.NDArray[np.float64]
 

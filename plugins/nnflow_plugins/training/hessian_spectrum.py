@@ -9,11 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.analysis import Analysis, Result, at_least
-from nnflow.curvature import broadened, quadrature
-from nnflow.ensemble import Ensemble
-from nnflow.map import project_out
-from nnflow.room import room
+from nnflow.authors import Analysis, Ensemble, Result, at_least, broadened, project_out, quadrature, room
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnflow.analysis import Analysis, Result, at_least, first
-from nnflow.ensemble import Ensemble
+from nnflow.authors import Analysis, Ensemble, Result, at_least, first
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.analysis import Analysis, Result, at_least
-from nnflow.curvature import Extreme, largest
-from nnflow.ensemble import Ensemble
+from nnflow.authors import Analysis, Ensemble, Extreme, Result, at_least, largest
 
 if TYPE_CHECKING:
     import xarray as xr

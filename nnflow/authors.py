@@ -1,0 +1,71 @@
+"""What the author of an analysis needs beside the public names of `nnflow`; the built-in analyses import nothing else.
+
+An analysis is a frozen dataclass derived from `Analysis`, called on an `Ensemble` or a `Recording`, whose verbs it
+uses. Each name is loaded when it is first asked for, so that a plugin imports only what it uses.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nnflow.analysis import Analysis as Analysis
+    from nnflow.analysis import Result as Result
+    from nnflow.analysis import at_least as at_least
+    from nnflow.analysis import first as first
+    from nnflow.analysis import one_of as one_of
+    from nnflow.curvature import Extreme as Extreme
+    from nnflow.curvature import broadened as broadened
+    from nnflow.curvature import largest as largest
+    from nnflow.curvature import quadrature as quadrature
+    from nnflow.ensemble import Ensemble as Ensemble
+    from nnflow.ensemble import Recording as Recording
+    from nnflow.ensemble import ResolutionWarning as ResolutionWarning
+    from nnflow.machine import loop as loop
+    from nnflow.map import NORMS as NORMS
+    from nnflow.map import Gathered as Gathered
+    from nnflow.map import generator as generator
+    from nnflow.map import length as length
+    from nnflow.map import orthonormalise as orthonormalise
+    from nnflow.map import project_out as project_out
+    from nnflow.names import Refusal as Refusal
+    from nnflow.room import room as room
+    from nnflow.values import real as real
+
+OFFERED = {
+    "nnflow.analysis": (
+        "Analysis",  # what an analysis is derived from …
+        "Result",  # … and returns when it is called
+        "at_least",  # bounds of settings
+        "one_of",  # settings that have a few values
+        "first",  # the observable that is taken if none is asked for
+    ),
+    "nnflow.ensemble": ("Ensemble", "Recording", "ResolutionWarning"),
+    "nnflow.map": (
+        "generator",  # random numbers from a seed and a purpose
+        "NORMS",
+        "length",  # the norm of a difference of states
+        "orthonormalise",
+        "project_out",
+        "Gathered",  # records of single steps put together to those of blocks
+    ),
+    "nnflow.curvature": ("Extreme", "largest", "quadrature", "broadened"),  # of a Hessian, by its products with vectors
+    "nnflow.machine": ("loop",),  # compile a kernel, to be kept on disk
+    "nnflow.names": ("Refusal",),  # what misuse raises
+    "nnflow.room": ("room",),  # refuse what fits into no memory
+    "nnflow.values": ("real",),  # arrays of any numbers as float64
+}
+_MODULES = {name: module for module, names in OFFERED.items() for name in names}
+__all__ = sorted(_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_MODULES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
