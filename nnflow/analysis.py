@@ -32,6 +32,7 @@ from nnflow.names import Refusal, shown
 from nnflow.settings import at_least as at_least
 from nnflow.settings import convert_fields, refusing
 from nnflow.settings import one_of as one_of
+from nnflow.values import hidden
 
 Dims: TypeAlias = str | tuple[str, ...]
 Variable: TypeAlias = tuple[Dims, Any] | tuple[Dims, Any, Mapping[str, Any]]
@@ -115,6 +116,8 @@ def check_result(name: str, result: Any) -> None:
                 f"{name}: variable {shown(variable)} is {shown(part)}: return {{name: (dims, array)}} or "
                 "{name: (dims, array, attributes)}, first dim 'member'"
             )
+        if hidden(part[1]):
+            raise TypeError(f"{name}: variable {variable!r} is masked: fill it, with nan what is missing")
         if (found := _unwritable(part[1])) is not None:
             raise TypeError(
                 f"{name}: variable {variable!r} is {found}, which no file holds: return an array of numbers or texts, "

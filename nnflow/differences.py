@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from nnflow.map import Array, generator
+Array = npt.NDArray[np.float64]
 
 DIRECTIONS = 2
 NARROWER = 8  # the second width is the first over this
@@ -42,7 +43,7 @@ def misfit(
     it; `eps` is the distance of neighbouring numbers, `difference` the difference of two values. Returns None if they
     agree.
     """
-    directions = generator(0, "differences").standard_normal((DIRECTIONS, len(x)))
+    directions = np.random.default_rng([0, *b"differences"]).standard_normal((DIRECTIONS, len(x)))
     directions[:, len(x) if free is None else free :] = 0.0
     directions /= np.abs(directions).max(axis=1, keepdims=True)
     width = float(np.cbrt(eps) * (np.abs(x).max() or 1.0))

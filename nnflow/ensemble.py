@@ -29,6 +29,7 @@ from nnflow.map import (
     begin,
     generator,
     project_out,
+    sealed,
     settle,
 )
 from nnflow.names import Refusal, shown, unknown
@@ -132,6 +133,7 @@ class Ensemble:
         members, dim = len(self.parameters), self.map.dim
         _check_shape("states", self.state, (members, dim))
         _check_shape("parameters", self.parameters, (members, len(self.map.parameters)))
+        object.__setattr__(self, "parameters", sealed(self.parameters))
         object.__setattr__(self, "escaped", _steps("escaped", self.escaped, members))
         object.__setattr__(self, "init", _steps("init", self.init, members))
         _check_tick(self.tick)
@@ -151,8 +153,8 @@ class Ensemble:
 
     @property
     def states(self) -> Array:
-        """The current states as numpy, ``(member, dim)``."""
-        return self.map.to_numpy(self.state)
+        """The current states as numpy, ``(member, dim)``: a copy."""
+        return np.array(self.map.to_numpy(self.state))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -210,7 +212,10 @@ class Ensemble:
 
         `states (member, dim)` are numpy or the backend's own. Raises Refusal for another shape, or what is no number.
         """
-        state = self.map.native(states if hasattr(states, "is_floating_point") else numbers("states", states))
+        tensor = hasattr(states, "is_floating_point")
+        if tensor and states.is_complex():
+            raise Refusal("states are complex: give real numbers")
+        state = self.map.native(states.clone() if tensor else numbers("states", states))
         now = self.t if t is None else t
         return replace(self, state=state, frame=None, escaped=begin(self.init), t=now, origin="given")
 

@@ -22,6 +22,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
+from nnflow.differences import misfit
 from nnflow.names import Refusal, check_name, check_scannable, shown, unknown
 from nnflow.room import room
 from nnflow.settings import convert, numbers, whole
@@ -84,6 +85,9 @@ def generator(seed: int, purpose: str) -> np.random.Generator:
     return np.random.default_rng([seed, *purpose.encode()])
 
 
+UNTRIED = "(check=False leaves this out)"
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Map:
     """A discrete map x' = f(x, p, t): subclass it and write `step`, for all members at once, in numpy.
@@ -97,7 +101,11 @@ class Map:
     `structure`, what was fixed when the map was made (not scannable); `memory`, how many trailing components are
     optimiser memory; `epoch`, the steps in which a rule sees all of its data (1: in each step), and `repeats`, whether
     it is the same again after them, so that for epoch 1 it does without t (None: not said, taken for yes where nothing
-    finds out); `source`, where the map comes from.
+    finds out); `check`, whether what is written is tried (without, `structure` says so); `source`, where the map comes
+    from.
+
+    In numpy, step and tangent are tried when they are first used, on a few drawn states: whether a member sees others,
+    and whether the tangent is what differences of the step show.
 
     Raises ValueError if names clash, shapes do not fit or a parameter is out of its limits.
     """
@@ -116,6 +124,7 @@ class Map:
     memory: int = 0
     epoch: int = 1
     repeats: bool | None = None
+    check: bool = True
     name: str = "map"
     source: str = ""
 
@@ -123,6 +132,9 @@ class Map:
         for kind in ("parameters", "periods", "observables", "ranges", "limits", "structure"):
             if not isinstance(given := getattr(self, kind), Mapping):
                 raise Refusal(f"{kind} = {shown(given)}: give a mapping, from names")
+            object.__setattr__(self, kind, dict(given))
+        if not self.check:
+            object.__setattr__(self, "structure", {**self.structure, "check": False})
         for count, least in (("dim", 1), ("memory", 0), ("epoch", 1)):
             object.__setattr__(self, count, whole(count, getattr(self, count), least))
         room("dim (a component has a name and a box of some 200 bytes)", self.dim, 25)
@@ -149,6 +161,12 @@ class Map:
         if box.shape != (2, self.dim) or not (np.isfinite(box).all() and (box[0] <= box[1]).all()):
             raise Refusal(f"box = {shown(self.box)}: give (low, high), each {self.dim} finite numbers, low <= high")
         object.__setattr__(self, "box", tuple(map(tuple, box.tolist())))
+        if self.start is not None:
+            start = numbers("start", self.start)
+            if start.shape != (self.dim,):
+                raise Refusal(f"start of shape {start.shape}: give one state, of shape ({self.dim},)")
+            start.flags.writeable = False
+            object.__setattr__(self, "start", start)
 
     def _check_names(self) -> None:
         """Each name once, and such that it can be scanned, drawn, written and typed."""
@@ -184,7 +202,7 @@ class Map:
     # -- what a map is -------------------------------------------------------------------------------------------
 
     def step(self, x: Any, p: Any, t: int) -> Any:
-        """One step of every member: ``x (member, dim)`` → ``(member, dim)``."""
+        """One step of every member: ``x (member, dim)``, ``p (member, parameter)`` → ``(member, dim)``, a new array."""
         raise NotImplementedError(f"{type(self).__name__} does not write step(x, p, t)")
 
     def tangent(self, x: Any, p: Any, t: int, v: Any) -> Any:
@@ -244,10 +262,17 @@ class Map:
         return type(self).tangent is not Map.tangent
 
     def initial_states(self, n: int, seed: int) -> Array:
-        """``(n, dim)`` drawn states; state i depends on the seed and on i alone."""
+        """``(n, dim)`` drawn states; state i depends on the seed and on i alone.
+
+        Raises Refusal if `initial` gives another shape, or what is not finite.
+        """
         assert self.box is not None
         draw = self.initial or uniform_box(*self.box)
-        return np.asarray(draw(n, seed), dtype=np.float64)
+        found = numbers("what `initial` draws", draw(n, seed))
+        if found.shape != (n, self.dim) or not np.isfinite(found).all():
+            what = f"has shape {found.shape}" if found.shape != (n, self.dim) else "is not finite everywhere"
+            raise Refusal(f"what `initial` of {self.name!r} draws {what}: give {n} states, shape ({n}, {self.dim})")
+        return found
 
     def with_parameters(self, **values: float) -> Self:
         """The same map with other parameter defaults. Raises ValueError for a name that is no parameter."""
@@ -324,53 +349,96 @@ class Map:
         return np.asarray(self._called(f"observable {name}", self.observables[name], (len(x),), x, p, t))
 
     def ahead(self, x: Any, p: Any, t: int) -> Any:
-        """`step`, as the verbs use it: what it is given it cannot change. Raises Refusal if it gives no such states."""
-        if not self._tried:
-            self._try_step()
-            self._tried.append(True)
+        """`step`, as the verbs use it: it cannot change what it is given. Raises Refusal if it gives no such states."""
+        if not self._own("step"):
+            return self.step(x, p, t)
         return self._called("step", self.step, np.shape(x), x, p, t)
 
     def turned(self, x: Any, p: Any, t: int, v: Any) -> Any:
-        """`tangent`, likewise."""
+        """`tangent`, likewise. Raises Refusal if it is not the derivative of the step, too."""
+        if not self._own("tangent"):
+            return self.tangent(x, p, t, v)
         return self._called("tangent", self.tangent, np.shape(v), x, p, t, v)
 
-    @cached_property
-    def _tried(self) -> list[bool]:
-        return []
+    def _own(self, kind: str) -> bool:
+        """Whether a method was written in numpy by the map's author; it is tried at first. Raises Refusal."""
+        own = type(self).advance is Map.advance and getattr(type(self), kind) is not getattr(Map, kind)
+        if own and self.check and kind not in self._tried:
+            self._try(kind)
+            self._tried.add(kind)
+        return own
 
-    def _try_step(self) -> None:
-        """Refuse a step that mixes members up, on a few drawn states: of another number than components."""
+    @cached_property
+    def _tried(self) -> set[str]:
+        return set()
+
+    def _try(self, kind: str) -> None:
+        """Try a method on a few drawn states, with a parameter each: of another number than components."""
         count = 2 if self.dim != 2 else 3
-        x, p = self.initial_states(count, 0), np.tile(list(self.parameters.values()), (count, 1))
+        p = np.tile(list(self.parameters.values()), (count, 1)).astype(np.float64)
+        p += 1e-3 * np.arange(count)[:, None] * np.maximum(np.abs(p), 1.0)
         try:
-            together, again, alone = (
-                self._called("step", self.step, (n, self.dim), x[:n], p[:n], 0) for n in (count, count, 1)
-            )
+            x = self.initial_states(count, 0)
+        except Exception:  # where nothing can be drawn, nothing is said
+            return
+        try:
+            with np.errstate(all="ignore"):
+                self._try_members(kind, x, p)
+                if kind == "tangent":
+                    self._try_derivative(x, p)
         except Refusal:
             raise
-        except Exception:  # not at these states: nothing is said of it
+        except Exception:  # not at these states: what is wrong elsewhere shows there
             return
+
+    def _try_members(self, kind: str, x: Array, p: Array) -> None:
+        """Refuse a method that mixes members up, or gives something else each time."""
+        v = generator(0, "tangent").standard_normal((len(x), 3 if self.dim != 3 else 4, self.dim))
+        rest, shape = ((v,), v.shape) if kind == "tangent" else ((), x.shape)
+        function = getattr(self, kind)
+        together, again = (self._called(kind, function, shape, x, p, 0, *rest) for _ in range(2))
         if not np.array_equal(together, again, equal_nan=True):
-            raise Refusal(f"the step of {self.name!r} gives another result each time: draw random numbers by (seed, t)")
-        if not np.allclose(together[:1], alone, rtol=1e-6, atol=1e-9, equal_nan=True):
-            raise Refusal(
-                f"the step of {self.name!r} takes a member to {together[0]} beside others and to {alone[0]} alone: "
-                "members are rows of x (member, dim), and do not see one another"
-            )
+            raise Refusal(f"the {kind} of {self.name!r} gives another result each time: draw by (seed, t) {UNTRIED}")
+        for i in range(len(x)):
+            one = slice(i, i + 1)
+            alone = self._called(kind, function, (1, *shape[1:]), x[one], p[one], 0, *(v[one] for v in rest))
+            if not np.allclose(together[one], alone, rtol=1e-6, atol=1e-9, equal_nan=True):
+                raise Refusal(
+                    f"the {kind} of {self.name!r} takes a member to {shown(together[i])} beside others and to "
+                    f"{shown(alone[0])} alone: members are rows of x (member, dim) and p (member, parameter), and do "
+                    f"not see one another {UNTRIED}"
+                )
+
+    def _try_derivative(self, x: Array, p: Array) -> None:
+        """Refuse a tangent that differs from differences of the step."""
+        for i, state in enumerate(x):
+
+            def step(x: Array, p: Array = p[[i]]) -> Array:
+                return np.asarray(self._called("step", self.step, x.shape, x, p.repeat(len(x), axis=0), 0))
+
+            def tangent(x: Array, v: Array, p: Array = p[[i]]) -> Array:
+                moved: Array = self._called("tangent", self.tangent, (1, *v.shape), x, p, 0, v[None])
+                return moved[0]
+
+            found = misfit(step, tangent, state, self.resolution, self.difference)
+            if found is not None:
+                raise Refusal(
+                    f"the tangent of {self.name!r} says that {self.coordinates[found.component]} changes by "
+                    f"{found.claimed:g} along a direction in which differences of the step say {found.found:g}, at "
+                    f"x = {np.array2string(state, threshold=8)} {UNTRIED}"
+                )
 
     def _called(self, kind: str, function: Callable[..., Any], shape: tuple[int, ...], *given: Any) -> Any:
-        """What a function of arrays gives, which may change none of them, and is to have a shape. Raises Refusal."""
-        try:
-            found = function(*map(_sealed, given))
-        except ValueError as error:
-            if "read-only" not in str(error):
-                raise
-            raise Refusal(f"the {kind} of {self.name!r} changes what it is given: return a new array") from error
-        plain = type(found) is np.ndarray and found.dtype.kind in "fiub"
-        if isinstance(given[0], np.ndarray) and not (plain and found.shape == shape):
-            what = f"an array of shape {found.shape}, {found.dtype}" if plain else shown(found)
-            raise Refusal(f"the {kind} of {self.name!r} returns {what}: give an array of numbers of shape {shape}")
-        return found
+        """What a function of arrays gives, from copies of its own, and is to have a shape. Raises Refusal."""
+        found = function(*(np.array(value) if isinstance(value, np.ndarray) else value for value in given))
+        if not isinstance(given[0], np.ndarray):
+            return found
+        array = np.asarray(found) if isinstance(found, (list, tuple)) else found
+        plain = type(array) is np.ndarray and array.dtype.kind in "fiub"
+        if not (plain and array.shape == shape):
+            what = f"an array of shape {array.shape}, {array.dtype}" if plain else shown(found)
+            raise Refusal(f"the {kind} of {self.name!r} returns {what}: give a numpy array of numbers of shape {shape}")
+        return array
 
     def observe(self, x: Any, p: Any, t: int, names: Sequence[str]) -> Array:
         """The named coordinates and observables, ``(member, channel)``; NaN for a member that has escaped."""
@@ -459,7 +527,7 @@ class Map:
         return distances, end
 
 
-def _sealed(value: Any) -> Any:
+def sealed(value: Any) -> Any:
     """An array that cannot be written to; anything else itself."""
     if isinstance(value, np.ndarray):
         value = value.view()

@@ -25,7 +25,7 @@ from pydantic import BeforeValidator, ConfigDict, PydanticUserError, TypeAdapter
 from pydantic_core import to_jsonable_python
 
 from nnflow.names import Refusal, shown
-from nnflow.values import EXACT, leaves, real
+from nnflow.values import EXACT, hidden, leaves, real
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -209,7 +209,7 @@ def numbers(name: str, values: Any) -> Array:
     numpy would drop or guess.
     """
     try:
-        if any(map(np.ma.is_masked, leaves(values))):
+        if hidden(values):
             raise ValueError("masked values")
         found = np.asarray(values)
         if found.dtype.kind in "OU":

@@ -108,7 +108,6 @@ class TensorMap(Map):
     gradient: Gradient | None
     device: torch.device
     dtype: torch.dtype
-    check: bool
 
     def __init__(
         self,
@@ -123,10 +122,8 @@ class TensorMap(Map):
         if not callable(rule):
             raise TypeError(f"rule = {rule!r}: give a function")
         place, kind = placed(device, dtype)
-        if not check:
-            settings["structure"] = {**settings.get("structure", {}), "check": False}
-        super().__init__(**{"name": getattr(rule, "__name__", "map"), **settings})
-        held = {"rule": rule, "gradient": gradient, "device": place, "dtype": kind, "check": check}
+        super().__init__(**{"name": getattr(rule, "__name__", "map"), "check": check, **settings})
+        held = {"rule": rule, "gradient": gradient, "device": place, "dtype": kind}
         for name, value in held.items():
             object.__setattr__(self, name, value)
 
@@ -134,6 +131,8 @@ class TensorMap(Map):
 
     def native(self, x: Any) -> Tensor:
         """An array as a tensor of the map's dtype on its device."""
+        if isinstance(x, np.ndarray) and not x.flags.writeable:  # torch would write to it all the same
+            x = x.copy()
         return torch.as_tensor(x, dtype=self.dtype, device=self.device)
 
     def to_numpy(self, x: Any) -> Array:
@@ -153,7 +152,7 @@ class TensorMap(Map):
         return True
 
     def _named(self, p: Tensor) -> Named:
-        return Named(zip(self.parameters, p, strict=True))
+        return Named(zip(self.parameters, p.clone(), strict=True))  # it may write into its p
 
     def _one(self, x: Tensor, p: Tensor, t: int) -> Tensor:
         with self._explained("rule", t):
@@ -163,7 +162,12 @@ class TensorMap(Map):
             raise ValueError(
                 f"the rule of {self.name!r} returned {shape}: it must return a tensor of shape ({self.dim},)"
             )
-        return out
+        if out.dtype != self.dtype and (out.is_floating_point() or out.is_complex()):
+            raise Refusal(
+                f"the rule of {self.name!r} returns {out.dtype} in a map of {self.dtype}: make the map with "
+                "dtype=…, or the modules that it calls of the same type"
+            )
+        return out.to(self.dtype)
 
     @contextmanager
     def _explained(self, what: str, t: int) -> Iterator[None]:
@@ -307,7 +311,12 @@ class TensorMap(Map):
     def _watch(self, function: Callable[[Tensor, Named, int], Tensor], x: Any, p: Any, t: int) -> Array:
         def one(x: Tensor, p: Tensor) -> Tensor:
             with self._explained("observable", t):
-                return function(x, self._named(p), t)
+                value = function(x.clone(), self._named(p), t)  # it may write into its x
+            if isinstance(value, Tensor) and value.is_complex():
+                raise Refusal(
+                    f"an observable of {self.name!r} is complex: give its real or imaginary part, or its size"
+                )
+            return value
 
         return self.to_numpy(self.each(id(function), one, self.native(x), self.native(p)))
 

@@ -27,6 +27,11 @@ def masked(values: Any) -> bool:
     return any(isinstance(leaf, np.ma.MaskedArray) for leaf in leaves(values))
 
 
+def hidden(values: Any) -> bool:
+    """Whether anything in nested lists is masked, so that what lies below is not meant."""
+    return any(map(np.ma.is_masked, leaves(values)))
+
+
 def _unmasked(values: Any, what: str) -> Any:
     """Nested lists with NaN wherever an array in them is masked."""
     if isinstance(values, np.ma.MaskedArray):

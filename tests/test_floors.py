@@ -24,11 +24,12 @@ REPOSITORY = Path(__file__).parents[1]
 FLOORS = {
     "nnflow": {
         "names": 0, "indices": 0, "process": 0, "workers": 0, "blas": 0, "internals": 0, "arithmetic": 0,
+        "differences": 0,
         "values": 1, "room": 1, "writing": 1, "registry": 1, "unassigned": 1,
         "settings": 2, "frozen": 2,
         "straight": 3, "machine": 3,
         "map": 3,
-        "ensemble": 4, "curvature": 4, "differences": 4, "guard": 4,
+        "ensemble": 4, "curvature": 4, "guard": 4,
         "analysis": 5, "iterated": 5, "recorded": 5, "compiled": 5, "tensor": 5,
         "systems": 6, "rehearsal": 6, "authors": 6,
         "runner": 7, "results": 7, "exchange": 7,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 import pickle
+from dataclasses import replace
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
+import torch
 
 import nnflow
 from nnflow.map import Array, length, orthonormalise
@@ -119,14 +122,19 @@ def in_place(x: Array, p: Array, t: int) -> Array:
 
 COUNT = itertools.count()
 WRONG: dict[str, tuple[Any, str]] = {
-    "in place": (in_place, "changes what it is given"),
-    "its parameters": (lambda x, p, t: henon(x, np.multiply(p, 1.0, out=p), t), "changes what it is given"),
-    "transposed": (lambda x, p, t: henon(x, p, t).T, r"shape \(2, \d\).*give an array of numbers of shape \(\d, 2\)"),
+    "transposed": (
+        lambda x, p, t: henon(x, p, t).T,
+        r"shape \(2, \d\).*of numbers of shape \(\d, 2\)",
+    ),
     "the first alone": (lambda x, p, t: henon(x, p, t)[:1], r"shape \(1, 2\)"),
     "nothing": (lambda x, p, t: None, "returns None"),
-    "a list": (lambda x, p, t: henon(x, p, t).tolist(), r"returns \[\["),
-    "complex": (lambda x, p, t: henon(x, p, t) + 0j, "returns .*give an array of numbers"),
-    "masked": (lambda x, p, t: np.ma.masked_less(henon(x, p, t), 0.0), "returns .*give an array of numbers"),
+    "a tensor": (lambda x, p, t: torch.tensor(henon(x, p, t)), "returns tensor.*give a numpy array"),
+    "complex": (lambda x, p, t: henon(x, p, t) + 0j, "returns .*give a numpy array of numbers"),
+    "masked": (lambda x, p, t: np.ma.masked_less(henon(x, p, t), 0.0), "returns .*give a numpy array of numbers"),
+    "the first parameter for all": (
+        lambda x, p, t: henon(x, p[:1].repeat(len(x), axis=0), t),
+        "do not see one another",
+    ),
     "mixed members": (lambda x, p, t: henon(x - x.mean(axis=0), p, t), "do not see one another"),
     "random": (lambda x, p, t: henon(x, p, t) + 1e-9 * next(COUNT), "another result each time"),
 }
@@ -134,10 +142,8 @@ WRONG: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_a_step_that_is_none_is_refused(name: str) -> None:
-    """In place, the difference quotients took every other Jacobian at another point: exponents of chaos on a 2-cycle.
-
-    The same kind: parameters in place, rows for columns (with as many members as components nothing looks wrong),
-    fewer members (broadcast), what numpy would cast with a word at most, members that see one another.
+    """Rows for columns (with as many members as components nothing looks wrong), fewer members (broadcast), what numpy
+    would cast with a word at most, members that see one another.
     """
     step, message = WRONG[name]
     ensemble = nnflow.Ensemble.grid(step_of(step), inits=2)
@@ -150,6 +156,31 @@ def test_a_step_that_is_none_is_refused(name: str) -> None:
             use()
 
 
+TANGENTS: dict[str, tuple[Any, str]] = {
+    "a factor forgotten": (lambda x, p, t, v: (p * (1.0 - x))[:, None] * v, "differences of the step say"),
+    "the first member for all": (lambda x, p, t, v: (p[0] * (1.0 - 2.0 * x[0])) * v, "do not see one another"),
+    "random": (lambda x, p, t, v: v * (1.0 + 1e-9 * next(COUNT)), "another result each time"),
+}
+
+
+@pytest.mark.parametrize("name", TANGENTS)
+def test_a_tangent_that_is_none_is_refused(name: str) -> None:
+    """It gave exponents, "exact" ones: 0 for −0.916, or those of a chunk's first member for all of it."""
+    function, message = TANGENTS[name]
+
+    class Own(nnflow.Map):
+        def step(self, x: Array, p: Array, t: int) -> Array:
+            return p * x * (1.0 - x)
+
+        def tangent(self, x: Array, p: Array, t: int, v: Array) -> Any:
+            return function(x, p, t, v)
+
+    scan = nnflow.Ensemble.grid(Own(parameters={"r": 3.2}), r=[2.5, 3.2, 3.4, 4.0])
+    for chunk in (1, 4):
+        with pytest.raises(nnflow.Refusal, match=f"the tangent of 'map' .*{message}"):
+            nnflow.run("lyapunov_spectrum", scan, steps=20, transient=0, chunk=chunk)
+
+
 def test_a_step_that_is_one_has_its_exponents() -> None:
     found = nnflow.run("lyapunov_spectrum", step_of(henon), steps=2000, transient=100)
     known = nnflow.run("lyapunov_spectrum", nnflow.maps["henon"](box=None), steps=2000, transient=100)
@@ -157,7 +188,35 @@ def test_a_step_that_is_one_has_its_exponents() -> None:
     assert abs(found["exponent"] - known["exponent"]).max() < 0.1
 
 
-def test_observables_and_tangents_change_nothing_either() -> None:
+def test_a_step_may_work_in_place() -> None:
+    """The difference quotients took every other Jacobian at another point: exponents of chaos on a 2-cycle.
+
+    The same kind: parameters in place, tangents and observables, through torch, in Cython and njit of fixed types.
+    """
+
+    @numba.njit("float64[:,:](float64[:,:], float64[:,:])")
+    def typed(x: Array, p: Array) -> Array:
+        out = np.empty_like(x)
+        out[:, 0], out[:, 1] = 1.0 - p[:, 0] * x[:, 0] ** 2 + x[:, 1], p[:, 1] * x[:, 0]
+        return out
+
+    def parameters(x: Array, p: Array, t: int) -> Array:
+        p *= 2.0
+        return henon(x, p / 2.0, t)
+
+    def by_torch(x: Array, p: Array, t: int) -> Array:
+        held = torch.from_numpy(x)
+        held.copy_(torch.tensor(henon(x, p, t)))
+        return np.asarray(held)
+
+    known = nnflow.run("lyapunov_spectrum", step_of(henon), steps=50, transient=0)["exponent"]
+    for function in (in_place, parameters, by_torch, lambda x, p, t: typed(x, p), lambda *of: henon(*of).tolist()):
+        for map in (step_of(function), nnflow.iterate(step_of(function), 1)):
+            found = nnflow.run("lyapunov_spectrum", map, steps=50, transient=0)["exponent"]
+            np.testing.assert_allclose(found, known, rtol=0, atol=1e-12)
+
+
+def test_observables_and_tangents_may_too() -> None:
     def largest(x: Array, p: Array, t: int) -> Array:
         x.sort(axis=1)
         return x[:, -1]
@@ -167,12 +226,40 @@ def test_observables_and_tangents_change_nothing_either() -> None:
             v *= [2.0, 0.5]
             return v
 
-    seen = nnflow.Ensemble.grid(step_of(henon, observables={"largest": largest, "all": lambda x, p, t: x}))
-    for name, message in (("largest", "changes what it is given"), ("all", r"shape \(1, 2\).*of shape \(1,\)")):
-        with pytest.raises(nnflow.Refusal, match=f"the observable {name} of 'map' .*{message}"):
+    def listed(x: Array, p: Array, t: int) -> list[float]:
+        return [float(row.sum()) for row in x]
+
+    watched = {"largest": largest, "sum": listed, "all": lambda x, p, t: x, "one": lambda x, p, t: 1.0}
+    seen = nnflow.Ensemble.grid(step_of(henon, observables=watched))
+    both, alone = seen.orbit(3, observe=("largest", "sum", "x0", "x1"))[0], seen.orbit(3)[0]
+    np.testing.assert_array_equal(both[:, :, 2:], alone)
+    np.testing.assert_array_equal(both[:, :, 0], alone.max(axis=2))
+    np.testing.assert_array_equal(both[:, :, 1], alone.sum(axis=2))
+    for name in ("all", "one"):
+        with pytest.raises(nnflow.Refusal, match=rf"the observable {name} of 'map' .*of numbers of shape \(1,\)"):
             seen.orbit(3, observe=(name, "x0"))
-    with pytest.raises(nnflow.Refusal, match="the tangent of 'map' changes what it is given"):
-        nnflow.Ensemble.grid(Turning(dim=2)).with_frame(1).tangent_orbit(3)
+    frame = nnflow.Ensemble.grid(Turning(dim=2)).with_frame(1)
+    np.testing.assert_array_equal(
+        frame.tangent_orbit(3)[0].log_stretches, replace(frame, map=Saddle(dim=2)).tangent_orbit(3)[0].log_stretches
+    )
+
+
+def test_what_cannot_be_tried_is_not_refused() -> None:
+    """No drawn states; states at which the step fails; and, by check=False, members that share a step size."""
+
+    class Given(nnflow.Map):
+        def step(self, x: Array, p: Array, t: int) -> Array:
+            if (x > 0.5).any():
+                raise ValueError
+            return 0.5 * x
+
+        def initial_states(self, n: int, seed: int) -> Array:
+            raise NotImplementedError
+
+    assert nnflow.Ensemble.grid(Given(), states=[[0.3]]).advance(1).states.item() == 0.15
+    mixed = step_of(lambda x, p, t: henon(x - x.mean(axis=0), p, t), check=False)
+    assert nnflow.Ensemble.grid(mixed, inits=2).advance(3).t == 3
+    assert mixed.structure == {"check": False}
 
 
 @pytest.mark.parametrize("name", ["step", "tangent", "observable", "difference"])

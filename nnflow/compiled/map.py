@@ -93,12 +93,10 @@ class CompiledMap(Map):
             if not isinstance(function, (*FUNCTIONS, Component)):
                 raise TypeError(f"observable {name} = {function!r:.80}: give a function")
         kept, seen = frozen((functions, observables), checked=check)
-        structure = {**(settings.get("structure") or {}), **({} if check else {"check": False})}
-        given = {"observables": seen, "structure": structure}
+        given = {"observables": seen, "check": check}
         super().__init__(**{"name": getattr(rule, "py_func", rule).__name__, **settings, **given})
         object.__setattr__(self, "functions", kept)
         object.__setattr__(self, "constants", None if constants is None else _kept(constants))
-        object.__setattr__(self, "check", check)
         if check and self.guarded:
             states = self.initial_states(2, 0)
             try_out(self._calls(), self.name, states, self.parameters, self.behind(0))
@@ -112,7 +110,6 @@ class CompiledMap(Map):
 
     functions: Functions
     constants: Constants | None
-    check: bool
 
     def handed(self, t: int, steps: int) -> Constants:
         """What the functions get behind t, for so many steps from t on."""

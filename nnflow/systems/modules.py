@@ -50,6 +50,7 @@ from nnflow.systems.witness import (
     witnesses,
 )
 from nnflow.tensor import TensorMap, placed
+from nnflow.values import hidden
 
 ACTIVATIONS = {
     nn.Sigmoid: "sigmoid",
@@ -123,6 +124,11 @@ class Training:
         refuse(module, noise)
         own = converted(module, dtype)
         if isinstance(loss_fn, nn.Module):
+            if learnt := [name for name, value in loss_fn.named_parameters() if value.requires_grad]:
+                raise Refusal(
+                    f"the loss has parameters of its own ({', '.join(learnt)}), which would not be trained: let the "
+                    "module hold them, or fix them by requires_grad_(False)"
+                )
             loss_fn = copy.deepcopy(loss_fn).to(device=device, dtype=dtype)
         layout = tuple((name, tuple(p.shape)) for name, p in own.named_parameters())
         rows, pair = (
@@ -205,6 +211,8 @@ def _array(values: Any, name: str) -> npt.NDArray[Any]:
         held = values.detach().cpu()
         held = held.to_dense() if held.layout != torch.strided else held.resolve_conj().resolve_neg()
         values = (held.float() if held.dtype == torch.bfloat16 else held).numpy()
+    if hidden(values):
+        raise Refusal(f"{name} are masked: leave out the rows with what is missing, or fill it")
     array = np.array(values)
     if array.dtype.kind not in "fiu" or array.ndim < 1 or not len(array):
         raise Refusal(f"{name} of shape {array.shape} and {array.dtype}: give numbers, one row a sample")

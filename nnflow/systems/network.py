@@ -28,6 +28,7 @@ from nnflow.systems.memory import remembered
 from nnflow.systems.optimisers import LIMITS, OPTIMISERS, Descent, compiled_descent, memory_names, optimiser
 from nnflow.systems.perceptron import Perceptron, Watched
 from nnflow.systems.schedules import Schedule, factors, taken
+from nnflow.values import real
 
 if TYPE_CHECKING:
     import torch
@@ -123,7 +124,10 @@ class TrainingMap(Descent):
 
 
 def _flat(values: Any) -> Array:
-    return np.asarray(values.detach().cpu().double().numpy()).ravel()
+    if hasattr(values, "detach"):
+        held = values.detach().cpu()
+        values = held.resolve_conj().numpy() if held.is_complex() else held.double().numpy()
+    return real(values, "weights").ravel()
 
 
 class Peer(NamedTuple):
