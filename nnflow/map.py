@@ -417,8 +417,8 @@ class Map:
                 return np.asarray(self._called("step", self.step, x.shape, x, p.repeat(len(x), axis=0), 0))
 
             def tangent(x: Array, v: Array, p: Array = p[[i]]) -> Array:
-                moved: Array = self._called("tangent", self.tangent, (1, *v.shape), x, p, 0, v[None])
-                return moved[0]
+                moved: Array = self._called("tangent", self.tangent, (1, *v.shape), x, p, 0, v[None])[0]
+                return moved
 
             found = misfit(step, tangent, state, self.resolution, self.difference)
             if found is not None:

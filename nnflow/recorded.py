@@ -113,15 +113,15 @@ def read_series(path: Path, wanted: Sequence[str] = (), alone: bool = False, opt
 def _telling(index: dict[str, Column], wanted: Sequence[str]) -> dict[str, Column]:
     """The columns of an index that tell in which order the samples came.
 
-    Beside dates a nameless count tells of the table only. What is `wanted` was measured, but for the first column
-    beside others, if it tells an order.
+    Beside dates a nameless count tells of the table only. What is `wanted` was measured, but for the first column, if
+    it tells an order.
     """
-    dated, others = any(column.dated for column in index.values()), {*wanted} - {*list(index)[:1]}
+    dated, measured = any(column.dated for column in index.values()), {*wanted} - {*list(index)[:1]}
     return {
         name: column
         for name, column in index.items()
         if not (dated and name.startswith("Unnamed") and not column.dated)
-        and not (name in wanted and (name in others or not others))
+        and name not in measured
         and not (name in wanted and column.stamps is not None and direction(column.stamps) is None)
     }
 

@@ -257,6 +257,12 @@ def test_the_order_is_the_same_whatever_is_asked_for(tmp_path: Path, text: str) 
         assert "falls: the newest row was first, the rows are turned round" in str(series)
 
 
+def test_what_is_asked_for_behind_the_first_column_was_measured(tmp_path: Path) -> None:
+    """It was taken for a second time, which falls where the date rises: refused, with no way out."""
+    (tmp_path / "a.csv").write_text("date,steps,x\n2020-01-01,9,1\n2020-01-02,8,2\n2020-01-03,4,3\n")
+    assert read_series(tmp_path / "a.csv", ("steps",)).recording.cube.ravel().tolist() == [9, 8, 4]
+
+
 def test_what_else_an_index_says_is_said_though_it_is_asked_for(tmp_path: Path) -> None:
     series = read(tmp_path, "time", "loss", time=np.delete(np.arange(1001), 500), loss=LOSS)
     assert "time is not equally spaced: 499, then 501 at sample 500" in str(series)
