@@ -62,17 +62,29 @@ def gradient_map(
     check: bool = True,
     **defaults: float,
 ) -> TensorMap:
-    """Descent on a loss as a map: `loss` takes a torch tensor ``(dim,)`` and returns a scalar tensor.
+    """Descent on a loss as a map, w' = w − η∇L(w) and its kin; the state is w, then the optimizer's memory.
 
-    `optimizer`: "gd", "heavy_ball", "nesterov", "adam", "adamw" or "rmsprop" (see `nnflow.systems.optimisers`; the
-    state is w, then the memory); `defaults` set the defaults of its parameters eta, beta, beta1, beta2, epsilon,
-    weight_decay; `schedule`, a function of t, multiplies eta. Weights are drawn N(0, 1), memory 0. Observables: loss,
-    gradient_norm (L2). The tangent is by forward over reverse differentiation; it is compared with differences of the
-    step at a drawn state, and wherever the loss uses `detach` (`check=False` goes without, and `structure` says so).
+    Weights are drawn N(0, 1), memory 0. Observables: loss, gradient_norm (L2). The tangent is by forward over reverse
+    differentiation; it is compared with differences of the step at a drawn state, and wherever the loss uses `detach`.
 
-    Raises Refusal for an unknown optimizer or parameter, a negative eta, a schedule that is no function of t, a dim
-    below 1, a loss that fails or does not return a finite scalar at a drawn state, or one whose gradient torch cannot
-    differentiate.
+    Args:
+        loss: Takes a torch tensor ``(dim,)`` and returns a scalar tensor.
+        dim: How many weights.
+        optimizer: "gd", "heavy_ball", "nesterov", "adam", "adamw" or "rmsprop" (see `nnflow.systems.optimisers`).
+        name: What the map is called (default: as the loss).
+        schedule: A function of t that multiplies eta.
+        device: Of states (default: cpu).
+        dtype: Of states (default: torch.float64).
+        check: False goes without the comparison, and `structure` says so.
+        **defaults: Defaults of the optimizer's parameters eta, beta, beta1, beta2, epsilon, weight_decay.
+
+    Returns:
+        The map.
+
+    Raises:
+        Refusal: (a ValueError) for an unknown optimizer or parameter, a negative eta, a schedule that is no function of
+            t, a dim below 1, a loss that fails or does not return a finite scalar at a drawn state, or one whose
+            gradient torch cannot differentiate.
 
     >>> bowl = gradient_map(lambda w: (w * w).sum(), dim=2, eta=0.25)  # w' = w - 0.25 * 2w
     >>> bowl.advance(bowl.native([[1.0, 2.0]]), np.array([[0.25, 0.0]]), 0, 1).states.tolist()
@@ -212,9 +224,20 @@ def _well_loss(x: Array, p: Array, t: int, c: Any) -> float:
 def cubic_descent(optimizer: str = "heavy_ball", box: Any = None, **parameters: float) -> CompiledMap:
     """Descent on L = w²/2 − w³/3, which is a classic map in disguise.
 
-    With plain gradient descent (`optimizer="gd"`, or beta = 0) it is the logistic map with r = 1 + eta, by
-    x = eta (1 − w)/(1 + eta); with heavy ball (the default; state (w, velocity)) the Hénon map with b = −beta and
-    a = (eta² − (1 + beta)²)/4.
+    With plain gradient descent (`optimizer="gd"`, or beta = 0) it is the logistic map with r = 1 + eta, by x = eta (1 −
+    w)/(1 + eta); with heavy ball (the default; state (w, velocity)) the Hénon map with b = −beta and a = (eta² − (1 +
+    beta)²)/4.
+
+    Args:
+        optimizer: See `nnflow.systems.optimisers`.
+        box: (low, high) of the initial w, each a list (default: 0.1 to 0.5; memory 0).
+        **parameters: Parameter → its default (eta: 2.5, beta: 0).
+
+    Returns:
+        The map.
+
+    Raises:
+        Refusal: (a ValueError) for an unknown optimizer or parameter, or a box of another shape.
     """
     functions = (_cubic_gradient, _cubic_products, _cubic_loss)
     return _one_weight(
@@ -233,6 +256,17 @@ def double_well_descent(optimizer: str = "heavy_ball", box: Any = None, **parame
     """Descent on the double well L = (w² − 1)²/4; with beta = 0, u = √eta w obeys u' = (1 + eta) u − u³.
 
     The minima at ±1 have L'' = 2: first period doubling at eta = 1 + beta.
+
+    Args:
+        optimizer: See `nnflow.systems.optimisers`.
+        box: (low, high) of the initial w, each a list (default: 0.2 to 0.9; memory 0).
+        **parameters: Parameter → its default (eta: 1.5, beta: 0).
+
+    Returns:
+        The map.
+
+    Raises:
+        Refusal: (a ValueError) for an unknown optimizer or parameter, or a box of another shape.
     """
     functions = (_well_gradient, _well_products, _well_loss)
     return _one_weight(
