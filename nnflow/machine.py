@@ -79,9 +79,15 @@ class Alone(Compiler):
 
 
 def loop(mark: str | None = None, **options: Any) -> Callable[[Function], Function]:
-    """Compile an entry point, to be kept under `mark`, which tells all that it is made from apart.
+    """Compile an entry point, to be kept under a mark.
 
-    Without a mark, the `fingerprint` of the function and the options when it is first called.
+    Args:
+        mark: Tells all that it is made from apart. Without one, it is the `fingerprint` of the function and the options
+            when it is first called.
+        **options: numba's.
+
+    Returns:
+        A decorator.
     """
 
     def compiled(function: Function) -> Function:

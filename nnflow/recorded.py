@@ -81,10 +81,21 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def read_series(path: Path, wanted: Sequence[str] = (), alone: bool = False, option: str = "--observable") -> Series:
-    """The series of a file. `wanted`: columns asked for by name, by `option`; `alone`: else the first, not all of them.
+    """The series of a file.
 
-    Raises Refusal for a file that is no table of numbers, can be read in two ways, or holds but an index; OSError if
-    there is none.
+    Args:
+        path: A .csv, .tsv or .npy file.
+        wanted: Columns asked for by name.
+        alone: Without names, take the first column that is no index, not all of them.
+        option: By which columns are asked for, for messages.
+
+    Returns:
+        The recording, and what is to be said of it.
+
+    Raises:
+        Refusal: (a ValueError) for a file that is no table of numbers, can be read in two ways, or holds but an index.
+        ValueError: for a column that is not there.
+        FileNotFoundError: (an OSError) if there is no file.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
@@ -113,7 +124,9 @@ def read_series(path: Path, wanted: Sequence[str] = (), alone: bool = False, opt
 def _telling(index: dict[str, Column], wanted: Sequence[str]) -> dict[str, Column]:
     """The columns of an index that tell in which order the samples came, though they are `wanted`, too.
 
-    Beside dates a nameless count tells of the table only, and what is wanted and tells no order was measured.
+    Returns:
+        Beside dates not a nameless count, which tells of the table only; nor what is wanted and tells no order, which
+        was measured.
     """
     dated = any(column.dated for column in index.values())
     return {
@@ -360,8 +373,11 @@ def _pandas_columns(rows: list[list[str]]) -> bool:
 def _index(columns: dict[str, Column], wanted: Sequence[str]) -> list[str]:
     """The leading columns that are no measured series, but tell the time or count the rows, `wanted` ones among them.
 
-    The last one is not, if it is wanted. Raises ValueError if nothing is wanted and a column may be one, or nothing
-    else is there.
+    Returns:
+        Their names; not the last column, if it is wanted.
+
+    Raises:
+        ValueError: if nothing is wanted and a column may be one, or nothing else is there.
     """
     found: list[str] = []
     last = list(columns)[-1]

@@ -203,10 +203,21 @@ def whole(name: str, value: Any, least: int | None = None) -> int:
 
 
 def numbers(name: str, values: Any) -> Array:
-    """Numbers as a float64 array of their shape; NaN and infinity pass. Raises Refusal for anything else.
+    """Numbers as a float64 array of their shape; NaN and infinity pass.
 
     Complex numbers, dates, bools, masked values, rows of unequal lengths, and whole numbers beyond 2^53 are refused:
     numpy would drop or guess.
+
+    Args:
+        name: What they are, for the message.
+        values: Numbers, in rows of equal length.
+
+    Returns:
+        The array, float64.
+
+    Raises:
+        Refusal: for anything else.
+        ValueError: none that is no Refusal.
     """
     try:
         if any(map(np.ma.is_masked, leaves(values))):
@@ -302,7 +313,12 @@ def as_json(instance: Any) -> str:
 def checked(function: Callable[P, T]) -> Callable[P, T]:
     """A function whose numbers, texts and choices are converted and validated before it is called.
 
-    Arguments with other annotations, or with names that only type checkers see, are passed on as they are.
+    Args:
+        function: Arguments with other annotations, or with names that only type checkers see, are passed on as they
+            are.
+
+    Returns:
+        A function of the same arguments, which raises Refusal for those that do not fit.
     """
     try:
         signature = inspect.signature(function)

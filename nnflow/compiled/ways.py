@@ -1,4 +1,6 @@
-"""The three ways in which the loops of a map are compiled. (A network's rows and passes have ways of their own.)
+"""The three ways in which the loops of a map are compiled: by themselves, in place, or as entry points.
+
+A network's rows and passes have ways of their own.
 
 | way | what it is for | how | may allocate | kept on disk |
 |---|---|---|---|---|

@@ -418,6 +418,9 @@ def _softmax(task: Training) -> tuple[tuple[int, tuple[int, ...]], ...]:
 
     Tried out with large constants, on the loss that a step descends on, at three drawn weight vectors: at one alone, a
     zero head say, the loss may not see a layer for another reason.
+
+    Returns:
+        For each parameter of that layer its place in the state and its shape; none if the loss sees it.
     """
     found = last_layer(task.layout)
     matrix = [(start, shape) for start, shape in found if len(shape) == 2]

@@ -70,9 +70,18 @@ LIMITS = {"eta": (0.0, np.inf)}  # any other value is a map to study, sensible o
 
 
 def optimiser(name: str, defaults: Mapping[str, float], decay: bool = True) -> dict[str, float]:
-    """The parameters of an optimiser with their defaults; without `decay`, weight_decay only if it is not 0.
+    """The parameters of an optimizer with their defaults.
 
-    Raises ValueError for an unknown optimiser or parameter, or a negative learning rate.
+    Args:
+        name: The optimizer.
+        defaults: Parameter → another default.
+        decay: Without it, weight_decay is a parameter only if it is not 0.
+
+    Returns:
+        Parameter → default, in the order of a map's parameters.
+
+    Raises:
+        ValueError: for an unknown optimizer or parameter, or a negative learning rate.
     """
     if name not in OPTIMISERS:
         raise ValueError(unknown("optimizer", name, OPTIMISERS))
@@ -125,19 +134,36 @@ class Descent(Map):
         return OPTIMISERS[self.optimizer].preconditioned
 
     def threshold(self, p: Any, t: int) -> Array:
-        """``(member,)``: the (effective) curvature h beyond which a direction of a minimum is unstable.
+        """The (effective) curvature h beyond which a direction of a minimum is unstable.
 
         gd 2/η − wd; heavy_ball 2(1+β)/η − wd; nesterov (2+2β)/(η(1+2β)) − wd; of the preconditioned Hessian, rmsprop
         2/η, adam 2(1+β₁)/((1−β₁)η), adamw (2 − η wd)(1+β₁)/((1−β₁)η); inf where η = 0.
-        (Cohen et al. 2021, arXiv:2103.00065; 2022, arXiv:2207.14484.)
+
+        Args:
+            p: Parameters ``(member, parameter)``.
+            t: The step index.
+
+        Returns:
+            ``(member,)`` float64.
+
+        Source:
+            Cohen et al. 2021, arXiv:2103.00065; 2022, arXiv:2207.14484.
         """
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray(_THRESHOLDS[self.optimizer](**self._values(p, t)), dtype=np.float64)
 
     def preconditioner(self, x: Any, p: Any, t: int) -> Array:
-        """``(member, weights)``: the D of a step w' = w − η D⁻¹ (momentum of g) from x_t; 1 without preconditioning.
+        """The D of a step w' = w − η D⁻¹ (momentum of g) from x_t; 1 without preconditioning.
 
         rmsprop D = √s' + ε; adam (1 − β₁ᵗ⁺¹)(√ŝ + ε), with the s' that this step makes.
+
+        Args:
+            x: States ``(member, dim)``.
+            p: Parameters ``(member, parameter)``.
+            t: The step index.
+
+        Returns:
+            ``(member, weights)`` float64.
         """
         if not self.preconditioned:
             return np.ones((len(x), self.weights))
@@ -149,9 +175,18 @@ class Descent(Map):
         return np.asarray(first * (np.sqrt(square / second) + values["epsilon"]))
 
     def effective_curvature(self, x: Any, p: Any, t: int, v: Any) -> Any:
-        """D^(−½) (H + weight_decay) D^(−½) times each row of ``v (member, k, weights)``, numpy; without a D, H v.
+        """D^(−½) (H + weight_decay) D^(−½) times each row of ``v (member, k, weights)``; without a D, H v.
 
         Its eigenvalues are those of D⁻¹(H + weight_decay); decoupled weight decay is in the threshold instead.
+
+        Args:
+            x: States ``(member, dim)``.
+            p: Parameters ``(member, parameter)``.
+            t: The step index.
+            v: Vectors of weights ``(member, k, weights)``, one a row.
+
+        Returns:
+            ``(member, k, weights)``, numpy; without a D, in the backend's own array.
         """
         if not self.preconditioned:
             return self.curvature(x, p, t, v)
@@ -202,11 +237,19 @@ def _inline(function: Function) -> Function:
 def compiled_descent(
     gradient: Any, gradient_and_products: Any, size: int, name: str, parameters: Any, scheduled: bool = False
 ) -> Functions:
-    """An optimiser on a compiled loss of `size` weights; `parameters` are their names in the order of p.
+    """An optimizer on a compiled loss.
 
-    `gradient(w, t, c, g)` writes ∇L into g, `c` being what the map hands on; `gradient_and_products(w, t, c, g, V,
-    out)` also writes H V[j] into out[j], V and out being (k, size). If `scheduled`, the last two of c are a step index
-    and the schedule's factors from there on.
+    Args:
+        gradient: `gradient(w, t, c, g)` writes ∇L into g, `c` being what the map hands on.
+        gradient_and_products: `gradient_and_products(w, t, c, g, V, out)` also writes H V[j] into out[j], V and out
+            being (k, size).
+        size: How many weights.
+        name: The optimizer.
+        parameters: Their names in the order of p.
+        scheduled: Whether the last two of c are a step index and the schedule's factors from there on.
+
+    Returns:
+        The functions of a compiled map.
     """
     at = list(parameters).index("weight_decay") if "weight_decay" in parameters else -1
     coupled, decoupled = (at, -1) if name != "adamw" else (-1, at)
@@ -279,10 +322,13 @@ def _gd(loss: _Loss) -> tuple[Rule, Rule]:
 
 
 def _remembering(loss: _Loss, move: Rule, carry: Rule) -> tuple[Rule, Rule]:
-    """The rules of an optimiser with memory.
+    """The rules of an optimizer with memory.
 
     `move(x, p, t, c, out)` turns the slope in out[:size] into the next state; `carry(x, p, t, c, V, bent, g, W)` writes
     the tangent map on V into W, from the slope g and the Hessian's products with the weights of V.
+
+    Returns:
+        The rule, and the joint of step and tangent.
     """
     size, slope, both = loss.size, loss.slope, loss.both
 

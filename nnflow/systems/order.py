@@ -60,7 +60,18 @@ class Order:
 def permutation(n: int, seed: int, epoch: int) -> Integers:
     """A random order of n rows: Fisher–Yates, its numbers hashed from (seed, epoch, position) by splitmix64.
 
-    (G. L. Steele, D. Lea, C. H. Flood, OOPSLA 2014, doi:10.1145/2660193.2660195.) The remainder's bias is n/2⁶⁴.
+    The remainder's bias is n/2⁶⁴.
+
+    Args:
+        n: How many rows.
+        seed: Of the order.
+        epoch: Each has an order of its own.
+
+    Returns:
+        ``(n,)``, the rows in their order.
+
+    Source:
+        G. L. Steele, D. Lea, C. H. Flood, OOPSLA 2014, doi:10.1145/2660193.2660195.
     """
     order = np.arange(n)
     key = mixed(mixed(np.uint64(seed)) ^ np.uint64(epoch))
