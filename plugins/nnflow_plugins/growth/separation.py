@@ -25,10 +25,19 @@ Array = npt.NDArray[np.float64]
 class Separation(Analysis):
     """Distances d(t) of perturbed copies from each member's orbit; no orbit is kept.
 
-    Variables: `distance (…, [size,] perturbation, time)` in the chosen norm, on request `layer_distance (…, [size,]
-    perturbation, layer, time)`, and `unresolved (…, [size])`, the share of perturbations near or below the
-    floating-point resolution of the state (also a warning): what grows from those is rounding. One init has the same
-    perturbations at every grid point. An escaped member gives NaN from then on.
+    One init has the same perturbations at every grid point.
+
+    Returns:
+        distance (…, [size,] perturbation, time): In the chosen norm, at steps since the perturbation. An escaped member
+            gives NaN from then on.
+        layer_distance (…, [size,] perturbation, layer, time): On request, the same within each layer.
+        unresolved (…, [size]): The share of perturbations near or below the floating-point resolution of the state
+            (also a warning): what grows from those is rounding.
+        escaped (…): The step index of the first non-finite state, -1 = never.
+
+    Raises:
+        ValueError: for steps that are no multiple of every, a size that is not positive, or a pattern that matches
+            nothing.
     """
 
     perturbation: float | tuple[float, ...] = 1e-8
@@ -98,9 +107,12 @@ class Separation(Analysis):
         return now.neighbours(size, self.perturbations, seed=self.seed, **options)
 
     def _followed(self, now: Ensemble, neighbours: Any, layers: list[slice]) -> tuple[Array, Ensemble]:
-        """Distances ``(member, perturbation, 1 + layers asked for, time)``, the whole first, and the ensemble after.
+        """Follow the neighbors. Without gauge, what lies along it is taken out of each difference.
 
-        Without gauge, what lies along it is taken out of each difference; that, and layers, need a stop at each sample.
+        That, and layers, need a stop at each sample.
+
+        Returns:
+            Distances ``(member, perturbation, 1 + layers asked for, time)``, the whole first, and the ensemble after.
         """
         if self.gauge and not self.layers:
             distances, after = now.separation_orbit(neighbours, self.steps, self.every, self.norm)

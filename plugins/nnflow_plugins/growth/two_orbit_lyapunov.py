@@ -27,18 +27,28 @@ BENT = 0.05
 
 @dataclass(frozen=True)
 class TwoOrbitLyapunov(Analysis):
-    """λ = ⟨ln (d after n steps / d before)⟩ / n, the neighbour being put back at distance `size` every n steps.
+    """λ = ⟨ln (d after n steps / d before)⟩ / n, the neighbor being put back at distance `size` every n steps.
 
     No tangent is needed, no window is chosen, and the distance never saturates. What is left is an error of order
     `size` from the second derivative, and of order resolution/size from rounding: sizes near the root of the
     resolution, 1e-8, are best. The pull-backs rescale the difference of the two states, angles the short way round.
-    Variables: `exponent`, nats per iteration; `asymmetry` = ⟨|u − u'| / (|u| + |u'|)⟩, of the difference u after the n
-    steps over `size`, and the same u' of a second neighbour that is much nearer, and the rounding of the latter: 0 as
-    long as differences are carried along linearly; `at_rest`, whether the orbit ended on a fixed point (one of chaos is
-    put there by rounding, which warns). −inf where the orbits merge at each single step; NaN for an escaped member, and
-    (with a warning) where the asymmetry is above 0.05: there `size` is too large, so large that the neighbour leaves
-    the basin perhaps, or too small for the resolution, or n is too large for the growth.
-    (G. Benettin, L. Galgani, J.-M. Strelcyn, Phys. Rev. A 14, 2338 (1976), doi:10.1103/PhysRevA.14.2338.)
+
+    Returns:
+        exponent (…): Nats per iteration. −inf where the orbits merge at each single step; NaN for an escaped member,
+            and (with a warning) where the asymmetry is above 0.05: there `size` is too large, so large that the
+            neighbor leaves the basin perhaps, or too small for the resolution, or n is too large for the growth.
+        asymmetry (…): ⟨|u − u'| / (|u| + |u'|)⟩, of the difference u after the n steps over `size`, and the same u' of
+            a second neighbor that is much nearer, and the rounding of the latter: 0 as long as differences are carried
+            along linearly.
+        at_rest (…): Whether the orbit ended on a fixed point (one of chaos is put there by rounding, which warns).
+        escaped (…): The step index of the first non-finite state, -1 = never.
+
+    Raises:
+        ValueError: for a size that is not positive, a pattern of no coordinate, or steps or a transient that are no
+            multiple of every.
+
+    Source:
+        G. Benettin, L. Galgani, J.-M. Strelcyn, Phys. Rev. A 14, 2338 (1976), doi:10.1103/PhysRevA.14.2338.
     """
 
     size: float = 1e-8
@@ -108,9 +118,10 @@ class TwoOrbitLyapunov(Analysis):
         return np.asarray(self.size * np.minimum(least / self.size, 1.0) ** 0.25)
 
     def _pulled(self, now: Ensemble, first: Array) -> tuple[Ensemble, Array, Array]:
-        """n steps on: neighbours put back along the difference, or if it vanished along the first one.
+        """Go n steps on, and put the neighbors back along the difference, or if it vanished along the first one.
 
-        Also how far the neighbour was, and the asymmetry of the two.
+        Returns:
+            The ensemble, how far the neighbor was, and the asymmetry of the two.
         """
         near, rounding = self._near(now), now.map.resolution * np.abs(now.states).max(axis=1)
         now = now.separation_orbit(now.frame, self.every, self.every)[1]

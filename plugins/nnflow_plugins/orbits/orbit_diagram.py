@@ -28,10 +28,16 @@ Array = npt.NDArray[np.float64]
 class OrbitDiagram(Analysis):
     """Samples of an observable after a transient, and the period of the orbit they show.
 
-    Variables: `value (…, sample)`, NaN after an escape; `period (…)` int64, the smallest number of samples after which
-    the observable repeats to within the tolerance, or rounding (0 = none found, 1 = a fixed point), angles the shorter
-    way round; times the spacing `every`, it is the period in iterations. A period seen on one observable can be shorter
-    than that of the state.
+    Returns:
+        value (…, sample): NaN after an escape.
+        period (…): int64, the smallest number of samples after which the observable repeats to within the tolerance, or
+            rounding (0 = none found, 1 = a fixed point), angles the shorter way round; times the spacing `every`, it is
+            the period in iterations. A period seen on one observable can be shorter than that of the state.
+        escaped (…): The step index of the first non-finite state, -1 = never.
+
+    Raises:
+        ValueError: for an unknown observable, an axis to follow that is not there, or steps that are no multiple of
+            every.
     """
 
     observable: str | None = None
