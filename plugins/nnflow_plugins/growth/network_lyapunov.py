@@ -71,9 +71,10 @@ class NetworkLyapunov(Separation):
         steadiness (…, [size]): The slope of the window's second half over that of its first.
         counted (…, [size]): Whether r_squared and exponent pass the filters, as the study averages only those, and
             steadiness does (which at 1e-8 changes none of the study's).
-        low (…, [size]), high (…, [size]): On request, between which the exponents of resampled perturbations lie.
+        low, high (…, [size]): On request, between which the exponents of resampled perturbations lie.
         slope (…, [size], window_start, window_length): On request, the slope on every window, nats per step.
         fit (…, [size], window_start, window_length): On request, R² on every window.
+        unresolved, layer_distance, escaped: As those of `Separation`.
 
     Raises:
         ValueError: for settings that leave no window, and as `Separation`.

@@ -21,9 +21,16 @@ ENTRIES = 2**22  # numbers in the states that are looked at together: 32 MiB
 class KnockOut(Analysis):
     """The loss (or another observable) with one weight at a time set to 0, over that of the intact state.
 
-    Variables: `ratio (…, weight)`, the coordinate naming the weights; `baseline (…)`, the observable of the intact
-    state. A ratio is NaN or inf where the baseline is 0. (K. Danovski, M. C. Soriano, L. Lacasa, Front. Complex Syst.
-    2, 1367957 (2024), arXiv:2404.05782.)
+    Returns:
+        ratio (…, weight): The coordinate names the weights. NaN or inf where the baseline is 0.
+        baseline (…): The observable of the intact state.
+        escaped (…): The step index of the first non-finite state, -1 = never.
+
+    Raises:
+        ValueError: for a pattern that matches nothing, or an unknown observable.
+
+    Source:
+        K. Danovski, M. C. Soriano, L. Lacasa, Front. Complex Syst. 2, 1367957 (2024), arXiv:2404.05782.
     """
 
     where: str = "weights"
