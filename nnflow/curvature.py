@@ -25,11 +25,16 @@ Products = Callable[[Array], Array]  # v, one vector a row -> H v, of the same s
 class Lanczos:
     """Lanczos iterations of many members in step: call `extend` for one more column of the basis.
 
-    `products` gives H v for v ``(member, dim)``; `start (member, dim)` need not be normalised. Everything stays
-    orthogonal to the orthonormal rows of ``locked (member, g, dim)``: T is that of H on their complement. Where the
-    Krylov space is exhausted (β ≈ 0), the iteration goes on with a fresh orthogonal vector, drawn from `seed`, and
-    β = 0: T falls into blocks. A member whose products are not finite is NaN. The basis takes member × (g + order) ×
-    dim × 8 bytes.
+    Where the Krylov space is exhausted (β ≈ 0), the iteration goes on with a fresh orthogonal vector, drawn from
+    `seed`, and β = 0: T falls into blocks. A member whose products are not finite is NaN. The basis takes member × (g +
+    order) × dim × 8 bytes.
+
+    Args:
+        products: Gives H v for v ``(member, dim)``.
+        start: ``(member, dim)``; it need not be normalized.
+        locked: Orthonormal rows ``(member, g, dim)`` to which everything stays orthogonal: T is that of H on their
+            complement.
+        seed: Of fresh vectors.
     """
 
     def __init__(self, products: Products, start: Array, locked: Array | None = None, seed: int = 0) -> None:
@@ -45,7 +50,11 @@ class Lanczos:
             self.next = self._fresh(left, _size(left) <= 1e-8 * _size(start))
 
     def extend(self) -> None:
-        """One product more. Raises ValueError if the basis is complete already."""
+        """Go on by one product.
+
+        Raises:
+            ValueError: if the basis is complete already.
+        """
         if self.order == self.most:
             raise ValueError(f"order = {self.order + 1}: there are no more than {self.most} orthogonal vectors")
         if self.held + self.order == self.basis.shape[1]:
@@ -94,9 +103,12 @@ def _size(v: Array) -> Array:
 
 
 class Extreme(NamedTuple):
-    """The k largest eigenvalues, descending: `values`, `residuals` (a bound on their error) and `vectors`.
+    """The k largest eigenvalues, descending.
 
-    Shapes ``(member, k)`` and ``(member, k, dim)``.
+    Attributes:
+        values: ``(member, k)``.
+        residuals: ``(member, k)``, a bound on their error.
+        vectors: ``(member, k, dim)``, the eigenvectors as rows.
     """
 
     values: Array

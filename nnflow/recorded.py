@@ -31,9 +31,14 @@ SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", " ": "spaces"}
 
 
 class Column(NamedTuple):
-    """The numbers of a column, missing ones NaN; `wrong` says of one of its cells that it is none.
+    """The numbers of a column, missing ones NaN.
 
-    `stamps`: the column as an index, if it can be one; of dates and of large whole numbers, the `cells` as written.
+    Attributes:
+        numbers: ``(…, time)`` float64.
+        wrong: Says of one of its cells that it is none; "" of none.
+        stamps: The column as an index, if it can be one.
+        cells: Of dates and of large whole numbers, the cells as written.
+        dated: Whether they are dates.
     """
 
     numbers: Array
@@ -56,10 +61,15 @@ class Table(NamedTuple):
 
 
 class Series(NamedTuple):
-    """What is analysed of a file, which columns were taken for the time or a count of the rows, and what is left.
+    """What is analyzed of a file, which columns were taken for the time or a count of the rows, and what is left.
 
-    `remarks` say of each index where it is not equally spaced, and so whether the samples are, and what else may put
-    them in another order than that of time.
+    Attributes:
+        recording: What is analyzed.
+        times: Columns that tell the time or count the rows.
+        others: Columns that are left.
+        headed: Whether the file has a row of names.
+        remarks: They say of each index where it is not equally spaced, and so whether the samples are, and what else
+            may put them in another order than that of time.
     """
 
     recording: Recording

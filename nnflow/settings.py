@@ -252,14 +252,30 @@ def is_bool(value: Any) -> bool:
 
 
 def at_least(least: float, **settings: float) -> None:
-    """Refuse settings below a bound: ``at_least(1, steps=self.steps)``. Raises Refusal with the name and value."""
+    """Refuse settings below a bound: ``at_least(1, steps=self.steps)``.
+
+    Args:
+        least: The bound.
+        **settings: Name → value.
+
+    Raises:
+        Refusal: (a ValueError) with the name and value.
+    """
     for name, value in settings.items():
         if not value >= least:
             raise Refusal(f"{name} = {value}: give {least} or more")
 
 
 def one_of(known: Iterable[str], **settings: str) -> None:
-    """Refuse a setting that is not one of the known names: a Refusal with name, value and the known ones."""
+    """Refuse a setting that is not one of the known names.
+
+    Args:
+        known: The names.
+        **settings: Name → value.
+
+    Raises:
+        Refusal: (a ValueError) with name, value and the known ones.
+    """
     known = list(known)
     for name, value in settings.items():
         if value not in known:

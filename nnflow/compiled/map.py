@@ -179,7 +179,20 @@ class CompiledMap(Map):
         return out
 
     def curvature(self, x: Array, p: Array, t: int, v: Array) -> Array:
-        """The loss Hessian at x_t times each row of ``v (member, k, weights)``. Raises TypeError without a loss."""
+        """The loss Hessian at x_t times each row of ``v (member, k, weights)``.
+
+        Args:
+            x: States ``(member, dim)``.
+            p: Parameters ``(member, parameter)``.
+            t: The step index.
+            v: Vectors of weights ``(member, k, weights)``, one a row.
+
+        Returns:
+            ``(member, k, weights)`` float64.
+
+        Raises:
+            TypeError: without a loss.
+        """
         if self.functions.hessian is None:
             return np.asarray(super().curvature(x, p, t, v))
         out = np.empty_like(v, dtype=np.float64)

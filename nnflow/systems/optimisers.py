@@ -110,9 +110,11 @@ def memory_names(name: str, weights: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class Descent(Map):
-    """What every map of an optimiser on a loss knows beside the verbs: when a curvature is too large for it.
+    """What every map of an optimizer on a loss knows beside the verbs: when a curvature is too large for it.
 
-    `optimizer` is its name; `schedule`, a function of t, multiplies the learning rate (None: 1).
+    Attributes:
+        optimizer: Its name.
+        schedule: A function of t that multiplies the learning rate (None: 1).
     """
 
     optimizer: str

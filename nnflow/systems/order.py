@@ -21,10 +21,15 @@ Integers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Order:
-    """Rows of `samples` in batches of `batch` (None: all at once; the last batch of an epoch may be smaller).
+    """Rows of data in batches.
 
-    `shuffle` is the seed of a new order for each epoch; None keeps the order of the data.
-    Raises ValueError for a batch that is not 1 … samples, a seed below 0, or a seed without a batch.
+    Args:
+        samples: How many rows.
+        batch: Rows a step (None: all at once; the last batch of an epoch may be smaller).
+        shuffle: The seed of a new order for each epoch; None keeps the order of the data.
+
+    Raises:
+        Refusal: (a ValueError) for a batch that is not 1 … samples, a seed below 0, or a seed without a batch.
     """
 
     samples: int

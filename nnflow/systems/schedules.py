@@ -92,7 +92,18 @@ def constant() -> Schedule:
 
 
 def step(every: int, factor: float = 0.1) -> Schedule:
-    """`factor` to the power t // every. Raises ValueError for every < 1."""
+    """The factor to the power t // every.
+
+    Args:
+        every: Steps between two changes.
+        factor: Of each change.
+
+    Returns:
+        The function of t.
+
+    Raises:
+        ValueError: for every < 1.
+    """
     _at_least_one(every=every)
 
     def step(t: int) -> float:

@@ -88,6 +88,9 @@ class Demo:
     largest exponent, the 0–1 test and (for the network) accuracy and saturated units. A table on the terminal says
     where each map first doubles its period and turns chaotic. Of the network that is a count over orbits that have not
     all settled: with the seeds 0 to 3 it is at 1.5 to 2.0 and 2.2 to 2.6.
+
+    Raises:
+        OSError: if the folder cannot be written.
     """
 
     out: Path = Path("nnflow-demo")
@@ -109,7 +112,7 @@ class Demo:
             raise ValueError(f"settle = {self.settle}: give a factor above 0, up to 1000")
 
     def __call__(self) -> None:
-        """Run the study; raises OSError if the folder cannot be written."""
+        """Run the study."""
         began = time.perf_counter()
         out = Path(self.out)
         out.mkdir(parents=True, exist_ok=True)

@@ -60,7 +60,7 @@ class FiniteTimeLyapunov(Analysis):
             raise ValueError(f"steps = {self.steps}, window = {self.window}: steps must be a multiple of window")
 
     def __call__(self, ensemble: Ensemble) -> Result:
-        """Compute the variables; raises ValueError for k beyond dim."""
+        """Compute the variables."""
         now = ensemble.with_frame(self.k, self.seed)
         if self.transient:
             now = now.tangent_orbit(self.transient)[1]

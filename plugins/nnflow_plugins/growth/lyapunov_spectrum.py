@@ -124,7 +124,7 @@ class LyapunovSpectrum(Analysis):
             raise ValueError(f"steps = {self.steps}, every = {self.every}: steps must be a multiple of every")
 
     def __call__(self, ensemble: Ensemble) -> Result:
-        """Compute the variables; raises ValueError unless 1 ≤ k ≤ dim (less the gauge directions left out)."""
+        """Compute the variables."""
         now, k = self._with_frame(ensemble)
         steps = _rounded(self.steps, lcm(self.every, ensemble.map.epoch))
         if transient := _rounded(self.transient, ensemble.map.epoch):

@@ -74,7 +74,7 @@ class TwoOrbitLyapunov(Analysis):
             )
 
     def __call__(self, ensemble: Ensemble) -> Result:
-        """Compute the variables; raises ValueError for a size that is not positive, or a pattern of no coordinate."""
+        """Compute the variables."""
         drawn = ensemble.neighbours(self.size, where=self.where, kind="normal", seed=self.seed)
         first = ensemble.map.difference(ensemble.map.to_numpy(drawn), ensemble.states[:, None])
         now = self._placed(ensemble, first)

@@ -52,7 +52,7 @@ class Displacement(Analysis):
         at_least(1, steps=self.steps)
 
     def __call__(self, ensemble: Ensemble) -> Result:
-        """Compute the variables; raises ValueError for a pattern that matches nothing."""
+        """Compute the variables."""
         now = ensemble.advance(self.transient)
         columns = np.flatnonzero(now.map.chosen(self.where))
         names = tuple(now.map.coordinates[i] for i in columns)

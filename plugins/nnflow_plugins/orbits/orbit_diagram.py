@@ -66,7 +66,7 @@ class OrbitDiagram(Analysis):
         return () if self.follow is None else (self.follow,)
 
     def __call__(self, ensemble: Ensemble | Recording) -> Result:
-        """Compute the variables; raises ValueError for an unknown observable, or an axis to follow not there."""
+        """Compute the variables."""
         name = first(ensemble, self.observable)
         values, escaped = self._followed(ensemble, name) if self.follow else self._each(ensemble, name)
         samples = np.arange(0, self.steps, self.every)

@@ -505,7 +505,7 @@ class Recurrence(Analysis):
         return self.steps // self.every - (self.embedding - 1) * self.delay
 
     def __call__(self, ensemble: Ensemble | Recording) -> Result:
-        """Compute the variables. Raises ValueError for an unknown observable, and for matrices too large to keep."""
+        """Compute the variables."""
         several = isinstance(self.observable, tuple)
         names: Any = self.observable if several else (first(ensemble, self.observable),)  # type: ignore[arg-type]
         name = ", ".join(names)

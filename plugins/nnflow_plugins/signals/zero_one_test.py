@@ -374,7 +374,7 @@ class ZeroOneTest(Analysis):
             )
 
     def __call__(self, ensemble: Ensemble | Recording) -> Result:
-        """Compute the variables. Raises ValueError for an unknown observable."""
+        """Compute the variables."""
         name = first(ensemble, self.observable)
         records, after = ensemble.advance(self.transient).orbit(self.steps, self.every, name)
         turn, floor = turn_of(ensemble, name), floor_of(ensemble, name, records[:, :, 0])

@@ -44,7 +44,7 @@ class KnockOut(Analysis):
         at_least(0, transient=self.transient)
 
     def __call__(self, ensemble: Ensemble) -> Result:
-        """Compute the variables; raises ValueError for a pattern that matches nothing."""
+        """Compute the variables."""
         now, name = ensemble.advance(self.transient), first(ensemble, self.observable)
         columns = np.flatnonzero(now.map.chosen(self.where))
         baseline, _ = now.orbit(1, observe=name)

@@ -67,7 +67,7 @@ class Sharpness(Analysis):
             raise ValueError(f"steps = {self.steps}, every = {self.every}: steps must be a multiple of every")
 
     def __call__(self, ensemble: Ensemble) -> Result:
-        """Compute the variables; raises ValueError for k beyond the number of weights."""
+        """Compute the variables."""
         now = ensemble.advance(self.transient)
         drawn = now.draw("sharpness", (self.k, now.map.weights), seed=self.seed)
         drawn /= np.sqrt((drawn * drawn).sum(axis=2, keepdims=True))
