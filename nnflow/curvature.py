@@ -79,7 +79,7 @@ class Lanczos:
         return w
 
     def _fresh(self, left: Array, stuck: npt.NDArray[np.bool_]) -> Array:
-        """The next vector: what is left, normalised, or where nothing is, a drawn one."""
+        """The next vector: what is left, normalized, or where nothing is, a drawn one."""
         if stuck.any():
             drawn = generator(self.seed, f"lanczos {self.order}").standard_normal(left.shape[1])
             left = np.where(stuck[:, None], self._orthogonal(np.tile(drawn, (self.members, 1))), left)

@@ -43,7 +43,7 @@ MONTH = 30 * 86400.0  # seconds: what takes longer at the fastest is a slip of t
 
 
 class ResolutionWarning(UserWarning):
-    """A perturbation is near or below the distance of neighbouring floating-point numbers."""
+    """A perturbation is near or below the distance of neighboring floating-point numbers."""
 
 
 Tick = Callable[[int], None]

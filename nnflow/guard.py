@@ -1,6 +1,6 @@
 """A compiled map's functions as plain Python, once, before anything is compiled: machine code checks no index.
 
-A rule that reads `p[1]` of one parameter would get its neighbour's; one that writes past `out`, somebody else's memory.
+A rule that reads `p[1]` of one parameter would get its neighbor's; one that writes past `out`, somebody else's memory.
 Here its arrays have bounds, `x`, `p` and the tangent vectors cannot be written to, and what is to be written is filled
 with a mark that has to be gone afterwards. Helpers run as plain Python, too. Arithmetic that Python refuses (1/0,
 math.log(0)) gives inf or NaN in compiled code, so it is no fault; the rest of such a call is not tried. Ways that were

@@ -95,7 +95,7 @@ def direction(values: Array) -> int | None:
 
 
 def _ways(row: Array) -> tuple[int, int, int]:
-    """How many steps between neighbours that are known rise, and fall, of how many."""
+    """How many steps between neighbors that are known rise, and fall, of how many."""
     with np.errstate(over="ignore"):
         steps = np.diff(row[np.isfinite(row)])
     return int((steps > 0).sum()), int((steps < 0).sum()), len(steps)

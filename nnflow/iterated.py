@@ -133,7 +133,7 @@ class Iterated(Map):
     def tangent_orbit(
         self, x: Any, p: Any, t: int, frame: Any, steps: int, every: int, keep: Sequence[str] = ()
     ) -> tuple[TangentRecords, End]:
-        """Carry ``frame (member, k, dim)`` along the orbit; re-orthonormalised at each step of the inner map."""
+        """Carry ``frame (member, k, dim)`` along the orbit; re-orthonormalized at each step of the inner map."""
         members, k, dim = frame.shape
         gathered = Gathered(members, steps * self.n, every * self.n, k, dim, keep)
         end = End(x, frame, t * self.n, begin(x))

@@ -3,7 +3,7 @@
 *What runs is what is kept.* numba links what a function calls into its module as weak symbols; the process that
 compiles resolves them to whichever module came first, a later process, which loads the kept one, to its own copies:
 other machine code, with sums in another order. Here whatever is linked in becomes private to the module before it is
-optimised (`Alone`), so that the same instructions run in the process that compiles and in every one that loads.
+optimized (`Alone`), so that the same instructions run in the process that compiles and in every one that loads.
 
 *A file is trusted only if it is ours.* It begins with a checksum over its key and contents; one that is cut off,
 damaged or foreign is compiled anew. The folder must belong to the user alone, since loading machine code runs it. Where

@@ -313,14 +313,14 @@ class Map:
 
     @property
     def resolution(self) -> float:
-        """The relative distance of neighbouring numbers of a state: 2.2e-16 in float64."""
+        """The relative distance of neighboring numbers of a state: 2.2e-16 in float64."""
         return float(np.finfo(np.float64).eps)
 
     preconditioned: ClassVar[bool] = False  # whether the effective curvature is another one than the loss's
 
     @property
     def weights(self) -> int:
-        """How many of the state's components are weights (the first ones); the rest is optimiser memory."""
+        """How many of the state's components are weights (the first ones); the rest is optimizer memory."""
         return self.dim - self.memory
 
     @property
@@ -637,7 +637,7 @@ class Map:
     def tangent_orbit(
         self, x: Any, p: Any, t: int, frame: Any, steps: int, every: int, keep: Sequence[str] = ()
     ) -> tuple[TangentRecords, End]:
-        """Carry a frame along the orbit, re-orthonormalised each `every` steps by QR, M Q = Q' R.
+        """Carry a frame along the orbit, re-orthonormalized each `every` steps by QR, M Q = Q' R.
 
         Args:
             x: States ``(member, dim)``.
@@ -772,7 +772,7 @@ class Gathered:
     """Records of `tangent_orbit`, one a block of `every` steps, put together from records of single steps.
 
     A frame that is left alone for many steps is lost: its vectors turn to the direction that grows fastest until
-    rounding hides what tells them apart, and their lengths overflow or vanish. Re-orthonormalised at each step it is
+    rounding hides what tells them apart, and their lengths overflow or vanish. Re-orthonormalized at each step it is
     not, and a block's log-stretches are the sum of its steps', its factor their product. The steps are added one after
     another, so that the sums do not depend on where the time was cut.
     """

@@ -1,7 +1,7 @@
 """A recorded series in a file, .csv, .tsv or .npy, as pandas and numpy read it; nothing in it is unpickled.
 
 Rows are times, columns are channels. What could be taken in two ways is refused, and what is chosen is said: whether
-the first row is a header, which leading columns only count the rows or tell the time, which column is analysed, and
+the first row is a header, which leading columns only count the rows or tell the time, which column is analyzed, and
 whether the rows were turned round, for the newest was first.
 """
 

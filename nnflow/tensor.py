@@ -158,7 +158,7 @@ class TensorMap(Map):
 
     @property
     def resolution(self) -> float:
-        """The relative distance of neighbouring numbers of a state: 1.2e-7 in float32."""
+        """The relative distance of neighboring numbers of a state: 1.2e-7 in float32."""
         return float(torch.finfo(self.dtype).eps)
 
     # -- one step, batched -----------------------------------------------------------------------------------------
@@ -271,7 +271,7 @@ class TensorMap(Map):
             self.__dict__["_differentiated"] = True
 
     def _misfit(self, state: Array, p: Array, t: int) -> Misfit | None:
-        """Where the tangent at a state differs most from differences of the step, optimiser memory held."""
+        """Where the tangent at a state differs most from differences of the step, optimizer memory held."""
 
         def step(x: Array) -> Array:
             return self.to_numpy(self.step(x, p.repeat(len(x), 0), t))

@@ -253,7 +253,7 @@ def moons(samples: int = 200, noise: float = 0.1, test: float = 0.2, seed: int =
 def blobs(
     samples: int = 300, classes: int = 3, features: int = 2, spread: float = 1.0, test: float = 0.2, seed: int = 0
 ) -> Split:
-    """One Gaussian blob a class, of this standard deviation, its centre uniform in (−10, 10) in each feature."""
+    """One Gaussian blob a class, of this standard deviation, its center uniform in (−10, 10) in each feature."""
     from sklearn.datasets import make_blobs
 
     at_least(1, samples=samples, classes=classes, features=features)

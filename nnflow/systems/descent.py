@@ -1,6 +1,6 @@
 """Descent on a given loss as a map: w' = w − η∇L(w) and its kin, for a torch loss and for named losses of one weight.
 
-The optimisers are those of `optimisers`; their memory is part of the state.
+The optimizers are those of `optimisers`; their memory is part of the state.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class CompiledDescent(Descent, CompiledMap):
-    """An optimiser on a compiled loss."""
+    """An optimizer on a compiled loss."""
 
 
 def is_repeating(optimizer: str, schedule: Schedule | None, *seeds: int | None) -> bool:
@@ -124,7 +124,7 @@ def gradient_map(
 def _descent_on(
     loss: Callable[[Tensor], Tensor], optimizer: str, schedule: Schedule | None, weights: int, **settings: Any
 ) -> TensorDescent:
-    """The map of an optimiser on a loss of so many weights."""
+    """The map of an optimizer on a loss of so many weights."""
     import torch
     from torch.func import grad
 
@@ -177,7 +177,7 @@ def described(value: Any) -> str:
 
 
 def normal_weights(size: int, memory: int) -> Callable[[int, int], Array]:
-    """Initial states: weights N(0, 1), optimiser memory 0."""
+    """Initial states: weights N(0, 1), optimizer memory 0."""
 
     def draw(n: int, seed: int) -> Array:
         weights = generator(seed, "states").standard_normal((n, size))

@@ -172,8 +172,8 @@ def table(
 
     Raises:
         ValueError: for a column that does not exist, two of one name, a first one that only counts the rows (it would
-            be learnt), a table without features, rows of different lengths or parted by something else than commas, and
-            cells that are missing or features that are no finite numbers, with the line.
+            be learned), a table without features, rows of different lengths or parted by something else than commas,
+            and cells that are missing or features that are no finite numbers, with the line.
         Refusal: (a ValueError) likewise.
     """
     path = Path(path)

@@ -2,7 +2,7 @@
 
 A fully connected network is a directed graph whose nodes are its units, numbered inputs first and layer by layer, and
 whose edges lead from unit i to unit j with the weight that j gives to the activation of i. Functions take a training
-map and states ``(dim,)`` of it; optimiser memory is not part of the graph.
+map and states ``(dim,)`` of it; optimizer memory is not part of the graph.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ def matched(map: TrainingMap, x: Any, y: Any, norm: str = "l1") -> Match:
 
 
 def _assigned(ours: list[Layer], theirs: list[Layer], orders: list[Order], i: int, norm: str) -> Order:
-    """The best order of hidden layer i, given those of its neighbours."""
+    """The best order of hidden layer i, given those of its neighbors."""
     before = orders[i - 1] if i > 0 else slice(None)
     after = orders[i + 1] if i + 1 < len(orders) else slice(None)
     costs = _between(ours[i].kernel, theirs[i].kernel[:, before], norm)
@@ -237,7 +237,7 @@ def _reordered(chain: list[Layer], orders: list[Order]) -> list[Layer]:
 
 
 def permuted(map: TrainingMap, state: Any, orders: list[Order]) -> Array:
-    """The same network, hidden unit i of each layer being what was unit order[i]; optimiser memory is set to 0."""
+    """The same network, hidden unit i of each layer being what was unit order[i]; optimizer memory is set to 0."""
     chain = _reordered(layers(map, state), orders)
     parts = [part.ravel() for layer in chain for part in layer if part is not None]
     return np.concatenate([*parts, np.zeros(map.memory)])

@@ -2,7 +2,7 @@
 
 A small fully connected network in float64 gets the compiled rule of `perceptron`; any other module, device or dtype the
 tensor rule of `modules`. Both have the same state: the parameters in the module's order, each flattened, then the
-optimiser's memory. Only the functions that take a torch module import torch.
+optimizer's memory. Only the functions that take a torch module import torch.
 """
 
 from __future__ import annotations

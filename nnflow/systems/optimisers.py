@@ -1,6 +1,6 @@
-"""Optimisers as maps on the extended state: the weights w, then what the optimiser remembers of each weight.
+"""Optimizers as maps on the extended state: the weights w, then what the optimizer remembers of each weight.
 
-With g = ∇L(w), to which every optimiser but "adamw" adds weight_decay · w, and η = eta times the schedule's factor:
+With g = ∇L(w), to which every optimizer but "adamw" adds weight_decay · w, and η = eta times the schedule's factor:
 
     gd           w' = w − ηg
     heavy_ball   v' = βv + g,  w' = w − ηv'                   (Polyak 1964, doi:10.1016/0041-5553(64)90137-5)
@@ -41,7 +41,7 @@ Values = dict[str, Any]  # parameter name -> number, array or tensor
 
 @dataclass(frozen=True)
 class Optimiser:
-    """An optimiser: its parameters with their defaults, and the kinds of memory it keeps of each weight."""
+    """An optimizer: its parameters with their defaults, and the kinds of memory it keeps of each weight."""
 
     parameters: dict[str, float]
     memory: tuple[str, ...] = ()
@@ -105,7 +105,7 @@ def meant(name: str, known: Collection[str]) -> str:
 
 
 def memory_names(name: str, weights: tuple[str, ...]) -> tuple[str, ...]:
-    """The coordinates of an optimiser's memory, in order; none for gradient descent."""
+    """The coordinates of an optimizer's memory, in order; none for gradient descent."""
     return tuple(f"{kind}.{weight}" for kind in OPTIMISERS[name].memory for weight in weights)
 
 
@@ -212,7 +212,7 @@ _THRESHOLDS: dict[str, Callable[..., Any]] = {
 
 
 class Functions(NamedTuple):
-    """The compiled functions of an optimiser on one loss, as `CompiledMap` takes them."""
+    """The compiled functions of an optimizer on one loss, as `CompiledMap` takes them."""
 
     rule: Rule
     tangent: None
@@ -447,7 +447,7 @@ _COMPILED: dict[str, Callable[[_Loss], tuple[Rule, Rule]]] = {
 def tensor_descent(
     gradient: Callable[[Any, int], Any], name: str, schedule: Schedule | None = None
 ) -> Callable[[Any, Any, int], Any]:
-    """The rule of an optimiser on torch tensors, from `gradient(w, t)`."""
+    """The rule of an optimizer on torch tensors, from `gradient(w, t)`."""
     from torch import cat
 
     count = 1 + len(OPTIMISERS[name].memory)

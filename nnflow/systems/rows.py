@@ -418,7 +418,7 @@ def nan_unless_finite(w: Array) -> float:
 
 @kernel
 def new_sheet(height: int, length: int) -> Array:
-    """An uninitialised sheet whose rows begin on a cache line when length is a multiple of 8: twice as fast to load."""
+    """An uninitialized sheet whose rows begin on a cache line when length is a multiple of 8: twice as fast to load."""
     flat = np.empty(height * length + 8)
     skip = (-(flat.ctypes.data >> 3)) & 7
     return flat[skip : skip + height * length].reshape(height, length)

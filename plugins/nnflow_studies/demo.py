@@ -178,7 +178,7 @@ def _flag(data: xr.Dataset, values: npt.NDArray[np.int64], meanings: tuple[str, 
 
 
 def _ending(data: xr.Dataset) -> xr.DataArray:
-    """What the network has learnt, as an index into ENDINGS; for the classic maps, escaped or not."""
+    """What the network has learned, as an index into ENDINGS; for the classic maps, escaped or not."""
     if "mean_accuracy" not in data:
         return _flag(data, np.where(data.escaped.values >= 0, 4, 0), ENDINGS)
     stuck = np.rint(data.mean_stuck_on.values).clip(0, 2)

@@ -1,8 +1,8 @@
-"""Local expansion rates: how fast the futures of similar moments of one series separate, and false neighbours.
+"""Local expansion rates: how fast the futures of similar moments of one series separate, and false neighbors.
 
 (K. Danovski, M. C. Soriano, L. Lacasa, Front. Complex Syst. 2, 1367957 (2024), arXiv:2404.05782.) Two moments at which
 a one-dimensional projection of a larger state takes the same value need not be close to one another. Where such false
-neighbours pass one another at different speeds d_n grows like n, and a line through ln n, n = 1 … 4, has slope 0.45
+neighbors pass one another at different speeds d_n grows like n, and a line through ln n, n = 1 … 4, has slope 0.45
 without any chaos; where they have parted by n = 1, nothing is left to grow. A further embedding dimension tells them
 from true ones. (M. B. Kennel, R. Brown, H. D. I. Abarbanel, Phys. Rev. A 45, 3403 (1992),
 doi:10.1103/PhysRevA.45.3403.)
@@ -45,7 +45,7 @@ class Rates(NamedTuple):
     r_squared: Array
     """That R²."""
     neighbours: Times
-    """How many neighbours."""
+    """How many neighbors."""
     false_share: Array
     """The share of them that is false."""
     kept: npt.NDArray[np.bool_]
@@ -150,9 +150,9 @@ class LocalExpansion(Analysis):
     seeds: int = 1000
     """Seed times drawn, all different."""
     radius: float = 5e-5
-    """Neighbours are closer than this, in units of the observable."""
+    """Neighbors are closer than this, in units of the observable."""
     theiler: int = 1
-    """Neighbours are at least this many samples away in time (1: any time but the seed's own)."""
+    """Neighbors are at least this many samples away in time (1: any time but the seed's own)."""
     embedding: int = 1
     """Components of the delay vector."""
     delay: int = 1
@@ -166,7 +166,7 @@ class LocalExpansion(Analysis):
     significance: float = 0.05
     """… if its slope has at most this p-value."""
     tolerance: float = 10.0
-    """A neighbour is false if the next coordinate is farther than this many radii."""
+    """A neighbor is false if the next coordinate is farther than this many radii."""
     steps: int = 20000
     """Steps of the series, after the transient."""
     transient: int = 1000
@@ -193,7 +193,7 @@ class LocalExpansion(Analysis):
 
     @property
     def _future(self) -> int:
-        """Samples that must follow a seed and a neighbour: those fitted, and the next coordinate."""
+        """Samples that must follow a seed and a neighbor: those fitted, and the next coordinate."""
         return max(self.longest, self.delay)
 
     def __call__(self, ensemble: Ensemble | Recording) -> Result:

@@ -1,4 +1,4 @@
-"""Lyapunov spectrum: the mean logarithmic stretches of a re-orthonormalised frame (Benettin et al. 1980).
+"""Lyapunov spectrum: the mean logarithmic stretches of a re-orthonormalized frame (Benettin et al. 1980).
 
 The frame starts Haar-random and gets the transient too: started at the identity it never mixes on a map with invariant
 axes, and without a transient of its own it leaves a bias of order 1/n.
@@ -109,7 +109,7 @@ class LyapunovSpectrum(Analysis):
     transient: int = 1000
     """Steps dropped first, by the state and by the frame."""
     every: int = 1
-    """Steps between two entries of the history; the frame is re-orthonormalised at each step, whatever this is."""
+    """Steps between two entries of the history; the frame is re-orthonormalized at each step, whatever this is."""
     history: bool = False
     """Keep the running means, one per `every` steps."""
     gauge: bool = True

@@ -1,7 +1,7 @@
 """The largest exponent as a reference study estimates it: the best straight line on ln d(t), over many windows.
 
 (K. Danovski, M. C. Soriano, L. Lacasa, Front. Complex Syst. 2, 1367957 (2024), arXiv:2404.05782.) The largest R² among
-many windows favours the steepest stretch before d(t) saturates, so the estimate is biased upwards where growth is slow.
+many windows favors the steepest stretch before d(t) saturates, so the estimate is biased upwards where growth is slow.
 Where it is fast, d(t) saturates within the shortest window, and the estimate is far too small, at an R² above 0.9: on
 Arnold's cat map 0.68 for 0.96. Such windows bend, and do not count. And over a few hundred steps the estimate sees
 transient chaos. `lyapunov_spectrum` over the same steps has none of these faults.

@@ -1,4 +1,4 @@
-"""Separation: the distances of perturbed neighbours from an orbit, as they grow."""
+"""Separation: the distances of perturbed neighbors from an orbit, as they grow."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Separation(Analysis):
     distribution: str = "uniform"
     """What the components of a perturbation are drawn from: uniform or normal."""
     where: str = "weights"
-    """Which coordinates are perturbed: weights (all but optimiser memory), or a pattern of names ("*": all)."""
+    """Which coordinates are perturbed: weights (all but optimizer memory), or a pattern of names ("*": all)."""
     gauge: bool = True
     """Whether directions that are neutral by a symmetry of the map count; if not, they are projected out."""
     norm: str = "l1"
@@ -163,7 +163,7 @@ class Separation(Analysis):
 
 
 def _layers(coordinates: tuple[str, ...]) -> tuple[list[str], list[slice]]:
-    """Neighbouring components whose names agree up to a bracket: the names, and where they are."""
+    """Neighboring components whose names agree up to a bracket: the names, and where they are."""
     sizes = [(name, len(list(group))) for name, group in groupby(name.partition("[")[0] for name in coordinates)]
     ends = np.cumsum([size for _, size in sizes]).tolist()
     return [name for name, _ in sizes], [slice(end - size, end) for end, (_, size) in zip(ends, sizes, strict=True)]

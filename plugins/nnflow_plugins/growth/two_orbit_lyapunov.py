@@ -1,4 +1,4 @@
-"""The largest Lyapunov exponent from two orbits: a neighbour is pulled back to a small distance again and again."""
+"""The largest Lyapunov exponent from two orbits: a neighbor is pulled back to a small distance again and again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Array = npt.NDArray[np.float64]
 
 
 BENT = 0.05
-"""Where what becomes of the two neighbours differs by more than this share, on average, `size` is not small."""
+"""Where what becomes of the two neighbors differs by more than this share, on average, `size` is not small."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,15 @@ class TwoOrbitLyapunov(Analysis):
     """
 
     size: float = 1e-8
-    """Distance (Euclidean) at which the neighbour starts again, in units of the state."""
+    """Distance (Euclidean) at which the neighbor starts again, in units of the state."""
     every: int = 1
     """Steps between two pull-backs."""
     steps: int = 5000
     """Steps averaged over, after the transient."""
     transient: int = 500
-    """Steps dropped first, by the state and by the neighbour, which turns towards what grows most."""
+    """Steps dropped first, by the state and by the neighbor, which turns towards what grows most."""
     where: str = "weights"
-    """Which coordinates the first difference is drawn on: weights (all but optimiser memory), or a pattern of names."""
+    """Which coordinates the first difference is drawn on: weights (all but optimizer memory), or a pattern of names."""
     seed: int = 0
     """Seed of the first difference (one per initial state)."""
 
@@ -107,13 +107,13 @@ class TwoOrbitLyapunov(Analysis):
         }
 
     def _placed(self, now: Ensemble, direction: Array) -> Ensemble:
-        """The ensemble with a neighbour at `size` and a second one much nearer, in a direction ``(member, 1, dim)``."""
+        """The ensemble with a neighbor at `size` and a second one much nearer, in a direction ``(member, 1, dim)``."""
         unit = direction / length(direction, "l2")[..., None]
         apart = np.concatenate([self.size * unit, self._near(now)[:, None, None] * unit], axis=1)
         return replace(now, frame=now.map.native(now.states[:, None] + apart))
 
     def _near(self, now: Ensemble) -> Array:
-        """How near the second neighbour is, ``(member,)``: a quarter of the decades from `size` to the resolution."""
+        """How near the second neighbor is, ``(member,)``: a quarter of the decades from `size` to the resolution."""
         least = now.map.resolution * np.maximum(np.abs(now.states).max(axis=1), self.size)
         return np.asarray(self.size * np.minimum(least / self.size, 1.0) ** 0.25)
 

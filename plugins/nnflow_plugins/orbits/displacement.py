@@ -41,7 +41,7 @@ class Displacement(Analysis):
     """
 
     where: str = "weights"
-    """Which coordinates: weights (all but optimiser memory), or a pattern of names such as "W1*"."""
+    """Which coordinates: weights (all but optimizer memory), or a pattern of names such as "W1*"."""
     steps: int = 5000
     """Steps of the way, after the transient."""
     transient: int = 0

@@ -173,7 +173,7 @@ def partition(values: Array, penalty: float) -> IntArray:
 
 
 def merged(values: Array, edges: IntArray, jump: float = 1.0) -> IntArray:
-    """The edges without those between neighbours whose levels differ by less than a jump; the closest go first."""
+    """The edges without those between neighbors whose levels differ by less than a jump; the closest go first."""
     while len(edges) > 2:
         levels = np.add.reduceat(values, edges[:-1]) / np.diff(edges)
         gaps = np.abs(np.diff(levels))
@@ -202,7 +202,7 @@ def _flat(values: Array, edges: IntArray, noise: float, shortest: int) -> npt.ND
 
 
 def _united(edges: IntArray, flat: npt.NDArray[np.bool_]) -> tuple[IntArray, npt.NDArray[np.bool_]]:
-    """Neighbours that both move become one stretch."""
+    """Neighbors that both move become one stretch."""
     kept = np.append(True, flat[1:] | flat[:-1])
     return np.append(edges[:-1][kept], edges[-1]), flat[kept]
 

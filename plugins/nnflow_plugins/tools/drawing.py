@@ -1,4 +1,4 @@
-"""What the built-in analyses share when they draw: colours, and a variable over the axis that was scanned."""
+"""What the built-in analyses share when they draw: colors, and a variable over the axis that was scanned."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The lines of a recurrence plot, counted without the plot: kernels of `recurrence`, in memory O(N).
 
 Diagonals and columns are compared one at a time, each row loop in its own function over contiguous views, which LLVM
-vectorises; where lines begin and end is then found without a branch. Serial, and without the interpreter's lock.
+vectorizes; where lines begin and end is then found without a branch. Serial, and without the interpreter's lock.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def detect_period(
 
 
 def _ranges(rows: Array, turn: float | None) -> Array:
-    """max − min of each row; of angles, the turn less the largest gap between neighbours on the circle."""
+    """max − min of each row; of angles, the turn less the largest gap between neighbors on the circle."""
     if turn is None:
         return np.asarray(np.ptp(rows, axis=1))
     sorted_ = np.sort(rows % turn, axis=1)

@@ -109,7 +109,7 @@ class HessianSpectrum(Analysis):
         }
 
     def _unstable(self, now: Ensemble, plain: Nodes, left: int, look: Callable[..., Nodes]) -> Array:
-        """How many directions are beyond the threshold, of the Hessian that the optimiser sees."""
+        """How many directions are beyond the threshold, of the Hessian that the optimizer sees."""
         limit = now.map.threshold(now.parameters, now.t)[:, None]
         if not now.map.preconditioned:
             return self._count(plain[0] > limit, plain[1], left, plain[0])

@@ -34,7 +34,7 @@ class KnockOut(Analysis):
     """
 
     where: str = "weights"
-    """Which coordinates: weights (all but optimiser memory), or a pattern of names such as "W1*"."""
+    """Which coordinates: weights (all but optimizer memory), or a pattern of names such as "W1*"."""
     observable: str | None = None
     """What is compared (default: the loss, or the first coordinate)."""
     transient: int = 0

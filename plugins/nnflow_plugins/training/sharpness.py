@@ -1,4 +1,4 @@
-"""Sharpness along the orbit: the largest curvatures of the loss, and how near they are to the optimiser's limit."""
+"""Sharpness along the orbit: the largest curvatures of the loss, and how near they are to the optimizer's limit."""
 
 from __future__ import annotations
 
