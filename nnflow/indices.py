@@ -37,7 +37,7 @@ def is_index(name: str, values: Array, first: bool) -> bool | None:
     steps; or, without a name, any that rises in equal steps. What falls under another name may be a countdown.
 
     Args:
-        name: The column's name, "" for none.
+        name: The column's name; x0, x1, … of one without a name.
         values: ``(…, time)``.
         first: Whether it is the first column.
 

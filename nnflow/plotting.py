@@ -40,6 +40,7 @@ def plot(dataset: xr.Dataset, axes: Axes | None = None, *, analysis: Analysis | 
         LookupError: for an analysis that is not installed.
         Refusal: (a ValueError) if the dataset names none, or settings that it does not have, or if the analysis cannot
             draw it.
+        TypeError: for what is no dataset.
     """
     import matplotlib.pyplot as plt
 
@@ -73,8 +74,9 @@ def analysis_of(dataset: xr.Dataset) -> Analysis:
         An instance of the analysis.
 
     Raises:
-        LookupError: for one that is not installed.
+        LookupError: for an analysis that is not installed.
         Refusal: (a ValueError) if the attributes do not say, or hold settings that are not its own.
+        TypeError: for what is no dataset.
     """
     name = _text(dataset, "analysis")
     if name is None:
