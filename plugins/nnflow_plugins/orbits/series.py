@@ -33,7 +33,7 @@ class Series(Analysis):
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
-        ValueError: for an unknown observable, or steps that are no multiple of every.
+        ValueError: for an unknown observable or norm.
     """
 
     observe: tuple[str, ...] = ()
