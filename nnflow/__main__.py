@@ -489,7 +489,7 @@ def _values(name: str, text: str) -> Any:
 
 
 def _recording(path: Path, kind: type, settings: dict[str, Any]) -> tuple[nnflow.Recording, str]:
-    """The series of a file, and a line that says what of it is analysed; the choice goes into the settings."""
+    """The series of a file, and a line that says what of it is analyzed; the choice goes into the settings."""
     name = next((f.name for f in fields(kind) if f.name in ("observable", "observe")), None)
     asked = settings.get(name or "")
     wanted = (asked,) if isinstance(asked, str) else tuple(asked or ())

@@ -45,11 +45,14 @@ OF_RUN = ("analysis", "ensemble", "executor", "chunk", "progress", "store", "unt
 class Analysis:
     """Settings, called on an ensemble (or a recording): ``{name: (dims, array)}`` or ``(dims, array, attributes)``.
 
-    The first dim is "member"; a variable named like its dim (without "member") is that dim's coordinate. Among the
-    variables is `escaped ("member")`, usually the ensemble's after the last verb. An analysis that can draw has a
-    method `draw(dataset, axes)`, which imports matplotlib itself.
+    An analysis that can draw has a method `draw(dataset, axes)`, which imports matplotlib itself.
 
-    Raises Refusal (a ValueError) for a setting that its annotation or the author's `__post_init__` does not allow.
+    Returns:
+        When called, its variables. The first dim is "member"; a variable named like its dim (without "member") is that
+        dim's coordinate. Among them is `escaped ("member")`, usually the ensemble's after the last verb.
+
+    Raises:
+        Refusal: (a ValueError) for a setting that its annotation or the author's `__post_init__` does not allow.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -70,20 +73,52 @@ class Analysis:
         convert_fields(self)
 
     def __call__(self, ensemble: Any) -> Result:
-        """Compute the variables from an ensemble."""
+        """Compute the variables from an ensemble.
+
+        Args:
+            ensemble: An Ensemble, or a Recording where the annotation allows it.
+
+        Returns:
+            ``{name: (dims, array)}`` or ``{name: (dims, array, attributes)}``, see the class.
+
+        Raises:
+            NotImplementedError: if the subclass does not write it.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not write __call__(ensemble)")
 
     def couples(self, ensemble: Ensemble | Recording) -> Sequence[str]:
-        """The axes along which members depend on one another, so that they are never split; by default none."""
+        """The axes along which members depend on one another, so that they are never split; by default none.
+
+        Args:
+            ensemble: What the analysis will be called on.
+
+        Returns:
+            Names of its axes.
+        """
         return ()
 
     def work(self, ensemble: Ensemble | Recording) -> int:
-        """How many member-steps it will take, for the progress bar: by default members × (transient + steps)."""
+        """How much there is to do, for the progress bar: by default members × (transient + steps).
+
+        Args:
+            ensemble: What the analysis will be called on.
+
+        Returns:
+            Steps × members.
+        """
         return len(ensemble) * (getattr(self, "transient", 0) + getattr(self, "steps", 0))
 
 
 def first(ensemble: Ensemble | Recording, observable: str | None) -> str:
-    """The name asked for, or what an ensemble is best known by: a training map's loss, the first coordinate."""
+    """The name asked for, or what an ensemble is best known by: a training map's loss, the first coordinate.
+
+    Args:
+        ensemble: A recording is best known by its first channel.
+        observable: The name asked for; None is no name.
+
+    Returns:
+        The name of a coordinate, an observable or a channel.
+    """
     if observable is not None:
         return observable
     if isinstance(ensemble, Recording):
@@ -104,7 +139,13 @@ def refuse_reserved(kind: type) -> None:
 def check_result(name: str, result: Any) -> None:
     """Refuse what an analysis returned if it is not what `Analysis` says, or if no file can hold it.
 
-    Raises TypeError for another form or kind of numbers, ValueError where `escaped` is missing.
+    Args:
+        name: The analysis, for the message.
+        result: What it returned.
+
+    Raises:
+        TypeError: for another form or kind of numbers.
+        ValueError: where `escaped` is missing.
     """
     if not isinstance(result, Mapping):
         raise TypeError(f"{name} returned {shown(result)}: return {{name: (dims, array)}}, first dim 'member'")

@@ -25,11 +25,16 @@ Products = Callable[[Array], Array]  # v, one vector a row -> H v, of the same s
 class Lanczos:
     """Lanczos iterations of many members in step: call `extend` for one more column of the basis.
 
-    `products` gives H v for v ``(member, dim)``; `start (member, dim)` need not be normalised. Everything stays
-    orthogonal to the orthonormal rows of ``locked (member, g, dim)``: T is that of H on their complement. Where the
-    Krylov space is exhausted (β ≈ 0), the iteration goes on with a fresh orthogonal vector, drawn from `seed`, and
-    β = 0: T falls into blocks. A member whose products are not finite is NaN. The basis takes member × (g + order) ×
-    dim × 8 bytes.
+    Where the Krylov space is exhausted (β ≈ 0), the iteration goes on with a fresh orthogonal vector, drawn from
+    `seed`, and β = 0: T falls into blocks. A member whose products are not finite is NaN. The basis takes member × (g +
+    order) × dim × 8 bytes.
+
+    Args:
+        products: Gives H v for v ``(member, dim)``.
+        start: ``(member, dim)``; it need not be normalized.
+        locked: Orthonormal rows ``(member, g, dim)`` to which everything stays orthogonal: T is that of H on their
+            complement.
+        seed: Of fresh vectors.
     """
 
     def __init__(self, products: Products, start: Array, locked: Array | None = None, seed: int = 0) -> None:
@@ -45,7 +50,11 @@ class Lanczos:
             self.next = self._fresh(left, _size(left) <= 1e-8 * _size(start))
 
     def extend(self) -> None:
-        """One product more. Raises ValueError if the basis is complete already."""
+        """Go on by one product.
+
+        Raises:
+            ValueError: if the basis is complete already.
+        """
         if self.order == self.most:
             raise ValueError(f"order = {self.order + 1}: there are no more than {self.most} orthogonal vectors")
         if self.held + self.order == self.basis.shape[1]:
@@ -70,7 +79,7 @@ class Lanczos:
         return w
 
     def _fresh(self, left: Array, stuck: npt.NDArray[np.bool_]) -> Array:
-        """The next vector: what is left, normalised, or where nothing is, a drawn one."""
+        """The next vector: what is left, normalized, or where nothing is, a drawn one."""
         if stuck.any():
             drawn = generator(self.seed, f"lanczos {self.order}").standard_normal(left.shape[1])
             left = np.where(stuck[:, None], self._orthogonal(np.tile(drawn, (self.members, 1))), left)
@@ -94,9 +103,12 @@ def _size(v: Array) -> Array:
 
 
 class Extreme(NamedTuple):
-    """The k largest eigenvalues, descending: `values`, `residuals` (a bound on their error) and `vectors`.
+    """The k largest eigenvalues, descending.
 
-    Shapes ``(member, k)`` and ``(member, k, dim)``.
+    Attributes:
+        values: ``(member, k)``.
+        residuals: ``(member, k)``, a bound on their error.
+        vectors: ``(member, k, dim)``, the eigenvectors as rows.
     """
 
     values: Array
@@ -105,13 +117,23 @@ class Extreme(NamedTuple):
 
 
 def largest(products: Products, starts: Array, tolerance: float = 1e-6, most: int = 100) -> Extreme:
-    """The k algebraically largest eigenvalues of a symmetric operator, by Lanczos from ``starts (member, k, dim)``.
+    """The k algebraically largest eigenvalues of a symmetric operator, by Lanczos.
 
     One after the other, each on the complement of the eigenvectors before it, so that multiple ones are found as often
-    as they occur. An iteration ends when its residual is below tolerance · max |θ|, or after `most` products. The
-    `residuals` |H u − θ u| are those of the vectors that come back: within each of its value there is an eigenvalue
-    (whether it is the largest, no iteration can know: one that a start is all but orthogonal to is found late).
-    A member's result does not depend on the others. Raises ValueError unless 1 ≤ k ≤ dim.
+    as they occur. A member's result does not depend on the others.
+
+    Args:
+        products: Gives H v for v ``(member, some, dim)``.
+        starts: Where the iterations start, ``(member, k, dim)``.
+        tolerance: An iteration ends when its residual is below tolerance · max |θ|.
+        most: Or after so many products.
+
+    Returns:
+        `residuals` |H u − θ u| are those of the vectors that come back: within each of its value there is an eigenvalue
+        (whether it is the largest, no iteration can know: one that a start is all but orthogonal to is found late).
+
+    Raises:
+        Refusal: (a ValueError) unless 1 ≤ k ≤ dim.
     """
     members, k, dim = starts.shape
     if not 1 <= k <= dim:
@@ -146,14 +168,23 @@ def _top(iteration: Lanczos, tolerance: float, most: int) -> Array:
 
 
 def quadrature(products: Products, probes: Array, order: int) -> tuple[Array, Array]:
-    """Stochastic Lanczos quadrature: nodes and weights ``(member, probe · order)`` of the spectral density.
+    """Stochastic Lanczos quadrature of the spectral density.
 
-    Of each probe ``(member, probe, dim)`` an iteration of `order` steps gives nodes θ_i and weights s_i₁²/probes, which
-    integrate polynomials up to degree 2 order − 1 against vᵀ δ(x − H) v/|v|² exactly; the mean over random probes with
-    covariance 1 tends to the density tr δ(x − H)/dim, with an error that falls as probes^(−½). `products` gives H v for
-    v ``(member, some, dim)``; as many probes at once as keep their bases below 256 MiB.
-    (S. Ubaru, J. Chen, Y. Saad, SIAM J. Matrix Anal. Appl. 38, 1075 (2017), doi:10.1137/16M1104974; for Hessians of
-    networks B. Ghorbani, S. Krishnan, Y. Xiao, ICML 2019, arXiv:1901.10159.)
+    Of each probe an iteration of `order` steps gives nodes θ_i and weights s_i₁²/probes, which integrate polynomials up
+    to degree 2 order − 1 against vᵀ δ(x − H) v/|v|² exactly; the mean over random probes with covariance 1 tends to the
+    density tr δ(x − H)/dim, with an error that falls as probes^(−½).
+
+    Args:
+        products: Gives H v for v ``(member, some, dim)``; as many probes at once as keep their bases below 256 MiB.
+        probes: ``(member, probe, dim)``.
+        order: Steps of an iteration.
+
+    Returns:
+        Nodes and weights, ``(member, probe · order)`` each.
+
+    Source:
+        S. Ubaru, J. Chen, Y. Saad, SIAM J. Matrix Anal. Appl. 38, 1075 (2017), doi:10.1137/16M1104974; for Hessians of
+        networks B. Ghorbani, S. Krishnan, Y. Xiao, ICML 2019, arXiv:1901.10159.
     """
     members, count, dim = probes.shape
     order = min(order, dim)
@@ -174,10 +205,18 @@ def _nodes(products: Products, probes: Array, order: int) -> tuple[Array, Array]
 
 
 def broadened(nodes: Array, weights: Array, points: int, width: float) -> tuple[Array, Array]:
-    """A density of nodes ``(member, node)`` as a sum of Gaussians, on a grid of each member: ``(member, point)`` both.
+    """A density of nodes as a sum of Gaussians, on a grid of each member.
 
-    The standard deviation is `width` times the range of the nodes (of their size, where all are equal); a point has the
-    mean density over its cell, so that the sum over cells is 1 on any grid.
+    A point has the mean density over its cell, so that the sum over cells is 1 on any grid.
+
+    Args:
+        nodes: ``(member, node)``.
+        weights: ``(member, node)``.
+        points: How many points a grid has.
+        width: The standard deviation over the range of the nodes (over their size, where all are equal).
+
+    Returns:
+        The grids and the densities on them, ``(member, point)`` both.
     """
     low, high = nodes.min(axis=1, keepdims=True), nodes.max(axis=1, keepdims=True)
     size = np.where(high > low, high - low, np.maximum(np.abs(high), 1e-300))

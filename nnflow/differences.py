@@ -36,12 +36,21 @@ def misfit(
     difference: Callable[[Array, Array], Array] = np.subtract,
     free: int | None = None,
 ) -> Misfit | None:
-    """Compare `derivative(x (1, dim), v (k, dim)) (k, n)` with differences of `function(x (m, dim)) (m, n)`.
+    """Compare a derivative with central differences, in `DIRECTIONS` random directions.
 
-    In `DIRECTIONS` random directions at ``x (dim,)``, of which only the first `free` components are moved. The widths
-    are eps^⅓ of the size of x (of 1 where x is 0), where the error of central differences is least, and an eighth of
-    it; `eps` is the distance of neighbouring numbers, `difference` the difference of two values. Returns None if they
-    agree.
+    The widths are eps^⅓ of the size of x (of 1 where x is 0), where the error of central differences is least, and an
+    eighth of it.
+
+    Args:
+        function: `function(x (m, dim)) (m, n)`.
+        derivative: `derivative(x (1, dim), v (k, dim)) (k, n)`.
+        x: Where they are compared, ``(dim,)``.
+        eps: The distance of neighboring numbers.
+        difference: The difference of two values.
+        free: Only so many components are moved, the first ones (default: all).
+
+    Returns:
+        The worst disagreement; None if they agree.
     """
     directions = np.random.default_rng([0, *b"differences"]).standard_normal((DIRECTIONS, len(x)))
     directions[:, len(x) if free is None else free :] = 0.0

@@ -44,14 +44,20 @@ MONTH = 30 * 86400.0  # seconds: what takes longer at the fastest is a slip of t
 
 
 class ResolutionWarning(UserWarning):
-    """A perturbation is near or below the distance of neighbouring floating-point numbers."""
+    """A perturbation is near or below the distance of neighboring floating-point numbers."""
 
 
 Tick = Callable[[int], None]
 
 
 class Axis(NamedTuple):
-    """One axis of a scan: its name, its values, and what it varies ("parameter", "coordinate", "init" or "member")."""
+    """One axis of a scan.
+
+    Attributes:
+        name: What it is called in results.
+        values: ``(n,)``, in the order given.
+        kind: What it varies: "parameter", "coordinate", "init" or "member".
+    """
 
     name: str
     values: npt.NDArray[Any]
@@ -60,11 +66,24 @@ class Axis(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Ensemble:
-    """Many members of one map: native `state (member, dim)`, `parameters (member, parameter)`, all at step index `t`.
+    """Many members of one map, all at step index `t`. Make one with `Ensemble.grid`.
 
-    `escaped (member,)` is the step index of each member's first non-finite state (-1 = never). `axes` shape the
-    members, the last axis varying fastest; `init (member,)` is the index of each member's initial state. `frame` is
-    what the last `tangent_orbit` or `separation_orbit` carried along. Make one with `Ensemble.grid`.
+    Attributes:
+        map: The map of all members.
+        state: ``(member, dim)``, native: in the map's own arrays. See `states` for numpy.
+        parameters: ``(member, parameter)`` float64.
+        t: The step index.
+        escaped: ``(member,)`` int64: the step index of each member's first non-finite state, -1 = never.
+        axes: They shape the members, the last axis varying fastest.
+        init: ``(member,)`` int64: the index of each member's initial state.
+        seed: Of whatever is drawn: initial states, frames, perturbations.
+        frame: What the last `tangent_orbit` or `separation_orbit` carried along; None after other verbs.
+        origin: Where the initial states come from, in words.
+        tick: Called after each block of a verb with how many steps of members it took.
+        pace: Member-steps per second of each verb, last seen.
+
+    Raises:
+        Refusal: (a ValueError) for shapes that do not fit.
     """
 
     map: Map
@@ -91,14 +110,25 @@ class Ensemble:
     ) -> Ensemble:
         """One member per point of the grid spanned by the keyword axes, and per initial state.
 
-        `states (n, dim)` are the initial states (one row: no `init` axis), or `inits` many are drawn by the map from
-        `seed` (default: 0). If none of the three is given, it is the map's own state if it has one (a training map: the
-        weights that its module had), else one that is drawn; `origin` says which. Each keyword is a parameter or a
-        coordinate of the map with the values to scan, in order (a single number: no axis); a coordinate's values
-        replace that component of the initial state.
+        If none of `states`, `inits` and `seed` is given, the initial state is the map's own if it has one (a training
+        map: the weights that its module had), else one that is drawn; `origin` says which.
 
-        Raises ValueError for a name the map does not have, an empty axis, values or states that are not finite or do
-        not fit, and TypeError if `map` is no Map.
+        Args:
+            map: The map.
+            states: Initial states ``(n, dim)`` (one row: no `init` axis).
+            inits: How many are drawn by the map instead, from `seed`.
+            seed: Of whatever is drawn (default: 0).
+            **axes: Each a parameter or a coordinate of the map with the values to scan, in order (a single number: no
+                axis). A coordinate's values replace that component of the initial state.
+
+        Returns:
+            An ensemble at t = 0, its axes in the order of the keywords, then "init" if there are several initial
+            states.
+
+        Raises:
+            Refusal: (a ValueError) for a name the map does not have, an empty axis, values or states that are not
+                finite or do not fit.
+            TypeError: if `map` is no Map.
 
         >>> import nnflow
         >>> scan = Ensemble.grid(nnflow.maps["henon"](), inits=3, a=[1.0, 1.2, 1.4])
@@ -164,9 +194,17 @@ class Ensemble:
     # -- choosing members ------------------------------------------------------------------------------------------
 
     def take(self, members: npt.ArrayLike, axes: tuple[Axis, ...] | None = None) -> Ensemble:
-        """Some members: by index, in this order, or those that a mask of bools marks (flat, or of the axes' shape).
+        """Some members.
 
-        `axes` shape them (default: one axis, "member"). Raises Refusal for what is neither, or an index out of range.
+        Args:
+            members: Indices, in the order wanted, or a mask of bools, flat or of the axes' shape.
+            axes: They shape them (default: one axis, "member").
+
+        Returns:
+            An ensemble of these members, at the same step index.
+
+        Raises:
+            Refusal: for what is neither, or an index out of range.
         """
         chosen = _members(members, len(self))
         return replace(
@@ -181,14 +219,35 @@ class Ensemble:
 
     @checked
     def index(self, axis: str) -> IntArray:
-        """Member indices ``(len(axis), the rest)``: row i holds the members at the i-th value of an axis."""
+        """Member indices along an axis.
+
+        Args:
+            axis: The axis.
+
+        Returns:
+            ``(len(axis), the rest)`` int64: row i holds the members at the i-th value of the axis.
+
+        Raises:
+            Refusal: for an unknown axis.
+        """
         (chosen,) = _named(self.axes, [axis])
         members = np.arange(len(self)).reshape(self.shape)
         return np.moveaxis(members, self.axes.index(chosen), 0).reshape(len(chosen.values), -1)
 
     @checked
     def select(self, axis: str, i: int) -> Ensemble:
-        """The members at the i-th value of an axis; the other axes stay. Raises ValueError for an unknown axis."""
+        """The members at the i-th value of an axis; the other axes stay.
+
+        Args:
+            axis: The axis.
+            i: The index of the value; a negative one counts from the end.
+
+        Returns:
+            An ensemble without this axis.
+
+        Raises:
+            Refusal: (a ValueError) for an unknown axis, or an index out of range.
+        """
         rows = self.index(axis)
         if not -len(rows) <= i < len(rows):
             raise Refusal(f"index of {axis} = {i}: it has {len(rows)} values, 0 … {len(rows) - 1}")
@@ -196,7 +255,18 @@ class Ensemble:
 
     @checked
     def split(self, size: int, whole: Sequence[str] = ()) -> list[tuple[IntArray, Ensemble]]:
-        """Chunks of about `size` members, as (member indices, ensemble); the axes in `whole` are never cut."""
+        """Cut the ensemble into chunks of about `size` members.
+
+        Args:
+            size: Members of a chunk; more where an axis in `whole` is longer.
+            whole: Axes that are never cut.
+
+        Returns:
+            Chunks as (member indices, ensemble); the axes of each are "member", then those in `whole`.
+
+        Raises:
+            Refusal: for an unknown axis.
+        """
         kept = _named(self.axes, whole)
         members = np.arange(len(self)).reshape(self.shape)
         source = [i for i, a in enumerate(self.axes) if a.name in whole]
@@ -208,9 +278,17 @@ class Ensemble:
         return [(c.ravel(), self.take(c, (Axis("member", c[:, 0], "member"), *kept))) for c in chunks]
 
     def with_states(self, states: Any, t: int | None = None) -> Ensemble:
-        """The same members in other states, none escaped, at step index t (default: the present one).
+        """The same members in other states, none escaped.
 
-        `states (member, dim)` are numpy or the backend's own. Raises Refusal for another shape, or what is no number.
+        Args:
+            states: ``(member, dim)``, numpy or the backend's own.
+            t: The step index (default: the present one).
+
+        Returns:
+            An ensemble without a frame, its `origin` "given".
+
+        Raises:
+            Refusal: for another shape, or what is no number.
         """
         tensor = hasattr(states, "is_floating_point")
         if tensor and states.is_complex():
@@ -223,7 +301,20 @@ class Ensemble:
 
     @checked
     def draw(self, purpose: str, shape: tuple[int, ...], kind: str = "normal", seed: int | None = None) -> Array:
-        """Random numbers ``(member, *shape)``, one draw an init: standard "normal", or "uniform" on (−1, 1)."""
+        """Random numbers, one draw an init: members of one init get the same, whatever the chunking.
+
+        Args:
+            purpose: What they are for; each purpose has a random generator of its own under one seed.
+            shape: The shape of one draw.
+            kind: "normal" (standard), or "uniform" on (−1, 1).
+            seed: Of the draw (default: the ensemble's).
+
+        Returns:
+            ``(member, *shape)`` float64.
+
+        Raises:
+            Refusal: for another kind.
+        """
         if kind not in ("normal", "uniform"):
             raise Refusal(unknown("kind of draw", kind, ("normal", "uniform")))
         rng = generator(self.seed if seed is None else seed, purpose)
@@ -243,13 +334,26 @@ class Ensemble:
         without_gauge: bool = False,
         seed: int | None = None,
     ) -> Any:
-        """Perturbed copies of the states, native ``(member, count, dim)``, drawn per init (`draw`).
+        """Perturbed copies of the states, drawn per init (`draw`).
 
-        Each component is moved by size · U(−1, 1) or, of `kind` "normal", size · N(0, 1); only those that `where`
-        chooses: "weights" (the state without optimiser memory), or one or more patterns of coordinate names, such as
-        "0.weight*", or "*" for all. `without_gauge` takes out what lies along the map's gauge directions.
-        Warns (ResolutionWarning) of perturbations that rounding drowns. Raises ValueError for a size that is not
-        positive, or patterns that match nothing.
+        Args:
+            size: Each component is moved by size · U(−1, 1) or, of `kind` "normal", size · N(0, 1).
+            count: Copies of each state.
+            kind: "uniform" or "normal".
+            where: Which components are moved: "weights" (the state without optimizer memory), or one or more patterns
+                of coordinate names, such as "0.weight*", or "*" for all.
+            without_gauge: Take out what lies along the map's gauge directions.
+            seed: Of the draw (default: the ensemble's).
+
+        Returns:
+            ``(member, count, dim)``, native.
+
+        Warns:
+            ResolutionWarning: of perturbations that rounding drowns.
+
+        Raises:
+            Refusal: (a ValueError) for a size that is not positive, a count below 1, another kind, or patterns that
+                match nothing.
         """
         if not size > 0 or count < 1 or kind not in ("uniform", "normal"):
             raise Refusal(
@@ -271,10 +375,16 @@ class Ensemble:
         return drawn
 
     def unresolved(self, neighbours: Any) -> npt.NDArray[np.bool_]:
-        """``(member, perturbation)``: whether a neighbour is nearer than 10 resolutions of the state: rounding, mostly.
+        """Whether a neighbor is nearer than 10 resolutions of the state: rounding, mostly.
 
-        Nearer means max |y − x| < 10 · resolution · max |x| (`Map.resolution`); a neighbour that is the state itself
+        Nearer means max |y − x| < 10 · resolution · max |x| (`Map.resolution`); a neighbor that is the state itself
         counts, too.
+
+        Args:
+            neighbours: ``(member, perturbation, dim)``, numpy or native.
+
+        Returns:
+            ``(member, perturbation)`` bool.
         """
         x = self.states[:, None]
         moved = np.abs(self.map.difference(self.map.to_numpy(neighbours), x)).max(axis=2)
@@ -286,7 +396,17 @@ class Ensemble:
 
         With `without_gauge` the map's g gauge directions come first, and the k vectors after them are orthogonal to
         them: a Gram–Schmidt that starts with directions the tangent map keeps takes them out of all the others.
-        Raises ValueError unless 1 ≤ k ≤ dim, or without gauge dim − g.
+
+        Args:
+            k: How many vectors, 1 ≤ k ≤ dim, without gauge dim − g.
+            seed: Of the draw (default: the ensemble's).
+            without_gauge: Begin the frame with the gauge directions.
+
+        Returns:
+            An ensemble whose `frame` is ``(member, k, dim)``, native, or ``(member, g + k, dim)`` without gauge.
+
+        Raises:
+            Refusal: (a ValueError) for another k.
         """
         none = np.zeros((len(self), 0, self.map.dim))
         basis = self.map.gauge(self.state, self.parameters) if without_gauge else none
@@ -303,17 +423,36 @@ class Ensemble:
     # -- the verbs -------------------------------------------------------------------------------------------------
 
     def advance(self, steps: int) -> Ensemble:
-        """`steps` steps further (0 is allowed, and only notes states that are not finite); any frame is dropped."""
+        """Go `steps` steps further, without a record.
+
+        Args:
+            steps: How many; 0 is allowed, and only notes states that are not finite.
+
+        Returns:
+            The ensemble after them; any frame is dropped.
+
+        Raises:
+            Refusal: for negative steps.
+        """
         now = replace(self, frame=None, escaped=settle(self.states, self.escaped, self.t)[1])
         for block in self._blocks("advance", steps, 1, least=0):
             now = now._moved(now.map.advance(now.state, now.parameters, now.t, block))
         return now
 
     def orbit(self, steps: int, every: int = 1, observe: str | Sequence[str] | None = None) -> tuple[Array, Ensemble]:
-        """Records ``(member, steps // every, channel)`` at t, t + every, …, and the ensemble after `steps` steps.
+        """Record the orbit at t, t + every, ….
 
-        `observe`: a name, or names, of coordinates or observables (default: all coordinates). Raises ValueError for an
-        unknown name, or `steps` that is not a positive multiple of `every`.
+        Args:
+            steps: How many, a positive multiple of `every`.
+            every: Steps between two records.
+            observe: A name, or names, of coordinates or observables (default: all coordinates).
+
+        Returns:
+            Records ``(member, steps // every, channel)`` float64, NaN after an escape, and the ensemble after `steps`
+            steps.
+
+        Raises:
+            Refusal: (a ValueError) for an unknown name, or `steps` that is not a positive multiple of `every`.
         """
         names = self.map.channels(observe)
         steps, every, blocks = _whole(steps, every)
@@ -326,10 +465,18 @@ class Ensemble:
         return records, now
 
     def tangent_orbit(self, steps: int, every: int = 1, keep: Sequence[str] = ()) -> tuple[TangentRecords, Ensemble]:
-        """Carry the frame (see `with_frame`) along, re-orthonormalised at each step; records are of `every` steps each.
+        """Carry the frame (see `with_frame`) along, re-orthonormalized at each step.
 
-        Returns `TangentRecords` (`keep` may ask for "frames" and "factors") and the ensemble after `steps` steps, whose
-        frame continues. Raises ValueError without a frame, or if `steps` is not a positive multiple of `every`.
+        Args:
+            steps: How many, a positive multiple of `every`.
+            every: Steps of each record; the log-stretches of its steps are summed, in nats.
+            keep: What is recorded beside the log-stretches: "frames", "factors".
+
+        Returns:
+            `TangentRecords`, and the ensemble after `steps` steps, whose frame continues.
+
+        Raises:
+            Refusal: (a ValueError) without a frame, or if `steps` is not a positive multiple of `every`.
         """
         if self.frame is None:
             raise Refusal("the ensemble carries no frame: call .with_frame(k) first")
@@ -345,10 +492,21 @@ class Ensemble:
         return gathered.records, now
 
     def separation_orbit(self, neighbours: Any, steps: int, every: int = 1, norm: str = "l1") -> tuple[Array, Ensemble]:
-        """Distances ``(member, perturbation, steps // every)`` of neighbours ``(member, perturbation, dim)``.
+        """Distances of perturbed states from the orbit, at t, t + every, ….
 
-        The ensemble that comes back holds the neighbours, where they ended, as its `frame`. Raises ValueError if shapes
-        do not fit, for an unknown norm, or if `steps` is not a positive multiple of `every`.
+        Args:
+            neighbours: Perturbed states ``(member, perturbation, dim)``, numpy or native.
+            steps: How many, a positive multiple of `every`.
+            every: Steps between two distances.
+            norm: "l1", "l2" or "max".
+
+        Returns:
+            Distances ``(member, perturbation, steps // every)`` float64, and the ensemble after `steps` steps, which
+            holds the neighbors, where they ended, as its `frame`.
+
+        Raises:
+            Refusal: (a ValueError) if shapes do not fit, for an unknown norm, or if `steps` is not a positive multiple
+                of `every`.
         """
         shape = np.shape(neighbours)
         if len(shape) != 3 or shape[::2] != (len(self), self.map.dim):
@@ -372,9 +530,10 @@ class Ensemble:
         return replace(self, state=end.states, frame=end.frame, t=end.t, escaped=escaped)
 
     def _blocks(self, verb: str, steps: int, every: int, least: int = 1, most: int | None = None) -> Iterator[int]:
-        """Cut the time into calls of a fraction of a second: sizes are multiples of `every` that add up to `steps`.
+        """Cut the time into calls of a fraction of a second.
 
-        No call is of more than `most` times `every` steps.
+        Yields:
+            Sizes: multiples of `every`, of at most `most` times as many steps, that add up to `steps`.
         """
         steps, every, left = _whole(steps, every, least)
         refuse_endless(len(self) * steps * self.map.substeps)
@@ -391,9 +550,18 @@ class Ensemble:
 class Recording:
     """Measured series that go through the same analyses: an ensemble that offers only `orbit`.
 
-    `values` is ``(time,)``, ``(time, channel)`` or ``(series, time, channel)``; `names` name the channels. `advance`
-    drops samples from the start. Masked samples are missing, NaN; `lost (series,)` is the first such one that `orbit`
-    has given, which `escaped` tells. What needs a map (tangents, perturbations) raises TypeError.
+    What needs a map (tangents, perturbations) raises TypeError.
+
+    Args:
+        values: ``(time,)``, ``(time, channel)`` or ``(series, time, channel)``. Masked samples are missing, NaN.
+        names: Of the channels, one each.
+        t: The present time, in samples; `advance` drops samples from the start.
+        tick: Called after each verb with how many samples of series it took.
+        lost: ``(series,)`` int64: the first sample that is not finite, of those that `orbit` has given, -1 = none;
+            `escaped` tells it.
+
+    Raises:
+        Refusal: (a ValueError) for values of another shape, two channels of one name, or a `t` beyond the end.
 
     >>> Recording([1.0, 2.0, 3.0, 4.0]).orbit(4, every=2)[0].ravel()
     array([1., 3.])
@@ -433,7 +601,12 @@ class Recording:
         return f"<Recording of {len(self)} series of {shown(self.names)}, {left}>"
 
     def __getattr__(self, name: str) -> Any:
-        """What only an ensemble of a map has: raises TypeError (and AttributeError for what neither has)."""
+        """What only an ensemble of a map has: a recording has it not.
+
+        Raises:
+            TypeError: for what an ensemble has.
+            AttributeError: for what neither has.
+        """
         if not name.startswith("_") and name in {*vars(Ensemble), *(f.name for f in fields(Ensemble))}:
             raise TypeError(f"a recording has no map, so no {name}: only analyses of observed series apply to it")
         raise AttributeError(f"a recording has no {name!r}")
@@ -472,20 +645,52 @@ class Recording:
         raise TypeError("a recording has no map: only analyses of observed series apply to it")
 
     def take(self, members: npt.ArrayLike, axes: tuple[Axis, ...] | None = None) -> Recording:
-        """The series of these indices, or those that a mask marks. Raises Refusal as `Ensemble.take`."""
+        """The series of these indices, or those that a mask marks.
+
+        Args:
+            members: Indices, in the order wanted, or a mask of bools.
+            axes: Not used: series have one axis.
+
+        Returns:
+            A recording of these series, at the same time.
+
+        Raises:
+            Refusal: as `Ensemble.take`.
+        """
         chosen = _members(members, len(self))
         return replace(self, values=self.cube[chosen], lost=self.escaped[chosen])
 
     @checked
     def split(self, size: int, whole: Sequence[str] = ()) -> list[tuple[IntArray, Recording]]:
-        """Chunks of at most `size` series, as (indices, recording)."""
+        """Cut the recording into chunks of at most `size` series.
+
+        Args:
+            size: Series of a chunk.
+            whole: Not used: series do not depend on one another.
+
+        Returns:
+            Chunks as (indices, recording).
+
+        Raises:
+            Refusal: for an unknown axis in `whole`.
+        """
         _named(self.axes, whole)
         rows = np.arange(len(self))
         chunks = [rows[i : i + max(1, size)] for i in range(0, len(self), max(1, size))]
         return [(c, self.take(c)) for c in chunks]
 
     def advance(self, steps: int) -> Recording:
-        """The recording from `steps` samples later on. Raises ValueError if it is too short."""
+        """The recording from `steps` samples later on.
+
+        Args:
+            steps: Samples to drop.
+
+        Returns:
+            A recording of the same series at a later time.
+
+        Raises:
+            Refusal: (a ValueError) if it is too short.
+        """
         steps = whole("steps", steps)
         if not 0 <= steps <= self.samples:
             raise Refusal(f"steps = {steps}: the recording has {self.samples} samples left")
@@ -494,7 +699,20 @@ class Recording:
         return replace(self, t=self.t + steps)
 
     def orbit(self, steps: int, every: int = 1, observe: str | Sequence[str] | None = None) -> tuple[Array, Recording]:
-        """The next `steps` samples, every `every`-th: ``(series, steps // every, channel)``, and what follows."""
+        """The next `steps` samples, every `every`-th.
+
+        Args:
+            steps: How many samples, a positive multiple of `every`.
+            every: Samples between two records.
+            observe: A channel, or channels (default: all).
+
+        Returns:
+            Records ``(series, steps // every, channel)`` float64, and the recording that follows.
+
+        Raises:
+            Refusal: (a ValueError) for an unknown channel, `steps` that is not a positive multiple of `every`, or too
+                short a recording.
+        """
         names = list(self.names)
         wanted = names if observe is None else convert("observe", observe, tuple[str, ...])
         for name in wanted:
@@ -570,7 +788,11 @@ def _check_tick(tick: Any) -> None:
 def refuse_endless(member_steps: float) -> None:
     """Refuse work that no clock could finish: more than a month if each step of a member took the least it can.
 
-    Raises Refusal, with the time.
+    Args:
+        member_steps: Steps × members.
+
+    Raises:
+        Refusal: with the time.
     """
     seconds = member_steps * FASTEST / (os.cpu_count() or 1)
     if not seconds <= MONTH:

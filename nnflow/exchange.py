@@ -39,17 +39,23 @@ class NumbaMapping(NamedTuple):
 def numba_mapping(map: Map, clock: bool = False) -> NumbaMapping:
     """A compiled map as functions for numba-based toolkits, to call from Python or from other compiled code.
 
-    `mapping(u, parameters)` → u' ``(dim,)``, a new array; `jacobian(u, parameters, *args)` → J ``(dim, dim)``, further
-    arguments ignored; all float64, to which other real numbers are converted. J is exact where the map has a tangent
-    (`map.exact_tangent`), else by central differences. Compiled functions raise ValueError for a u or parameters of
-    another size.
+    J is exact where the map has a tangent (`map.exact_tangent`), else by central differences.
 
-    With `clock`, u has one more component, the last: the step index t, which grows by 1, so that a map whose rule
-    depends on t becomes autonomous. A step index has no derivative: the last row and column of J are those of the
-    identity, and the spectrum has one more exponent, 0. Without it the rule is always called with t = 0.
+    Args:
+        map: A compiled map.
+        clock: Whether u has one more component, the last: the step index t, which grows by 1, so that a map whose rule
+            depends on t becomes autonomous. A step index has no derivative: the last row and column of J are those of
+            the identity, and the spectrum has one more exponent, 0. Without it the rule is always called with t = 0.
 
-    Raises TypeError for a map that is not compiled; ValueError for one that is not autonomous, without `clock`: whose
-    fields say so, or whose rule or tangent looks at t without a word of its fields (`repeats`).
+    Returns:
+        `mapping(u, parameters)` → u' ``(dim,)``, a new array, and `jacobian(u, parameters, *args)` → J ``(dim, dim)``,
+        further arguments ignored; all float64, to which other real numbers are converted. These compiled functions
+        raise ValueError for a u or parameters of another size.
+
+    Raises:
+        TypeError: for a map that is not compiled.
+        ValueError: for one that is not autonomous, without `clock`: whose fields say so, or whose rule or tangent looks
+            at t without a word of its fields (`repeats`).
 
     >>> import nnflow
     >>> mapping, jacobian = numba_mapping(nnflow.maps["henon"]())
@@ -147,9 +153,14 @@ _mapping_once = once(_mapping)
 def numpy_mapping(map: Map) -> Callable[..., Array]:
     """Any map as a numpy function `f(u, parameters=None, t=0, **named)` → u', ``(dim,)`` or ``(n, dim)`` as `u`.
 
-    `parameters` is an array ``(parameter,)`` or a mapping by name; `named` are single parameters; what is not given has
-    the map's default. Results are float64; a state that leaves the finite numbers is NaN in all its components.
-    `f` raises ValueError for a wrong shape, an unknown parameter or one beyond its limits.
+    Args:
+        map: The map.
+
+    Returns:
+        The function f. Its `parameters` is an array ``(parameter,)`` or a mapping by name; `named` are single
+        parameters; what is not given has the map's default. Results are float64; a state that leaves the finite numbers
+        is NaN in all its components. f raises ValueError for a wrong shape, an unknown parameter or one beyond its
+        limits.
 
     >>> import nnflow
     >>> f = numpy_mapping(nnflow.maps["henon"]())
@@ -173,9 +184,16 @@ def numpy_mapping(map: Map) -> Callable[..., Array]:
 def torch_mapping(map: Map) -> Callable[..., Tensor]:
     """A tensor map as a torch function `f(u, parameters=None, t=0, **named)` → u', ``(dim,)`` or ``(n, dim)`` as `u`.
 
-    Arguments as for `numpy_mapping`, numbers or tensors. torch differentiates it with respect to u and parameters;
-    the result has the map's dtype and is on its device. Raises TypeError for a map that is not on tensors, for torch
-    has no derivative of compiled code; `f` raises ValueError as that of `numpy_mapping`, but knows no limits.
+    Args:
+        map: A map on tensors.
+
+    Returns:
+        The function f. Its arguments are those of `numpy_mapping`, numbers or tensors. torch differentiates it with
+        respect to u and parameters; the result has the map's dtype and is on its device. f raises ValueError as that of
+        `numpy_mapping`, but knows no limits.
+
+    Raises:
+        TypeError: for a map that is not on tensors, for torch has no derivative of compiled code.
 
     >>> import torch, nnflow
     >>> f = torch_mapping(nnflow.gradient_map(lambda w: (w * w).sum(), 2, eta=0.25))  # w' = (1 − 2 eta) w
@@ -237,12 +255,23 @@ def from_mapping(
 ) -> CompiledMap:
     """A compiled map from a function `mapping(u, parameters)` → u' ``(dim,)``, in plain Python or compiled by numba.
 
-    `jacobian(u, parameters)` → J ``(dim, dim)``; without it, central differences. `parameters`: name → default, in the
-    order of the array that both functions get. `settings` are `Map`'s fields: name, coordinates, periods, box, ….
+    Args:
+        mapping: `mapping(u, parameters)` → u' ``(dim,)``.
+        jacobian: `jacobian(u, parameters)` → J ``(dim, dim)``; without it, central differences.
+        dim: How many components u has.
+        parameters: Name → default, in the order of the array that both functions get.
+        check: Whether both are tried once, as plain Python, on a drawn state; False leaves that out, as for
+            `CompiledMap`.
+        **settings: `Map`'s fields: name, coordinates, periods, box, ….
 
-    Both are tried once, as plain Python, on a drawn state; `check=False` leaves that out, as for `CompiledMap`. Raises
-    TypeError for what is no function; ValueError if a function fails there or returns another shape; CompilationError,
-    at first use, for one that numba cannot compile; Refusal for another shape on the way.
+    Returns:
+        The map.
+
+    Raises:
+        TypeError: for what is no function.
+        ValueError: if a function fails at the drawn state or returns another shape.
+        CompilationError: (a ValueError) at first use, for one that numba cannot compile.
+        Refusal: (a ValueError) for another shape on the way.
 
     >>> def henon(u, parameters):
     ...     return np.array([1.0 - parameters[0] * u[0] ** 2 + u[1], parameters[1] * u[0]])

@@ -59,7 +59,12 @@ _digests: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()  # frozen copy -> 
 def frozen(thing: Thing, checked: bool = False) -> Thing:
     """A copy of a function (or of what holds functions) as it is now; what is frozen already comes back itself.
 
-    `checked`: compiled helpers look whether an index is within its array, unless they are this package's own.
+    Args:
+        thing: A function, or what holds functions.
+        checked: Compiled helpers look whether an index is within its array, unless they are this package's own.
+
+    Returns:
+        The copy.
     """
     copy: Thing = _Reading(checked=checked).read(thing)[0]
     return copy
@@ -174,7 +179,8 @@ class _Reading:
     def _function(self, whole: Any, function: Any, wrap: Callable[[Any], Any]) -> tuple[Any, bytes]:
         """A function, and what `wrap` makes of its copy: `whole`, the compiled function around it.
 
-        The copy stands in `seen` before what it names is read, so that a function may name itself.
+        Returns:
+            The copy and its digest. The copy stands in `seen` before what it names is read: a function may name itself.
         """
         if self.checked and not own(function):
             _refuse_unchecked(function)

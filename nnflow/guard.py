@@ -1,6 +1,6 @@
 """A compiled map's functions as plain Python, once, before anything is compiled: machine code checks no index.
 
-A rule that reads `p[1]` of one parameter would get its neighbour's; one that writes past `out`, somebody else's memory.
+A rule that reads `p[1]` of one parameter would get its neighbor's; one that writes past `out`, somebody else's memory.
 Here its arrays have bounds, `x`, `p` and the tangent vectors cannot be written to, and what is to be written is filled
 with a mark that has to be gone afterwards. Helpers run as plain Python, too. Arithmetic that Python refuses (1/0,
 math.log(0)) gives inf or NaN in compiled code, so it is no fault; the rest of such a call is not tried. Ways that were
@@ -37,10 +37,19 @@ class Call(NamedTuple):
 def try_out(
     calls: Sequence[Call], name: str, states: Array, parameters: Mapping[str, float], behind: tuple[Any, ...] = ()
 ) -> None:
-    """Call each function once at each state, at t = 0, 1, …, with what stands `behind` t.
+    """Call each function once at each state, at t = 0, 1, ….
 
-    Raises Refusal, with function and reason, for one that takes other arguments, looks out of bounds, changes what it
-    is given, leaves a part of its result unwritten, returns no number where it has to, or cannot run as plain Python.
+    Args:
+        calls: The functions, with what they read and write.
+        name: The map, for messages.
+        states: ``(n, dim)``.
+        parameters: Name → value.
+        behind: What stands behind t in a call.
+
+    Raises:
+        Refusal: with function and reason, for one that takes other arguments, looks out of bounds, changes what it is
+            given, leaves a part of its result unwritten, returns no number where it has to, or cannot run as plain
+            Python.
     """
     for call in calls:
         if reason := _misfit(call, "c" if behind else ""):
@@ -134,7 +143,11 @@ def _meaning(error: Exception) -> str:
 def is_arithmetic(error: Exception) -> bool:
     """Whether Python refuses arithmetic that gives inf or NaN in compiled code: 1/0, math.exp(1e4), (-1.0)**0.5.
 
-    The words are those of `math`, of Python before 3.14 and since.
+    Args:
+        error: Its words are those of `math`, of Python before 3.14 and since.
+
+    Returns:
+        Whether it is one of those errors.
     """
     words = ("math domain error", "math range error", "expected a ", "expected argument ")
     if isinstance(error, TypeError):  # (-1.0)**0.5 is NaN among floats

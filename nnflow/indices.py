@@ -31,10 +31,18 @@ def is_named(name: str) -> bool:
 
 
 def is_index(name: str, values: Array, first: bool) -> bool | None:
-    """Whether numbers ``(…, time)`` are an index, the `first` column or not; None if they may be one or measured.
+    """Whether a column is an index.
 
     It is one that is named so and goes one way; or, in whole numbers that go one way, the first, and any in equal
     steps; or, without a name, any that rises in equal steps. What falls under another name may be a countdown.
+
+    Args:
+        name: The column's name; x0, x1, … of one without a name.
+        values: ``(…, time)``.
+        first: Whether it is the first column.
+
+    Returns:
+        Whether it is one; None if it may be one or measured.
     """
     rising, falling, steps = np.array([_ways(row) for row in values.reshape(-1, values.shape[-1])]).T
     moves = int((rising + falling).sum())
@@ -69,8 +77,14 @@ def unevenness(name: str, values: Array, cells: Sequence[str] = ()) -> str:
 
 
 def direction(values: Array) -> int | None:
-    """1 for an index ``(…, time)`` that rises, here and there a step back apart, 0 for one that stands still, -1 for
-    one that falls at every sample, the newest first; None if it does not tell in which order the samples came.
+    """In which order the samples came.
+
+    Args:
+        values: An index, ``(…, time)``.
+
+    Returns:
+        1 for an index that rises, here and there a step back apart, 0 for one that stands still, -1 for one that falls
+        at every sample, the newest first; None if it does not tell.
     """
     ways = set()
     for row in values.reshape(-1, values.shape[-1]):
@@ -81,7 +95,7 @@ def direction(values: Array) -> int | None:
 
 
 def _ways(row: Array) -> tuple[int, int, int]:
-    """How many steps between neighbours that are known rise, and fall, of how many."""
+    """How many steps between neighbors that are known rise, and fall, of how many."""
     with np.errstate(over="ignore"):
         steps = np.diff(row[np.isfinite(row)])
     return int((steps > 0).sum()), int((steps < 0).sum()), len(steps)

@@ -24,8 +24,16 @@ BLOCK = 2**14  # steps of the inner map whose records are held at a time
 def iterate(map: Map, n: int) -> Map:
     """The map x → f(f(…f(x))), n times: exponents, periods and `t` count iterates, observables stay those of `map`.
 
-    `n` may be `map.epoch`, the steps of one epoch. Raises Refusal for n < 1, or so large that no clock could finish an
-    iterate, TypeError for what is no map.
+    Args:
+        map: The map f.
+        n: How many steps of it make one iterate; `map.epoch` is those of one epoch.
+
+    Returns:
+        A map named ``map^n``.
+
+    Raises:
+        Refusal: (a ValueError) for n < 1, or so large that no clock could finish an iterate.
+        TypeError: for what is no map.
 
     >>> import nnflow
     >>> twice = iterate(nnflow.maps["logistic"](r=3.2), 2)  # the 2-cycle of the logistic map is a fixed point of it
@@ -44,7 +52,12 @@ def iterate(map: Map, n: int) -> Map:
 
 
 class Iterated(Map):
-    """See `iterate`. `inner` is the map that is iterated, `n` how many times."""
+    """The n-th iterate of a map, see `iterate`.
+
+    Attributes:
+        inner: The map that is iterated.
+        n: How many times.
+    """
 
     inner: Map
     n: int
@@ -113,17 +126,14 @@ class Iterated(Map):
     def orbit(
         self, x: Any, p: Any, t: int, steps: int, every: int, observe: Sequence[str], into: Into | None = None
     ) -> tuple[Array, End]:
-        """Records ``(member, steps // every, channel)`` of what is observed at t, t + every, …, and the end.
-
-        With `into`, they are written there and all of its records come back.
-        """
+        """As `Map.orbit`, by the inner map; steps, `every` and t count iterates."""
         records, end = self.inner.orbit(x, p, t * self.n, steps * self.n, every * self.n, observe, into)
         return records, self._counted(end)
 
     def tangent_orbit(
         self, x: Any, p: Any, t: int, frame: Any, steps: int, every: int, keep: Sequence[str] = ()
     ) -> tuple[TangentRecords, End]:
-        """Carry ``frame (member, k, dim)`` along the orbit; re-orthonormalised at each step of the inner map."""
+        """Carry ``frame (member, k, dim)`` along the orbit; re-orthonormalized at each step of the inner map."""
         members, k, dim = frame.shape
         gathered = Gathered(members, steps * self.n, every * self.n, k, dim, keep)
         end = End(x, frame, t * self.n, begin(x))

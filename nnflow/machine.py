@@ -3,7 +3,7 @@
 *What runs is what is kept.* numba links what a function calls into its module as weak symbols; the process that
 compiles resolves them to whichever module came first, a later process, which loads the kept one, to its own copies:
 other machine code, with sums in another order. Here whatever is linked in becomes private to the module before it is
-optimised (`Alone`), so that the same instructions run in the process that compiles and in every one that loads.
+optimized (`Alone`), so that the same instructions run in the process that compiles and in every one that loads.
 
 *A file is trusted only if it is ours.* It begins with a checksum over its key and contents; one that is cut off,
 damaged or foreign is compiled anew. The folder must belong to the user alone, since loading machine code runs it. Where
@@ -79,9 +79,15 @@ class Alone(Compiler):
 
 
 def loop(mark: str | None = None, **options: Any) -> Callable[[Function], Function]:
-    """Compile an entry point, to be kept under `mark`, which tells all that it is made from apart.
+    """Compile an entry point, to be kept under a mark.
 
-    Without a mark, the `fingerprint` of the function and the options when it is first called.
+    Args:
+        mark: Tells all that it is made from apart. Without one, it is the `fingerprint` of the function and the options
+            when it is first called.
+        **options: numba's.
+
+    Returns:
+        A decorator.
     """
 
     def compiled(function: Function) -> Function:

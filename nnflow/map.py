@@ -38,9 +38,13 @@ KEEP = ("frames", "factors")
 class End(NamedTuple):
     """Where a verb stopped, so that whatever comes next continues exactly there.
 
-    `states (member, dim)` and `frame` are in the backend's own arrays; `t` is the next step index; `escaped (member,)`
-    int64 is the step index of the first non-finite state, -1 = never. After `separation_orbit`, `frame` holds the
-    perturbed states ``(member, perturbation, dim)``.
+    Attributes:
+        states: ``(member, dim)``, in the backend's own arrays.
+        frame: What was carried along, in the backend's own arrays: after `tangent_orbit` the frame
+            ``(member, k, dim)``, after `separation_orbit` the perturbed states ``(member, perturbation, dim)``, else
+            None.
+        t: The next step index.
+        escaped: ``(member,)`` int64: the step index of the first non-finite state, -1 = never.
     """
 
     states: Any
@@ -59,9 +63,11 @@ class Into(NamedTuple):
 class TangentRecords(NamedTuple):
     """What `tangent_orbit` saw, one entry a block of `every` steps.
 
-    `log_stretches (member, block, k)` = ln R_jj of the block; on request `frames (member, block, k, dim)`, the
-    orthonormal frame at the start of each block, and `factors (member, block, k, k)`, the upper-triangular R with
-    M Q = Q' R (M the block's tangent map, Q and Q' the frames before and after it, as columns).
+    Attributes:
+        log_stretches: ``(member, block, k)`` float64: ln R_jj of the block, in nats.
+        frames: ``(member, block, k, dim)``, the orthonormal frame at the start of each block; None if not asked for.
+        factors: ``(member, block, k, k)``, the upper-triangular R with M Q = Q' R (M the block's tangent map, Q and Q'
+            the frames before and after it, as columns); None if not asked for.
     """
 
     log_stretches: Array
@@ -70,7 +76,15 @@ class TangentRecords(NamedTuple):
 
 
 def uniform_box(low: Sequence[float], high: Sequence[float]) -> Callable[[int, int], Array]:
-    """Initial states uniform in a box: a function ``(n, seed) -> (n, dim)`` whose row i does not depend on n."""
+    """Initial states uniform in a box.
+
+    Args:
+        low: The lower bound of each component, ``(dim,)``.
+        high: The upper bound of each component, ``(dim,)``.
+
+    Returns:
+        A function ``(n, seed) -> (n, dim)`` float64, whose row i does not depend on n.
+    """
     lower, upper = np.asarray(low, float), np.asarray(high, float)
 
     def draw(n: int, seed: int) -> Array:
@@ -92,22 +106,31 @@ UNTRIED = "(check=False leaves this out)"
 class Map:
     """A discrete map x' = f(x, p, t): subclass it and write `step`, for all members at once, in numpy.
 
-    Fields: `dim`; `parameters`, ordered name → default; `coordinates`, names of the state's components (default
-    x0, x1, …); `periods`, coordinate → period of an angle, so that distances do not jump at the wrap; `observables`,
-    name → function of (state, parameters, t); `box`, (low, high) rows for uniform initial states (default: the unit
-    cube), or `initial`, a function (n, seed) → (n, dim) whose row i must not depend on n; `start (dim,)`, a state of
-    its own (a trained network's weights), from which an ensemble starts that asks for no others; `ranges`, parameter →
-    (low, high) where the map is usually studied; `limits`, parameter → (low, high) beyond which a value is refused;
-    `structure`, what was fixed when the map was made (not scannable); `memory`, how many trailing components are
-    optimiser memory; `epoch`, the steps in which a rule sees all of its data (1: in each step), and `repeats`, whether
-    it is the same again after them, so that for epoch 1 it does without t (None: not said, taken for yes where nothing
-    finds out); `check`, whether what is written is tried (without, `structure` says so); `source`, where the map comes
-    from.
+    Args:
+        dim: How many components a state has.
+        parameters: Ordered, name → default.
+        coordinates: Names of the state's components (default x0, x1, …).
+        periods: Coordinate → period of an angle, so that distances do not jump at the wrap.
+        observables: Name → function of (state, parameters, t).
+        box: (low, high) rows for uniform initial states (default: the unit cube).
+        initial: A function (n, seed) → (n, dim) in place of `box`, whose row i must not depend on n.
+        start: ``(dim,)``, a state of its own (a trained network's weights), from which an ensemble starts that asks for
+            no others.
+        ranges: Parameter → (low, high) where the map is usually studied.
+        limits: Parameter → (low, high) beyond which a value is refused.
+        structure: What was fixed when the map was made (not scannable).
+        memory: How many trailing components are optimizer memory.
+        epoch: The steps in which a rule sees all of its data (1: in each step).
+        repeats: Whether it is the same again after an epoch, so that for epoch 1 it does without t (None: not said,
+            taken for yes where nothing finds out).
+        check: Whether what is written is tried (without, `structure` says so): in numpy, step and tangent when they
+            are first used, on a few drawn states, for whether a member sees others, and whether the tangent is what
+            differences of the step show.
+        name: What the map is called in results and messages.
+        source: Where the map comes from.
 
-    In numpy, step and tangent are tried when they are first used, on a few drawn states: whether a member sees others,
-    and whether the tangent is what differences of the step show.
-
-    Raises ValueError if names clash, shapes do not fit or a parameter is out of its limits.
+    Raises:
+        Refusal: (a ValueError) if names clash, shapes do not fit or a parameter is out of its limits.
     """
 
     dim: int = 1
@@ -202,15 +225,37 @@ class Map:
     # -- what a map is -------------------------------------------------------------------------------------------
 
     def step(self, x: Any, p: Any, t: int) -> Any:
-        """One step of every member: ``x (member, dim)``, ``p (member, parameter)`` → ``(member, dim)``, a new array."""
+        """One step of every member, x' = f(x, p, t).
+
+        Args:
+            x: States ``(member, dim)``.
+            p: Parameters ``(member, parameter)``.
+            t: The step index, the same for all members.
+
+        Returns:
+            The next states, ``(member, dim)``, a new array.
+
+        Raises:
+            NotImplementedError: if the subclass does not write it.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not write step(x, p, t)")
 
     def tangent(self, x: Any, p: Any, t: int, v: Any) -> Any:
         """The Jacobian at x_t times each row of ``v (member, k, dim)``; here by central differences.
 
-        Their width is eps^⅓ √s, s being the largest component of x_t and x_t+1: the relative error is about 1e-10 for a
-        map that bends on the scale of 1, 1e-5 for one that bends on the scale 1e-6 or 1e6 of its states, or on the
-        scale 1 where its states are that small or large. Write the exact tangent where it is known.
+        J v ≈ (f(x + h v) − f(x − h v)) / 2h, of width h |v| = eps^⅓ √s, s being the largest component of x_t and x_t+1:
+        the relative error is about 1e-10 for a map that bends on the scale of 1, 1e-5 for one that bends on the scale
+        1e-6 or 1e6 of its states, or on the scale 1 where its states are that small or large. Write the exact tangent
+        where it is known.
+
+        Args:
+            x: States ``(member, dim)``.
+            p: Parameters ``(member, parameter)``.
+            t: The step index.
+            v: Tangent vectors ``(member, k, dim)``, one a row.
+
+        Returns:
+            ``(member, k, dim)`` float64.
         """
         x, v = np.asarray(x, dtype=np.float64), np.asarray(v, dtype=np.float64)
         size = np.maximum(np.abs(x).max(axis=1), np.abs(self.ahead(x, p, t)).max(axis=1))[:, None]
@@ -224,19 +269,58 @@ class Map:
         return out
 
     def curvature(self, x: Any, p: Any, t: int, v: Any) -> Any:
-        """The loss Hessian at x_t times each row of ``v (member, k, weights)``; only training maps have one."""
+        """The loss Hessian at x_t times each row of ``v (member, k, weights)``; only training maps have one.
+
+        Args:
+            x: States ``(member, dim)``.
+            p: Parameters ``(member, parameter)``.
+            t: The step index.
+            v: Vectors of weights ``(member, k, weights)``, one a row; the products have this shape.
+
+        Raises:
+            TypeError: if the map has no loss.
+        """
         raise TypeError(f"{self.name} has no loss, so no curvature: use a training map")
 
     def effective_curvature(self, x: Any, p: Any, t: int, v: Any) -> Any:
-        """The Hessian as the optimiser sees it: preconditioned, made symmetric. By default `curvature` itself."""
+        """The Hessian as the optimizer sees it: preconditioned, made symmetric. By default `curvature` itself.
+
+        Args:
+            x: States ``(member, dim)``.
+            p: Parameters ``(member, parameter)``.
+            t: The step index.
+            v: Vectors of weights ``(member, k, weights)``, one a row.
+
+        Returns:
+            The products, ``(member, k, weights)``.
+
+        Raises:
+            TypeError: if the map has no loss.
+        """
         return self.curvature(x, p, t, v)
 
     def threshold(self, p: Any, t: int) -> Array:
-        """``(member,)``: the (effective) curvature beyond which a direction is unstable under the optimiser."""
+        """The (effective) curvature beyond which a direction is unstable under the optimizer, ``(member,)``.
+
+        Args:
+            p: Parameters ``(member, parameter)``.
+            t: The step index.
+
+        Raises:
+            TypeError: if the map has no loss.
+        """
         raise TypeError(f"{self.name} has no loss, so no threshold of stability: use a training map")
 
     def gauge(self, x: Any, p: Any) -> Array:
-        """``(member, g, dim)``: an orthonormal basis of directions along which the map is known to be neutral."""
+        """An orthonormal basis of directions along which the map is known to be neutral; by default none, g = 0.
+
+        Args:
+            x: States ``(member, dim)``.
+            p: Parameters ``(member, parameter)``.
+
+        Returns:
+            ``(member, g, dim)``, one direction a row.
+        """
         return np.zeros((len(x), 0, self.dim))
 
     @property
@@ -246,14 +330,14 @@ class Map:
 
     @property
     def resolution(self) -> float:
-        """The relative distance of neighbouring numbers of a state: 2.2e-16 in float64."""
+        """The relative distance of neighboring numbers of a state: 2.2e-16 in float64."""
         return float(np.finfo(np.float64).eps)
 
     preconditioned: ClassVar[bool] = False  # whether the effective curvature is another one than the loss's
 
     @property
     def weights(self) -> int:
-        """How many of the state's components are weights (the first ones); the rest is optimiser memory."""
+        """How many of the state's components are weights (the first ones); the rest is optimizer memory."""
         return self.dim - self.memory
 
     @property
@@ -262,9 +346,17 @@ class Map:
         return type(self).tangent is not Map.tangent
 
     def initial_states(self, n: int, seed: int) -> Array:
-        """``(n, dim)`` drawn states; state i depends on the seed and on i alone.
+        """Draw initial states: by `initial` if the map has it, else uniform in its `box`.
 
-        Raises Refusal if `initial` gives another shape, or what is not finite.
+        Args:
+            n: How many.
+            seed: State i depends on the seed and on i alone.
+
+        Returns:
+            ``(n, dim)`` float64.
+
+        Raises:
+            Refusal: if `initial` gives another shape, or what is not finite.
         """
         assert self.box is not None
         draw = self.initial or uniform_box(*self.box)
@@ -275,7 +367,17 @@ class Map:
         return found
 
     def with_parameters(self, **values: float) -> Self:
-        """The same map with other parameter defaults. Raises ValueError for a name that is no parameter."""
+        """The same map with other parameter defaults.
+
+        Args:
+            **values: Parameter → its new default.
+
+        Returns:
+            A copy; this map stays as it is.
+
+        Raises:
+            Refusal: for a name that is no parameter, or a value that is no number or beyond its limits.
+        """
         for name in values:
             if name not in self.parameters:
                 raise Refusal(unknown(f"parameter of {self.name}", name, self.parameters, self.structure_hint(name)))
@@ -287,7 +389,15 @@ class Map:
         return changed
 
     def check_limits(self, name: str, values: Any) -> None:
-        """Raise ValueError if a value of a parameter lies beyond its limits."""
+        """Refuse values of a parameter that lie beyond its limits.
+
+        Args:
+            name: The parameter.
+            values: A number or an array.
+
+        Raises:
+            Refusal: for the first value beyond them.
+        """
         low, high = self.limits.get(name, (-np.inf, np.inf))
         outside = [value for value in np.ravel(values) if value < low or value > high]
         if outside:
@@ -299,15 +409,32 @@ class Map:
         return f"{name} is structure: it is fixed when the map is made." if name in self.structure else ""
 
     def column(self, name: str) -> int:
-        """The index of a coordinate. Raises ValueError for an unknown name."""
+        """The index of a coordinate among the components.
+
+        Args:
+            name: The coordinate.
+
+        Returns:
+            0 … dim − 1.
+
+        Raises:
+            Refusal: for an unknown name.
+        """
         if name not in self.coordinates:
             raise Refusal(unknown(f"coordinate of {self.name}", name, self.coordinates))
         return self.coordinates.index(name)
 
     def chosen(self, where: str | Sequence[str]) -> npt.NDArray[np.bool_]:
-        """``(dim,)``: which components are meant: "weights" is all but optimiser memory, else patterns of names.
+        """Which components are meant.
 
-        Raises ValueError for patterns that match no coordinate.
+        Args:
+            where: "weights" is all but optimizer memory; else one or more patterns of coordinate names, with * and ?.
+
+        Returns:
+            A mask ``(dim,)`` of bools.
+
+        Raises:
+            Refusal: for patterns that match no coordinate.
         """
         if isinstance(where, str) and where == "weights":
             return np.arange(self.dim) < self.weights
@@ -320,7 +447,17 @@ class Map:
         return found
 
     def channels(self, observe: str | Sequence[str] | None) -> tuple[str, ...]:
-        """The names of what is observed: None is all coordinates. Raises ValueError for an unknown name."""
+        """The names of what is observed.
+
+        Args:
+            observe: A name, or names, of coordinates or observables; None is all coordinates.
+
+        Returns:
+            The names, in the order given.
+
+        Raises:
+            Refusal: for an unknown name.
+        """
         names = self.coordinates if observe is None else convert("observe", observe, tuple[str, ...])
         for name in names:
             if name not in self.coordinates and name not in self.observables:
@@ -329,7 +466,15 @@ class Map:
         return tuple(names)
 
     def difference(self, x: Any, y: Any) -> Any:
-        """x − y, with angles taken the short way round."""
+        """The difference x − y, with angles (see `periods`) taken the short way round.
+
+        Args:
+            x: States ``(…, dim)``.
+            y: States that broadcast against them.
+
+        Returns:
+            ``(…, dim)``, in the backend's own array.
+        """
         d = x - y
         for name, period in self.periods.items():
             i = self.column(name)
@@ -345,7 +490,17 @@ class Map:
         return np.asarray(x)
 
     def observable(self, name: str, x: Any, p: Any, t: int) -> Array:
-        """One observable of every member, ``(member,)``."""
+        """One observable of every member.
+
+        Args:
+            name: The observable.
+            x: States ``(member, dim)``.
+            p: Parameters ``(member, parameter)``.
+            t: The step index.
+
+        Returns:
+            ``(member,)``.
+        """
         return np.asarray(self._called(f"observable {name}", self.observables[name], (len(x),), x, p, t))
 
     def ahead(self, x: Any, p: Any, t: int) -> Any:
@@ -441,7 +596,17 @@ class Map:
         return array
 
     def observe(self, x: Any, p: Any, t: int, names: Sequence[str]) -> Array:
-        """The named coordinates and observables, ``(member, channel)``; NaN for a member that has escaped."""
+        """The named coordinates and observables of every member.
+
+        Args:
+            x: States ``(member, dim)``.
+            p: Parameters ``(member, parameter)``.
+            t: The step index.
+            names: Coordinates or observables, one a channel.
+
+        Returns:
+            ``(member, channel)`` float64; NaN for a member that has escaped.
+        """
         out = np.empty((len(x), len(names)))
         states = self.to_numpy(x)
         for i, name in enumerate(names):
@@ -470,7 +635,17 @@ class Map:
     # -- the four verbs, as plain loops --------------------------------------------------------------------------
 
     def advance(self, x: Any, p: Any, t: int, steps: int) -> End:
-        """`steps` steps from step index t; no record."""
+        """Go `steps` steps from step index t, without a record.
+
+        Args:
+            x: States ``(member, dim)``.
+            p: Parameters ``(member, parameter)``.
+            t: The step index at which they are.
+            steps: How many; 0 only notes states that are not finite.
+
+        Returns:
+            The end, without a frame.
+        """
         x, escaped = settle(x, begin(x), t)
         with np.errstate(all="ignore"):  # a diverging member is a value
             for s in range(t, t + steps):
@@ -480,9 +655,19 @@ class Map:
     def orbit(
         self, x: Any, p: Any, t: int, steps: int, every: int, observe: Sequence[str], into: Into | None = None
     ) -> tuple[Array, End]:
-        """Records ``(member, steps // every, channel)`` of what is observed at t, t + every, …, and the end.
+        """Record what is observed at t, t + every, ….
 
-        With `into`, they are written there and all of its records come back.
+        Args:
+            x: States ``(member, dim)``.
+            p: Parameters ``(member, parameter)``.
+            t: The step index at which they are.
+            steps: How many, a multiple of `every`.
+            every: Steps between two records.
+            observe: Coordinates or observables, one a channel.
+            into: Where the records are written; then all of its records come back.
+
+        Returns:
+            Records ``(member, steps // every, channel)`` float64, and the end.
         """
         records, first = into or new_records(len(x), steps // every, len(observe))
         end = self.advance(x, p, t, 0)
@@ -494,7 +679,23 @@ class Map:
     def tangent_orbit(
         self, x: Any, p: Any, t: int, frame: Any, steps: int, every: int, keep: Sequence[str] = ()
     ) -> tuple[TangentRecords, End]:
-        """Carry ``frame (member, k, dim)`` along the orbit, re-orthonormalised each `every` steps."""
+        """Carry a frame along the orbit, re-orthonormalized each `every` steps by QR, M Q = Q' R.
+
+        Args:
+            x: States ``(member, dim)``.
+            p: Parameters ``(member, parameter)``.
+            t: The step index at which they are.
+            frame: Tangent vectors ``(member, k, dim)``, one a row.
+            steps: How many, a multiple of `every`.
+            every: Steps of a block.
+            keep: What is recorded beside the log-stretches: "frames", "factors".
+
+        Returns:
+            Records, one entry a block, and the end, with the frame.
+
+        Raises:
+            Refusal: for a kind of records that does not exist.
+        """
         members, k, dim = frame.shape
         end = self.advance(x, p, t, 0)._replace(frame=frame)
         records = tangent_records(members, steps // every, k, dim, keep)
@@ -516,7 +717,24 @@ class Map:
     def separation_orbit(
         self, x: Any, y: Any, p: Any, t: int, steps: int, every: int, norm: str = "l1"
     ) -> tuple[Array, End]:
-        """Distances ``(member, perturbation, steps // every)`` of y ``(member, perturbation, dim)`` from the orbit."""
+        """Distances of perturbed states from the orbit, at t, t + every, ….
+
+        Args:
+            x: States ``(member, dim)``.
+            y: Perturbed states ``(member, perturbation, dim)``.
+            p: Parameters ``(member, parameter)``.
+            t: The step index at which they are.
+            steps: How many, a multiple of `every`.
+            every: Steps between two distances.
+            norm: "l1", "l2" or "max".
+
+        Returns:
+            Distances ``(member, perturbation, steps // every)`` float64, and the end, with the perturbed states as its
+            frame.
+
+        Raises:
+            Refusal: for an unknown norm.
+        """
         end = self.advance(x, p, t, 0)._replace(frame=y.copy())
         distances = np.empty((*y.shape[:2], steps // every))
         for block in range(steps // every):
@@ -544,7 +762,16 @@ def begin(x: Any) -> IntArray:
 
 
 def settle(x: Any, escaped: IntArray, t: int) -> tuple[Any, IntArray]:
-    """Make every state that is not finite NaN, for good, and note the step index t of its first such state."""
+    """Make every state that is not finite NaN, for good, and note the step index t of its first such state.
+
+    Args:
+        x: States ``(member, dim)``.
+        escaped: ``(member,)``, what was noted before; -1 = never.
+        t: The step index at which the states are.
+
+    Returns:
+        The states and `escaped`, as new arrays.
+    """
     bad = ~np.isfinite(x).all(axis=1) | (escaped >= 0)
     return np.where(bad[:, None], np.nan, x), np.where(bad & (escaped < 0), t, escaped)
 
@@ -560,7 +787,21 @@ def new_records(members: int, blocks: int, channels: int) -> Into:
 
 
 def tangent_records(members: int, blocks: int, k: int, dim: int, keep: Sequence[str]) -> TangentRecords:
-    """Empty records of the asked-for kinds. Raises ValueError for a kind that does not exist."""
+    """Empty records of the asked-for kinds.
+
+    Args:
+        members: How many members.
+        blocks: How many blocks.
+        k: How many tangent vectors.
+        dim: How many components a vector has.
+        keep: "frames", "factors", both or none.
+
+    Returns:
+        Records that are not filled yet.
+
+    Raises:
+        Refusal: for a kind that does not exist.
+    """
     for name in keep:
         if name not in KEEP:
             raise Refusal(unknown("record", name, KEEP))
@@ -573,7 +814,7 @@ class Gathered:
     """Records of `tangent_orbit`, one a block of `every` steps, put together from records of single steps.
 
     A frame that is left alone for many steps is lost: its vectors turn to the direction that grows fastest until
-    rounding hides what tells them apart, and their lengths overflow or vanish. Re-orthonormalised at each step it is
+    rounding hides what tells them apart, and their lengths overflow or vanish. Re-orthonormalized at each step it is
     not, and a block's log-stretches are the sum of its steps', its factor their product. The steps are added one after
     another, so that the sums do not depend on where the time was cut.
     """
@@ -605,9 +846,16 @@ class Gathered:
 
 
 def orthonormalise(frame: Array, escaped: npt.NDArray[np.bool_]) -> tuple[Array, Array]:
-    """QR of each member's rows, with a positive diagonal: the new rows ``(member, k, dim)`` and R ``(member, k, k)``.
+    """QR of each member's rows, with a positive diagonal.
 
     Householder reflections keep the new frame orthonormal where a vector was stretched to exactly 0.
+
+    Args:
+        frame: ``(member, k, dim)``, one vector a row.
+        escaped: ``(member,)`` bools: members whose rows become NaN, like those that are not finite.
+
+    Returns:
+        The new rows ``(member, k, dim)`` and R ``(member, k, k)``.
     """
     bad = escaped | ~np.isfinite(frame).all(axis=(1, 2))
     q, r = np.linalg.qr(np.where(bad[:, None, None], 0.0, frame).transpose(0, 2, 1))
@@ -623,7 +871,18 @@ def project_out(v: Array, basis: Array) -> Array:
 
 
 def length(d: Array, norm: str) -> Array:
-    """The norm of the last axis: "l1", "l2" or "max". Raises ValueError for another name."""
+    """The norm of the last axis.
+
+    Args:
+        d: An array ``(…, dim)``.
+        norm: "l1" is Σ|d|, "l2" √Σd², "max" max |d|.
+
+    Returns:
+        The array without its last axis.
+
+    Raises:
+        Refusal: for another name.
+    """
     d = np.ascontiguousarray(d)  # so that sums take one order, whatever the number of members
     if norm == "l1":
         return np.asarray(np.abs(d).sum(axis=-1))

@@ -16,6 +16,15 @@ class Refusal(ValueError):
 def unknown(kind: str, name: object, known: Iterable[str], hint: str = "") -> str:
     """One sentence for a name that is not known: the name, the nearest known one, all known ones.
 
+    Args:
+        kind: What the name is of.
+        name: The name that was given.
+        known: Those that exist.
+        hint: A sentence behind.
+
+    Returns:
+        The sentence.
+
     >>> unknown("map", "henno", ["cat", "henon"])
     "unknown map 'henno'. Did you mean 'henon'? Known: cat, henon."
     """
@@ -34,7 +43,10 @@ _short.maxtuple = _short.maxlist = 8
 
 
 def shown(value: object) -> str:
-    """A value in a message: its repr on one line, short however large it is.
+    """A value in a message.
+
+    Returns:
+        Its repr on one line, short however large it is.
 
     >>> shown("steps"), shown([0] * 9)
     ("'steps'", '[0, 0, 0, 0, 0, 0, 0, 0, ...]')
@@ -46,7 +58,10 @@ CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def harmless(text: str) -> str:
-    r"""A text from anywhere as a terminal or a picture may have it: control characters but line breaks are spelled out.
+    r"""A text from anywhere as a terminal or a picture may have it.
+
+    Returns:
+        The text with its control characters but line breaks spelled out.
 
     >>> harmless("red: \x1b[31m")
     'red: \\x1b[31m'

@@ -23,13 +23,24 @@ LONGEST = 200  # letters of a text in a picture
 
 
 def plot(dataset: xr.Dataset, axes: Axes | None = None, *, analysis: Analysis | type[Analysis] | None = None) -> Figure:
-    """Draw a dataset that `run` made, the way its analysis draws; on given matplotlib axes, or in a new figure.
+    """Draw a dataset that `run` made, the way its analysis draws.
 
-    A registered analysis is found by the name in the attributes; one of your own is given as `analysis`, the class or
-    an instance: nothing is imported or called by a name that stands in a dataset, which may come from anywhere.
+    Nothing is imported or called by a name that stands in a dataset, which may come from anywhere.
 
-    Returns the matplotlib Figure. Raises LookupError for an analysis that is not installed, ValueError if the dataset
-    names none, or settings that it does not have, or if the analysis cannot draw it.
+    Args:
+        dataset: What `run` returned.
+        axes: Matplotlib axes to draw on (default: those of a new figure).
+        analysis: An analysis of your own, the class or an instance; a registered one is found by the name in the
+            attributes.
+
+    Returns:
+        The matplotlib Figure.
+
+    Raises:
+        LookupError: for an analysis that is not installed.
+        Refusal: (a ValueError) if the dataset names none, or settings that it does not have, or if the analysis cannot
+            draw it.
+        TypeError: for what is no dataset.
     """
     import matplotlib.pyplot as plt
 
@@ -56,7 +67,16 @@ def plot(dataset: xr.Dataset, axes: Axes | None = None, *, analysis: Analysis | 
 def analysis_of(dataset: xr.Dataset) -> Analysis:
     """The registered analysis, with its settings, that made a dataset.
 
-    Raises LookupError for one that is not installed, ValueError if the attributes do not say.
+    Args:
+        dataset: What `run` returned.
+
+    Returns:
+        An instance of the analysis.
+
+    Raises:
+        LookupError: for an analysis that is not installed.
+        Refusal: (a ValueError) if the attributes do not say, or hold settings that are not its own.
+        TypeError: for what is no dataset.
     """
     name = _text(dataset, "analysis")
     if name is None:

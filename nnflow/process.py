@@ -99,9 +99,12 @@ def _ignore_signals() -> None:
 
 
 def _work(blocked: Collection[signal.Signals] = ()) -> int:
-    """The exit status of the command. An interrupted one ends here: its threads may be deep in a kernel.
+    """Run the command. An interrupted one ends here: its threads may be deep in a kernel.
 
     It was interrupted whatever became of KeyboardInterrupt on the way: some libraries make another error of it.
+
+    Returns:
+        The exit status.
     """
     status = INTERRUPTED
     try:
@@ -145,7 +148,8 @@ def _await(child: int, waited: set[signal.Signals]) -> int:
 def _last_word(code: int, first: int) -> int:
     """The exit status of a child that has ended, after the signal `first` (0: none), and a line unless it had its own.
 
-    A child that had finished when the signal came keeps its status.
+    Returns:
+        The status; a child that had finished when the signal came keeps its own.
     """
     if first and code in (INTERRUPTED, -signal.SIGKILL, -first):
         how = "interrupted" if first == signal.SIGINT else f"ended by {signal.Signals(first).name}"

@@ -1,7 +1,7 @@
 """A recorded series in a file, .csv, .tsv or .npy, as pandas and numpy read it; nothing in it is unpickled.
 
 Rows are times, columns are channels. What could be taken in two ways is refused, and what is chosen is said: whether
-the first row is a header, which leading columns only count the rows or tell the time, which column is analysed, and
+the first row is a header, which leading columns only count the rows or tell the time, which column is analyzed, and
 whether the rows were turned round, for the newest was first.
 """
 
@@ -31,9 +31,14 @@ SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", " ": "spaces"}
 
 
 class Column(NamedTuple):
-    """The numbers of a column, missing ones NaN; `wrong` says of one of its cells that it is none.
+    """The numbers of a column, missing ones NaN.
 
-    `stamps`: the column as an index, if it can be one; of dates and of large whole numbers, the `cells` as written.
+    Attributes:
+        numbers: ``(…, time)`` float64.
+        wrong: Says of one of its cells that it is none; "" of none.
+        stamps: The column as an index, if it can be one.
+        cells: Of dates and of large whole numbers, the cells as written.
+        dated: Whether they are dates.
     """
 
     numbers: Array
@@ -56,10 +61,15 @@ class Table(NamedTuple):
 
 
 class Series(NamedTuple):
-    """What is analysed of a file, which columns were taken for the time or a count of the rows, and what is left.
+    """What is analyzed of a file, which columns were taken for the time or a count of the rows, and what is left.
 
-    `remarks` say of each index where it is not equally spaced, and so whether the samples are, and what else may put
-    them in another order than that of time.
+    Attributes:
+        recording: What is analyzed.
+        times: Columns that tell the time or count the rows.
+        others: Columns that are left.
+        headed: Whether the file has a row of names.
+        remarks: They say of each index where it is not equally spaced, and so whether the samples are, and what else
+            may put them in another order than that of time.
     """
 
     recording: Recording
@@ -81,10 +91,21 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def read_series(path: Path, wanted: Sequence[str] = (), alone: bool = False, option: str = "--observable") -> Series:
-    """The series of a file. `wanted`: columns asked for by name, by `option`; `alone`: else the first, not all of them.
+    """The series of a file.
 
-    Raises Refusal for a file that is no table of numbers, can be read in two ways, or holds but an index; OSError if
-    there is none.
+    Args:
+        path: A .csv, .tsv or .npy file.
+        wanted: Columns asked for by name.
+        alone: Without names, take the first column that is no index, not all of them.
+        option: By which columns are asked for, for messages.
+
+    Returns:
+        The recording, and what is to be said of it.
+
+    Raises:
+        Refusal: (a ValueError) for a file that is no table of numbers, can be read in two ways, or holds but an index.
+        ValueError: for a column that is not there.
+        FileNotFoundError: (an OSError) if there is no file.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
@@ -113,8 +134,9 @@ def read_series(path: Path, wanted: Sequence[str] = (), alone: bool = False, opt
 def _telling(index: dict[str, Column], wanted: Sequence[str]) -> dict[str, Column]:
     """The columns of an index that tell in which order the samples came.
 
-    Beside dates a nameless count tells of the table only. What is `wanted` was measured, but for the first column, if
-    it tells an order.
+    Returns:
+        Beside dates not a nameless count, which tells of the table only; nor what is wanted, which was measured, but
+        for the first column, if it tells an order.
     """
     dated, measured = any(column.dated for column in index.values()), {*wanted} - {*list(index)[:1]}
     return {
@@ -362,8 +384,11 @@ def _pandas_columns(rows: list[list[str]]) -> bool:
 def _index(columns: dict[str, Column], wanted: Sequence[str]) -> list[str]:
     """The leading columns that are no measured series, but tell the time or count the rows, `wanted` ones among them.
 
-    The last one is not, if it is wanted. Raises ValueError if nothing is wanted and a column may be one, or nothing
-    else is there.
+    Returns:
+        Their names; not the last column, if it is wanted.
+
+    Raises:
+        ValueError: if nothing is wanted and a column may be one, or nothing else is there.
     """
     found: list[str] = []
     last = list(columns)[-1]

@@ -39,7 +39,11 @@ class Registry(Mapping[str, Any]):
     """The plugins of one entry-point group by name, as ``Registry("nnflow.maps", "map")``, sorted.
 
     Names, length and `in` import nothing; ``[name]`` imports one plugin; `values()` and `items()` import them all.
-    `prepare` is applied to each plugin when it is loaded.
+
+    Args:
+        group: The entry-point group.
+        kind: What a plugin is called in messages.
+        prepare: Applied to each plugin when it is loaded.
     """
 
     def __init__(self, group: str, kind: str = "plugin", prepare: Callable[[Any], Any] = lambda plugin: plugin) -> None:
@@ -65,7 +69,11 @@ class Registry(Mapping[str, Any]):
         return sorted(self._entries())
 
     def targets(self) -> list[tuple[str, str]]:
-        """(name, "module:object") of every installed plugin; imports none of them."""
+        """Where every installed plugin stands; imports none of them.
+
+        Returns:
+            (name, "module:object") of each, sorted by name; a name that is claimed twice comes twice.
+        """
         return [(name, entry.value) for name, entries in sorted(self._entries().items()) for entry in entries]
 
     def __iter__(self) -> Iterator[str]:
@@ -78,13 +86,33 @@ class Registry(Mapping[str, Any]):
         return isinstance(name, str) and name in self._entries()
 
     def distribution(self, name: str) -> str:
-        """The name of the distribution that declares a plugin. Raises as ``[name]`` does."""
+        """The name of the distribution that declares a plugin.
+
+        Args:
+            name: The plugin.
+
+        Returns:
+            The distribution's name, as its metadata gives it.
+
+        Raises:
+            UnknownPlugin: (a KeyError) for an unknown name.
+            PluginError: for a clash of names.
+        """
         return _owner(self._entry(name))
 
     def about(self, name: str) -> tuple[str, str]:
-        """The first lines of the docstrings of a plugin and of the package that it lies in; raises as ``[name]`` does.
+        """What a plugin is about: read from the sources, and nothing is imported.
 
-        They are read from the sources, and nothing is imported; "" where there is nothing to read.
+        Args:
+            name: The plugin.
+
+        Returns:
+            The first lines of the docstrings of the plugin and of the package that it lies in; "" where there is
+            nothing to read.
+
+        Raises:
+            UnknownPlugin: (a KeyError) for an unknown name.
+            PluginError: for a clash of names.
         """
         module, _, attribute = self._entry(name).value.partition(":")
         return _first_line(module, attribute), _first_line(module.rpartition(".")[0])
@@ -102,7 +130,16 @@ class Registry(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         """Import (once) and return a plugin.
 
-        Raises UnknownPlugin (a KeyError) for an unknown name, PluginError for a clash of names or a failed import.
+        Args:
+            name: The plugin.
+
+        Returns:
+            What its entry point names: a class or a function.
+
+        Raises:
+            UnknownPlugin: (a KeyError) for an unknown name.
+            PluginError: for a clash of names or a failed import.
+            KeyboardInterrupt: of Ctrl-C during the import.
         """
         entry = self._entry(name)
         key = (entry.name, entry.value)

@@ -42,10 +42,17 @@ class Rehearsed(Ensemble):
 
 
 def rehearse(name: str, method: Analysis, ensemble: Ensemble | Recording, axes: bool) -> set[str]:
-    """Call an analysis as far as its first record, and return the names that its result will have.
+    """Call an analysis as far as its first record. Whatever it raises before that comes through.
 
-    Only the names that can be known: none where there are no axes that they could clash with, or where the analysis
-    cannot be shortened. Raises whatever the analysis raises before its first record.
+    Args:
+        name: The analysis.
+        method: The analysis with its settings.
+        ensemble: What it is called on.
+        axes: Whether there are axes that names could clash with.
+
+    Returns:
+        The names that its result will have, those that can be known: none where there are no axes, or where the
+        analysis cannot be shortened.
     """
     with _quiet():
         if isinstance(ensemble, Ensemble):
@@ -119,9 +126,18 @@ def refuse_clash(name: str, axes: tuple[Axis, ...], names: set[str]) -> None:
 
 
 def shortened(method: Analysis) -> Analysis:
-    """The analysis with as few steps as its own checks allow. Raises ValueError if it stays long.
+    """The analysis with as few steps as its own checks allow.
 
     Steps are often a multiple of another setting: those settings, doubled again and again, are tried in order.
+
+    Args:
+        method: The analysis with its settings.
+
+    Returns:
+        The analysis with other `steps`.
+
+    Raises:
+        ValueError: if it stays long.
     """
     settings: dict[str, Any] = {f.name: getattr(method, f.name) for f in fields(method)}
     steps, at_once = settings.get("steps", 0), {"transient": 0} if "transient" in settings else {}

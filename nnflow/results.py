@@ -39,9 +39,14 @@ MARK = b"\nnnflow-sha256 "
 def save(dataset: xr.Dataset, path: str | os.PathLike[str]) -> None:
     """Write a dataset to a netCDF file, whole or not at all.
 
-    Links are followed, the umask is respected. Raises Refusal for a dataset that would not be the same after `load`,
-    for a name that cannot be a file's, and for one that ends as another format's do; OSError if the file cannot be
-    written.
+    Args:
+        dataset: What `run` returned, or any dataset of numbers and texts.
+        path: The file; links are followed, the umask is respected.
+
+    Raises:
+        Refusal: (a ValueError) for a dataset that would not be the same after `load`, for a name that cannot be a
+            file's, and for one that ends as another format's do.
+        OSError: if the file cannot be written.
     """
     if not isinstance(dataset, xr.Dataset):
         raise Refusal(f"a {type(dataset).__name__}: give an xarray.Dataset, such as nnflow.run returns")
@@ -58,7 +63,16 @@ def save(dataset: xr.Dataset, path: str | os.PathLike[str]) -> None:
 def load(path: str | os.PathLike[str]) -> xr.Dataset:
     """Read a dataset that `save` wrote, whole, into memory.
 
-    Raises Refusal for a file that is damaged or was written by something else, OSError if there is none.
+    Args:
+        path: The file.
+
+    Returns:
+        The same dataset.
+
+    Raises:
+        Refusal: (a ValueError) for a file that is damaged or was written by something else.
+        FileNotFoundError: (an OSError) if there is none.
+        MemoryError: if memory runs out.
     """
     if not check_file(path):
         raise FileNotFoundError(f"{os.fspath(path)}: no such file")
@@ -82,11 +96,14 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
 
 
 def _readable(content: bytes) -> bool:
-    """Whether a child that reads the file ends, with a result or an error, after no more work than that can take.
+    """Let a child read the file first, with no more work than that can take.
 
     The checksum shows no intent: HDF5 may turn in circles for ever in a file that was made to that end, deaf to Ctrl-C.
     The locks of those who read HDF5 are held while it is forked, so that no other thread holds them for ever in it; a
     child that waits all the same (for another lock of that kind) says nothing.
+
+    Returns:
+        Whether the child ends, with a result or an error.
     """
     if not hasattr(os, "fork"):
         return True
@@ -119,9 +136,12 @@ def _try(content: bytes, told: mmap) -> NoReturn:
 
 
 def _waits(child: int) -> bool:
-    """Wait for a child's end; whether it only waits for something itself, and then it is killed.
+    """Wait for a child's end.
 
     One that works has its end by the limit of its work, however long a busy machine takes to get there.
+
+    Returns:
+        Whether it only waits for something itself, and then it is killed.
     """
     look, worked, gone = time.monotonic() + IDLE, 0.0, False
     try:
@@ -150,7 +170,8 @@ def _gone(child: int, options: int = os.WNOHANG) -> bool:
 def _work(child: int) -> tuple[float, bool]:
     """The seconds that a processor has worked for a child, and whether it sleeps: one that has no processor does not.
 
-    A child that is just ending works.
+    Returns:
+        Both; a child that is just ending works.
     """
     import psutil
 
@@ -166,7 +187,10 @@ def _check_whole(content: bytes | memoryview, own: bool) -> None:
     """Refuse what holds anything but arrays of its own: HDF5 would fetch the others from wherever the file says.
 
     And what memory cannot hold, unless it is our `own`, which memory holds already: no work is lost for lack of room.
-    What cannot be read at all raises here already, whatever h5py raises.
+
+    Raises:
+        Refusal: for links, and for what is no array, lies elsewhere or is too large.
+        Exception: whatever h5py raises, for what cannot be read at all.
     """
     import h5py
 

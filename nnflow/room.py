@@ -28,7 +28,12 @@ def available() -> int:
 def room(what: str, *shape: int) -> None:
     """Refuse an array of so many 8-byte numbers if memory cannot hold it and two like it, which work on it will need.
 
-    Raises Refusal with what is asked for.
+    Args:
+        what: What it is, for the message.
+        *shape: Of the array.
+
+    Raises:
+        Refusal: with what is asked for.
     """
     size = COPIES * 8 * math.prod(shape)
     if size > 2**20 and size > (free := available()):

@@ -68,19 +68,27 @@ def run(
 ) -> xr.Dataset:
     """Apply an analysis to every member of an ensemble, in parallel, and label the result.
 
-    `analysis` is a registered name with its settings as keywords, or an instance (then without). A bare map is one
-    member with its default parameters and one drawn state, or its own: a training map's is the weights of its module
-    (`initial_states` in the result says which). `executor`: any `concurrent.futures.Executor` (default: one
-    thread a core); `chunk`: members per task (it never changes the result of a compiled map); `progress`: a bar on
-    stderr (default: only on a terminal).
+    An escaping orbit is a value: NaN, and `escaped`.
 
-    Returns a dataset whose dims are the scan axes in order, then `init` if there are several, then the analysis's own.
-    Its attributes hold the analysis, settings, map, parameters, seed, versions and conventions.
+    Args:
+        analysis: A registered name, or an instance.
+        ensemble: What it is applied to. A bare map is one member with its default parameters and one drawn state, or
+            its own: a training map's is the weights of its module (`initial_states` in the result says which).
+        executor: Any `concurrent.futures.Executor` (default: one thread a core).
+        chunk: Members per task; it never changes the result of a compiled map.
+        progress: A bar on stderr (default: only on a terminal).
+        **settings: Those of a named analysis; an instance has its own.
 
-    Raises, before anything runs, LookupError for an unknown analysis; Refusal (a ValueError) for a setting it does not
-    have or refuses, a result that would have two things of one name, or records that memory cannot hold; TypeError if
-    `ensemble` is none, or a recording where a map is needed. Later, whatever the analysis raises. An escaping orbit is
-    a value: NaN, and `escaped`.
+    Returns:
+        A dataset whose dims are the scan axes in order, then `init` if there are several, then the analysis's own. Its
+        attributes hold the analysis, settings, map, parameters, seed, versions and conventions.
+
+    Raises:
+        LookupError: before anything runs, for an unknown analysis.
+        Refusal: (a ValueError) before anything runs, for a setting the analysis does not have or refuses, a result that
+            would have two things of one name, or records that memory cannot hold.
+        TypeError: before anything runs, if `ensemble` is none, or a recording where a map is needed.
+        Exception: later, whatever the analysis raises.
 
     >>> import nnflow
     >>> dataset = nnflow.run("lyapunov_spectrum", nnflow.maps["henon"](), steps=1000)
@@ -111,7 +119,21 @@ def run(
 def resolve(
     analysis: str | Analysis, ensemble: Ensemble | Recording, settings: Mapping[str, Any]
 ) -> tuple[str, Analysis]:
-    """The name that goes into the result, and the analysis with its settings."""
+    """Find an analysis and set it up for an ensemble.
+
+    Args:
+        analysis: A registered name, or an instance.
+        ensemble: What it will be applied to; of a recording all is used unless `settings` say otherwise.
+        settings: Those of a named analysis.
+
+    Returns:
+        The name that goes into the result, and the analysis with its settings.
+
+    Raises:
+        UnknownPlugin: (a LookupError) for an unknown name.
+        Refusal: (a ValueError) for settings that it does not have, refuses, or has no default for.
+        TypeError: for what is no analysis, or a recording where a map is needed.
+    """
     if isinstance(analysis, Analysis):
         if settings:
             raise Refusal(f"settings {', '.join(settings)}: put them into the {type(analysis).__name__} instance")

@@ -203,10 +203,21 @@ def whole(name: str, value: Any, least: int | None = None) -> int:
 
 
 def numbers(name: str, values: Any) -> Array:
-    """Numbers as a float64 array of their shape; NaN and infinity pass. Raises Refusal for anything else.
+    """Numbers as a float64 array of their shape; NaN and infinity pass.
 
     Complex numbers, dates, bools, masked values, rows of unequal lengths, and whole numbers beyond 2^53 are refused:
     numpy would drop or guess.
+
+    Args:
+        name: What they are, for the message.
+        values: Numbers, in rows of equal length.
+
+    Returns:
+        The array, float64.
+
+    Raises:
+        Refusal: for anything else.
+        ValueError: none that is no Refusal.
     """
     try:
         if hidden(values):
@@ -241,14 +252,30 @@ def is_bool(value: Any) -> bool:
 
 
 def at_least(least: float, **settings: float) -> None:
-    """Refuse settings below a bound: ``at_least(1, steps=self.steps)``. Raises Refusal with the name and value."""
+    """Refuse settings below a bound: ``at_least(1, steps=self.steps)``.
+
+    Args:
+        least: The bound.
+        **settings: Name → value.
+
+    Raises:
+        Refusal: (a ValueError) with the name and value.
+    """
     for name, value in settings.items():
         if not value >= least:
             raise Refusal(f"{name} = {value}: give {least} or more")
 
 
 def one_of(known: Iterable[str], **settings: str) -> None:
-    """Refuse a setting that is not one of the known names: a Refusal with name, value and the known ones."""
+    """Refuse a setting that is not one of the known names.
+
+    Args:
+        known: The names.
+        **settings: Name → value.
+
+    Raises:
+        Refusal: (a ValueError) with name, value and the known ones.
+    """
     known = list(known)
     for name, value in settings.items():
         if value not in known:
@@ -302,7 +329,12 @@ def as_json(instance: Any) -> str:
 def checked(function: Callable[P, T]) -> Callable[P, T]:
     """A function whose numbers, texts and choices are converted and validated before it is called.
 
-    Arguments with other annotations, or with names that only type checkers see, are passed on as they are.
+    Args:
+        function: Arguments with other annotations, or with names that only type checkers see, are passed on as they
+            are.
+
+    Returns:
+        A function of the same arguments, which raises Refusal for those that do not fit.
     """
     try:
         signature = inspect.signature(function)

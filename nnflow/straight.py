@@ -41,6 +41,13 @@ def straight(function: Callable[..., Any], callers: tuple[Any, ...] = ()) -> boo
     """Whether a rule, or a function that it calls, runs straight through; one that calls itself does not.
 
     With fast math a state could get other numbers by itself than side by side with others: that is not straight either.
+
+    Args:
+        function: The rule, plain or compiled.
+        callers: The functions that led to it.
+
+    Returns:
+        False also where that cannot be told.
     """
     if isinstance(function, Dispatcher):
         return not function.targetoptions.get("fastmath") and straight(function.py_func, callers)
@@ -80,7 +87,8 @@ def _goes_on(code: Any, label: int, step: Any, callers: tuple[Any, ...]) -> bool
 def _foreseen(code: Any, array: ir.Var, index: ir.Var, callers: tuple[Any, ...]) -> bool:
     """Whether an index is a number, of an array whose size is known: an argument of the rule (see `fault`), a constant.
 
-    The arguments of a function that the rule calls are known to this package's own functions only.
+    Returns:
+        False for arguments of a function that the rule calls: they are known to this package's own functions only.
     """
     if not isinstance(number := _constant(code, index), int):
         return False
@@ -100,10 +108,18 @@ def _argument(code: Any, array: ir.Var) -> int | None:
 
 
 def fault(function: Callable[..., Any], sizes: Sequence[int | None], out: int | None) -> str:
-    """What a function that runs straight through would do wrong on any of its ways; nothing if it does not.
+    """What a function that runs straight through would do wrong on any of its ways.
 
-    `sizes` of its arguments, `out` the position of the one that it writes: no index is beyond, nothing else is written,
-    and each entry of out is written on every way, and not read before. Of other functions nothing is said.
+    No index is beyond, nothing else is written, and each entry of out is written on every way, and not read before. Of
+    other functions nothing is said.
+
+    Args:
+        function: A plain function.
+        sizes: Of its arguments.
+        out: The position of the one that it writes.
+
+    Returns:
+        The fault in words; "" if there is none.
     """
     function = getattr(function, "py_func", function)
     if not straight(function):
@@ -155,7 +171,15 @@ def lasting(function: Callable[..., Any], dim: int, out: int = 3) -> bool:
     """Whether a state that is not finite is followed by none that is: then the last state of many tells of all.
 
     A sum, a difference or a product with NaN or infinity is one of them again. So each component of the state has to
-    reach the next state by these alone. Of a rule (x, p, t, out) with branches or calls nothing is known.
+    reach the next state by these alone.
+
+    Args:
+        function: A rule (x, p, t, out).
+        dim: Components of a state.
+        out: The position of the argument that it writes.
+
+    Returns:
+        False also for a rule with branches or calls, of which nothing is known.
     """
     code = _read(getattr(function, "py_func", function))
     if len(code.blocks) > 1:
@@ -202,7 +226,13 @@ def _reaching(code: Any, value: Any, known: dict[str, Any], ends: dict[int, froz
 def reads(function: Any, position: int, inside: frozenset[Any] = frozenset()) -> bool:
     """Whether a function looks at its argument of this position, itself or in a function that it hands it on to.
 
-    What cannot be told counts as looking. `inside`: the functions whose calls are being followed.
+    Args:
+        function: The function, plain or compiled.
+        position: Of the argument.
+        inside: The functions whose calls are being followed.
+
+    Returns:
+        True also for what cannot be told.
     """
     function = getattr(function, "py_func", function)
     if (function, position) in inside:

@@ -29,7 +29,7 @@ def title(dataset: xr.Dataset, ensemble: Ensemble | Recording) -> str:
 
 
 def _missing(dataset: xr.Dataset, recording: Recording) -> str:
-    """How many of the values that were analysed are not finite, and which is the first; samples count from 0."""
+    """How many of the values that were analyzed are not finite, and which is the first; samples count from 0."""
     settings = json.loads(dataset.attrs["settings"])
     asked = settings.get("observable") or settings.get("observe") or dataset.attrs.get("observable")
     asked = asked or dataset.coords.get("channel", ())

@@ -69,8 +69,16 @@ class Component:
 def placed(device: str | torch.device | None, dtype: torch.dtype | None) -> tuple[torch.device, torch.dtype]:
     """Where and how states are held: the cpu and torch.float64 unless said otherwise.
 
-    Raises TypeError for a dtype that is no floating torch dtype, Refusal for one that is too coarse for linear algebra
-    or a device that cannot be had.
+    Args:
+        device: None is the cpu.
+        dtype: None is torch.float64.
+
+    Returns:
+        The device and the dtype.
+
+    Raises:
+        TypeError: for a dtype that is no floating torch dtype.
+        Refusal: for a dtype that is too coarse for linear algebra, or a device that cannot be had.
     """
     kind = torch.float64 if dtype is None else dtype
     if not (isinstance(kind, torch.dtype) and kind.is_floating_point):
@@ -86,17 +94,25 @@ def placed(device: str | torch.device | None, dtype: torch.dtype | None) -> tupl
 class TensorMap(Map):
     """A map x' = f(x, p, t), its rule written for one member on torch tensors.
 
-    `rule(x, p, t)` returns the next state ``(dim,)`` from `x (dim,)`, the parameters by name (``p["a"]`` or ``p.a``,
-    scalar tensors) and the step index `t`. `observables`: name → `f(x, p, t)` → scalar tensor. `device` (default: cpu)
-    and `dtype` (default: torch.float64) hold for states, frames and parameters. `gradient`, of a training map: the loss
-    gradient as a function of the weights (the state without the optimiser's memory) and t, for `curvature`. The first
-    tangent is compared with differences of the rule, as is each in which the rule uses `detach` or an
-    `autograd.Function`, and each verb ends by asking for one step again; `check=False` goes without, and `structure`
-    says so. The other arguments are `Map`'s fields.
+    The first tangent is compared with differences of the rule, as is each in which the rule uses `detach` or an
+    `autograd.Function`, and each verb ends by asking for one step again. With the same chunking results are the same;
+    other chunks round differently, and chaos amplifies that.
 
-    With the same chunking results are the same; other chunks round differently, and chaos amplifies that.
-    Raises TypeError for a rule that is no function or a dtype that is no floating torch dtype; ValueError for a device
-    that cannot be had and, at first use, a rule that does not return ``(dim,)``, or whose tangent is no derivative.
+    Args:
+        rule: `rule(x, p, t)` returns the next state ``(dim,)`` from `x (dim,)`, the parameters by name (``p["a"]`` or
+            ``p.a``, scalar tensors) and the step index `t`.
+        gradient: Of a training map, for `curvature`: the loss gradient as a function of the weights (the state without
+            the optimizer's memory) and t.
+        device: Of states, frames and parameters (default: cpu).
+        dtype: Of states, frames and parameters (default: torch.float64).
+        check: False goes without the comparisons, and `structure` says so.
+        **settings: `Map`'s fields, with `observables`: name → `f(x, p, t)` → scalar tensor.
+
+    Raises:
+        TypeError: for a rule that is no function or a dtype that is no floating torch dtype.
+        Refusal: (a ValueError) for a device that cannot be had and, at first use, a rule whose tangent is no
+            derivative.
+        ValueError: at first use, for a rule that does not return ``(dim,)``.
     """
 
     threads = False
@@ -141,7 +157,7 @@ class TensorMap(Map):
 
     @property
     def resolution(self) -> float:
-        """The relative distance of neighbouring numbers of a state: 1.2e-7 in float32."""
+        """The relative distance of neighboring numbers of a state: 1.2e-7 in float32."""
         return float(torch.finfo(self.dtype).eps)
 
     # -- one step, batched -----------------------------------------------------------------------------------------
@@ -189,7 +205,8 @@ class TensorMap(Map):
     def _asked_again(self, x: Tensor, p: Tensor, t: int) -> Iterator[None]:
         """Ask for the first step of all again after what is done: it was kept, of one member, when a verb began first.
 
-        Raises Refusal for a rule that gives other numbers then.
+        Yields:
+            Nothing. Raises Refusal for a rule that gives other numbers then.
         """
         if self.check and self._first is None:
             one = x[:1].clone(), p[:1].clone()
@@ -217,8 +234,18 @@ class TensorMap(Map):
     def tangent(self, x: Any, p: Any, t: int, v: Any) -> Tensor:
         """The Jacobian at x_t times each row of ``v (member, k, dim)``, by forward-mode differentiation.
 
-        Raises Refusal if it is not what differences of the rule show: looked at in the first call, and in each in which
-        the rule cuts a derivative off or has one of its own (`detach`, an `autograd.Function`).
+        Args:
+            x: States ``(member, dim)``.
+            p: Parameters ``(member, parameter)``.
+            t: The step index.
+            v: Tangent vectors ``(member, k, dim)``, one a row.
+
+        Returns:
+            ``(member, k, dim)``, of the map's dtype, on its device.
+
+        Raises:
+            Refusal: if it is not what differences of the rule show: looked at in the first call, and in each in which
+                the rule cuts a derivative off or has one of its own (`detach`, an `autograd.Function`).
         """
         moved, cut = self.unchecked_tangent(x, p, t, v)
         if self.check and (cut or not self._differentiated):
@@ -248,7 +275,7 @@ class TensorMap(Map):
             self.__dict__["_differentiated"] = True
 
     def _misfit(self, state: Array, p: Array, t: int) -> Misfit | None:
-        """Where the tangent at a state differs most from differences of the step, optimiser memory held."""
+        """Where the tangent at a state differs most from differences of the step, optimizer memory held."""
 
         def step(x: Array) -> Array:
             return self.to_numpy(self.step(x, p.repeat(len(x), 0), t))
@@ -262,8 +289,18 @@ class TensorMap(Map):
     def curvature(self, x: Any, p: Any, t: int, v: Any) -> Any:
         """The loss Hessian at x_t times each row of ``v (member, k, weights)``.
 
-        Raises TypeError without a loss; Refusal where the loss cuts a derivative off, and differences of the gradient
-        show another Hessian.
+        Args:
+            x: States ``(member, dim)``.
+            p: Parameters ``(member, parameter)``.
+            t: The step index.
+            v: Vectors of weights ``(member, k, weights)``, one a row.
+
+        Returns:
+            ``(member, k, weights)``, of the map's dtype, on its device.
+
+        Raises:
+            TypeError: without a loss.
+            Refusal: where the loss cuts a derivative off, and differences of the gradient show another Hessian.
         """
         if self.gradient is None:
             return super().curvature(x, p, t, v)
@@ -336,7 +373,16 @@ class TensorMap(Map):
         return out
 
     def each(self, kind: Hashable, function: Callable[..., Tensor], *members: Tensor) -> Tensor:
-        """A function of one member for all members ``(member, …)``; `kind` names the function."""
+        """Apply a function of one member to all members.
+
+        Args:
+            kind: Names the function.
+            function: Of one tensor for each of `members`.
+            *members: ``(member, …)`` each.
+
+        Returns:
+            ``(member, …)``.
+        """
         size, count = None, len(members[0])
         with everyday(), torch.no_grad(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "There is a performance drop")  # members one by one: slower, and right
@@ -387,10 +433,7 @@ class TensorMap(Map):
     def orbit(
         self, x: Any, p: Any, t: int, steps: int, every: int, observe: Sequence[str], into: Into | None = None
     ) -> tuple[Array, End]:
-        """Records ``(member, steps // every, channel)`` of what is observed at t, t + every, …, and the end.
-
-        With `into`, they are written there and all of its records come back.
-        """
+        """As `Map.orbit`, all members at once; the records are numpy."""
         records, first = into or new_records(len(x), steps // every, len(observe))
         p, (x, escaped) = self.native(p), _settle(self.native(x), None, t)
         with self._asked_again(x, p, t):
@@ -403,7 +446,7 @@ class TensorMap(Map):
     def tangent_orbit(
         self, x: Any, p: Any, t: int, frame: Any, steps: int, every: int, keep: Sequence[str] = ()
     ) -> tuple[TangentRecords, End]:
-        """Carry ``frame (member, k, dim)`` along the orbit, re-orthonormalised each `every` steps."""
+        """As `Map.tangent_orbit`, all members at once; frames stay on the device, the records are numpy."""
         p, frame, (x, escaped) = self.native(p), self.native(frame), _settle(self.native(x), None, t)
         members, k, dim = frame.shape
         records = tangent_records(members, steps // every, k, dim, keep)
@@ -423,7 +466,7 @@ class TensorMap(Map):
     def separation_orbit(
         self, x: Any, y: Any, p: Any, t: int, steps: int, every: int, norm: str = "l1"
     ) -> tuple[Array, End]:
-        """Distances ``(member, perturbation, steps // every)`` of y ``(member, perturbation, dim)`` from the orbit."""
+        """As `Map.separation_orbit`, all members at once. Raises ValueError for an unknown norm."""
         if norm not in NORMS:
             raise ValueError(unknown("norm", norm, NORMS))
         order = {"l1": 1.0, "l2": 2.0, "max": float("inf")}[norm]

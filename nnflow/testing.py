@@ -53,9 +53,17 @@ def orbit_states(map: Map, count: int = STATES) -> tuple[Array, Array]:
 
 
 def check_map(map: Map, name: str | None = None) -> list[str]:
-    """Check a map against the contract; returns one sentence a check, raises AssertionError at the first that fails.
+    """Check a map against the contract.
 
-    `name`: that under which it is registered, which results are to bear.
+    Args:
+        map: The map.
+        name: That under which it is registered, which results are to bear.
+
+    Returns:
+        One sentence a check.
+
+    Raises:
+        AssertionError: at the first check that fails.
     """
     require(isinstance(map, Map), f"{map!r} is no nnflow.Map")
     require(name in (None, map.name), f"results would call it {map.name!r}: give the map name={name!r}")
@@ -110,9 +118,13 @@ def _members_alone(map: Map) -> str:
 
 
 def _tangent(map: Map) -> str:
-    """Central differences with two widths: where they disagree there is a kink or a cut, and nothing is compared.
+    """Compare the tangent with central differences, with two widths.
 
-    Small components move less than large ones: a mean of squares must not become negative.
+    Where they disagree there is a kink or a cut, and nothing is compared. Small components move less than large ones: a
+    mean of squares must not become negative.
+
+    Returns:
+        What was found to hold.
     """
     x, p = orbit_states(map)
     size = np.abs(x) / np.maximum(np.abs(x).max(axis=1, keepdims=True), 1e-300)
@@ -208,9 +220,17 @@ def _pickles(map: Map) -> str:
 
 
 def check_analysis(kind: type[Analysis], map: Map | None = None) -> list[str]:
-    """Check an analysis (the class) against the contract, on a map (default: the logistic map).
+    """Check an analysis against the contract.
 
-    Returns one sentence a check; raises AssertionError at the first that fails.
+    Args:
+        kind: The class.
+        map: The map to try it on (default: the logistic map).
+
+    Returns:
+        One sentence a check.
+
+    Raises:
+        AssertionError: at the first check that fails.
     """
     found = [_settings(kind)]
     map = _logistic() if map is None else map

@@ -42,8 +42,16 @@ def _unmasked(values: Any, what: str) -> Any:
 def real(values: npt.ArrayLike, what: str) -> npt.NDArray[np.float64]:
     """Values as float64, masked ones as NaN: a masked array would else show what lies below its mask.
 
-    Raises Refusal, which says `what` they are, for texts, dates, complex numbers, objects (None and pandas.NA among
-    them), rows of unequal length, and what float64 cannot hold: whole numbers beyond 2^53, the ends of longer floats.
+    Args:
+        values: Real numbers.
+        what: They are, for the message.
+
+    Returns:
+        The array, float64.
+
+    Raises:
+        Refusal: for texts, dates, complex numbers, objects (None and pandas.NA among them), rows of unequal length, and
+            what float64 cannot hold: whole numbers beyond 2^53, the ends of longer floats.
     """
     try:
         array: Any = np.asanyarray(values if isinstance(values, np.ma.MaskedArray) else _unmasked(values, what))

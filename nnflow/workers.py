@@ -19,7 +19,14 @@ T = TypeVar("T")
 
 
 class Workers(Executor):
-    """An executor of `count` daemon threads. Raises OSError if the system starts no more threads."""
+    """An executor of daemon threads.
+
+    Args:
+        count: How many.
+
+    Raises:
+        OSError: if the system starts no more threads.
+    """
 
     def __init__(self, count: int) -> None:
         self._tasks: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()

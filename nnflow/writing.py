@@ -27,7 +27,13 @@ BLOCK = 2**24  # bytes written in one call, so that a signal is heard in between
 def write(path: str | os.PathLike[str], *parts: bytes | memoryview) -> None:
     """Write the parts of a file one after the other, whole or not at all: an old file stays until the new is complete.
 
-    Raises Refusal for what cannot be a file's name, OSError with the name if the file cannot be written.
+    Args:
+        path: The file; a link is followed.
+        *parts: Its content.
+
+    Raises:
+        Refusal: (a ValueError) for what cannot be a file's name.
+        OSError: with the name, if the file cannot be written.
     """
     place = check_writable(path)
     _remove_stale(place.parent)
@@ -48,10 +54,20 @@ def write(path: str | os.PathLike[str], *parts: bytes | memoryview) -> None:
 
 
 def check_writable(path: str | os.PathLike[str], suffixes: Sequence[str] = ()) -> Path:
-    """Find out before the work, not after it, that a file cannot be written; returns where it will be, links followed.
+    """Find out before the work, not after it, that a file cannot be written.
 
-    `suffixes`: the endings that its name may have (default: any). Raises Refusal for a name that is none or too long, a
-    folder, a device or another ending; OSError if the folder is not there or cannot be written.
+    Args:
+        path: The file.
+        suffixes: The endings that its name may have, in small letters (default: any).
+
+    Returns:
+        Where it will be, links followed.
+
+    Raises:
+        Refusal: (a ValueError) for a name that is none or too long, a folder, a device or another ending.
+        OSError: if the folder cannot be written.
+        FileNotFoundError: (an OSError) if the folder is not there.
+        PermissionError: (an OSError) if the file is read-only.
     """
     check_file(path)
     if suffixes and Path(path).suffix.lower() not in suffixes:

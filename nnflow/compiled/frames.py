@@ -39,8 +39,13 @@ def inner_product(dim: int) -> Dot:
 def projection(dim: int) -> Callable[[Array, int, Array], float]:
     """Build what takes from row j its components along the rows before it, and adds them to the factor R.
 
-    It returns the squared length left. Four rows at a time: their sums do not wait for one another, and row j is read
-    and written a quarter as often.
+    Four rows at a time: their sums do not wait for one another, and row j is read and written a quarter as often.
+
+    Args:
+        dim: Numbers of a row.
+
+    Returns:
+        A function that returns the squared length left.
     """
     dot, whole = inner_product(dim), dim - dim % 8
 
@@ -97,8 +102,14 @@ def orthonormalise_plane(v: Array, r: Array) -> bool:
 def gram_schmidt(dim: int) -> Orthonormalise:
     """Build Gram–Schmidt on the rows of v (k, dim), repeated where cancellation asks for it; r (k, k) is the factor R.
 
-    A row that vanishes is replaced by a unit vector, made orthonormal to the rows before it; `spare (k, k)` is scratch.
-    One whose square would be 0 or infinite is measured in units of its largest component.
+    A row that vanishes is replaced by a unit vector, made orthonormal to the rows before it. One whose square would be
+    0 or infinite is measured in units of its largest component.
+
+    Args:
+        dim: Numbers of a row.
+
+    Returns:
+        A function that works in place; its `spare (k, k)` is scratch.
     """
     dot, project = inner_product(dim), projection(dim)
 

@@ -44,8 +44,13 @@ def once(build: Function) -> Function:
 def glue(function: Function) -> Function:
     """Mark a rule that hands its arguments on to compiled functions: it is not compiled by itself but put in place.
 
-    Each compiled function in a chain of calls optimises all that it calls once more. The function must not
-    allocate: the loops count no references.
+    Each compiled function in a chain of calls optimizes all that it calls once more.
+
+    Args:
+        function: It must not allocate: the loops count no references.
+
+    Returns:
+        The same function.
     """
     function.glue = True  # type: ignore[attr-defined]
     return function
@@ -55,8 +60,14 @@ def glue(function: Function) -> Function:
 def compiled(function: Rule, checked: bool, ignoring: int | None = None, rows: bool = False) -> Rule:
     """A rule as numba's dispatcher: one for all the loops it enters, so that its own code is compiled once a process.
 
-    `checked`: unless all of its ways are `known`, each index is looked at.
-    `ignoring`: the rule knows of no constants, and so many arguments stand behind (x, p, t).
+    Args:
+        function: The rule, plain or compiled.
+        checked: Unless all of its ways are `known`, each index is looked at.
+        ignoring: The rule knows of no constants, and so many arguments stand behind (x, p, t).
+        rows: Whether an argument is a matrix.
+
+    Returns:
+        The dispatcher.
     """
     if ignoring is not None:
         return loops.without_constants(compiled(function, checked, None, rows), ignoring)
@@ -73,7 +84,13 @@ def compiled(function: Rule, checked: bool, ignoring: int | None = None, rows: b
 def known(function: Rule, rows: bool, checked: bool) -> bool:
     """Whether a function does on all of its ways what it has to: it is the package's own, or `guard` has read it whole.
 
-    That is when it was `checked`, runs straight through, and none of its arguments is a matrix (`rows`).
+    Args:
+        function: The rule, plain or compiled.
+        rows: Whether an argument is a matrix; then it was not read.
+        checked: Whether it was read.
+
+    Returns:
+        True for the package's own, and for one that was `checked`, runs straight through and takes no matrix.
     """
     return own(getattr(function, "py_func", function)) or (checked and straight(function) and not rows)
 

@@ -99,7 +99,12 @@ def sum_of(lanes: Array) -> float:
 def stretching(dim: int) -> Callable[[int, int, int, int], int]:
     """Build what tells how many steps to make in one go after s of them.
 
-    A part of one block of records, or a few whole ones: so many as a tile holds the states of.
+    Args:
+        dim: Components of a state.
+
+    Returns:
+        A function that gives a part of one block of records, or a few whole ones: so many as a tile holds the states
+        of.
     """
     rows = SEEN // dim
 

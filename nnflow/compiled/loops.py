@@ -124,7 +124,12 @@ def rooms(small: bool, rows: int, columns: int) -> Callable[[Array], Array]:
 def following(step: Rule, dim: int) -> Callable[..., int]:
     """Build what advances one state.
 
-    It returns the step index of the first state that is not finite, which turns it NaN, or -1.
+    Args:
+        step: The rule.
+        dim: Components of a state.
+
+    Returns:
+        A function that returns the step index of the first state that is not finite, which turns it NaN, or -1.
     """
     finite = is_finite(dim)
 
@@ -145,7 +150,12 @@ def following(step: Rule, dim: int) -> Callable[..., int]:
 def recording(step: Rule, dim: int) -> Callable[..., int]:
     """Build what advances one state, recording each `every` steps into records[first:last], NaN from its escape on.
 
-    It returns when the state escaped, before or now; -1 if it did not.
+    Args:
+        step: The rule.
+        dim: Components of a state.
+
+    Returns:
+        A function that returns when the state escaped, before or now; -1 if it did not.
     """
     follow = following(step, dim)
 
@@ -334,9 +344,15 @@ def without_constants(function: Rule, arguments: int) -> Rule:
 
 @lru_cache(maxsize=256)
 def from_nothing(function: Rule, arguments: int, rows: bool) -> Rule:
-    """Build what puts NaN into what a function is to write, its last of so many arguments behind (x, p, t, c).
+    """Build what puts NaN into what a function is to write: what it leaves out then shows.
 
-    With `rows` that is a matrix; of three arguments the middle one is written, too. What is left out then shows.
+    Args:
+        function: Its last argument is written; of three, the middle one, too.
+        arguments: How many stand behind (x, p, t, c).
+        rows: Whether the last one is a matrix.
+
+    Returns:
+        A function of the same arguments.
     """
 
     @part

@@ -40,29 +40,33 @@ class CompilationError(ValueError):
 class CompiledMap(Map):
     """A map x' = f(x, p, t) in float64, its rule written for one member and compiled by numba.
 
-    `rule(x, p, t, out)` writes the next state into `out (dim,)`, from `x (dim,)`, the parameters `p (parameter,)` in
-    their declared order, and the step index `t`. `tangent(x, p, t, v, out)` writes the Jacobian at x times `v (dim,)`;
-    `frame_tangent(x, p, t, V, out)` does so for all rows of `V (k, dim)` at once, where that shares work;
-    `hessian(x, p, t, V, out)` likewise for the loss Hessian of a training map. Where step and tangent share work, give
-    `joint(x, p, t, V, out, W)` as well, which writes the next state into `out` and the Jacobian times the rows of V
-    into `W (k, dim)`. Without a tangent, central differences are used, and results say so. `observables`: name →
-    `f(x, p, t)` → float. The other arguments are `Map`'s fields.
+    Functions read the state `x (dim,)`, the parameters `p (parameter,)` in their declared order, and the step index
+    `t`. They are plain Python functions in numba's subset; the constants they close over (up to about 1 MB) are
+    compiled in, as they are when the map is made. A division of floats by zero gives inf, not an exception. Whole
+    numbers have 64 bits: beyond, they wrap around, and `//` and `%` by a whole 0, and negative powers, give 0 (write
+    ``float(t)``). A variable that is not assigned on the way taken is NaN.
 
-    `constants`, a tuple of arrays, numbers or such tuples, are handed to each function behind t:
-    `rule(x, p, t, c, out)`, an observable `f(x, p, t, c)`. They are no part of the machine code: maps that differ in
-    their data only share it.
+    Args:
+        rule: `rule(x, p, t, out)` writes the next state into `out (dim,)`.
+        tangent: `tangent(x, p, t, v, out)` writes the Jacobian at x times `v (dim,)`. Without a tangent, central
+            differences are used, and results say so.
+        frame_tangent: `frame_tangent(x, p, t, V, out)` does so for all rows of `V (k, dim)` at once, where that shares
+            work.
+        hessian: `hessian(x, p, t, V, out)` likewise for the loss Hessian of a training map.
+        joint: `joint(x, p, t, V, out, W)`, where step and tangent share work, writes the next state into `out` and the
+            Jacobian times the rows of V into `W (k, dim)`; the tangent is given as well.
+        constants: A tuple of arrays, numbers or such tuples, handed to each function behind t: `rule(x, p, t, c, out)`,
+            an observable `f(x, p, t, c)`. They are no part of the machine code: maps that differ in their data only
+            share it.
+        check: Whether each function is called once as plain Python when the map is made (see `guard`); False leaves
+            that out, and is written into the map's structure.
+        **settings: `Map`'s fields, with `observables`: name → `f(x, p, t)` → float.
 
-    Rules are plain Python functions in numba's subset; the constants they close over (up to about 1 MB) are compiled
-    in, as they are when the map is made. A division of floats by zero gives inf, not an exception. Whole numbers have
-    64 bits: beyond, they wrap around, and `//` and `%` by a whole 0, and negative powers, give 0 (write ``float(t)``).
-    A variable that is not assigned on the way taken is NaN.
-
-    Each function is called once as plain Python when the map is made (see `guard`); `check=False` leaves that out, and
-    is written into the map's structure.
-
-    Raises TypeError for a rule that is no function; Refusal (a ValueError) for one that looks out of bounds, changes
-    its arguments or does not write all of its result; CompilationError (a ValueError), at first use, for one that numba
-    cannot compile.
+    Raises:
+        TypeError: for a rule that is no function.
+        Refusal: (a ValueError) for one that looks out of bounds, changes its arguments or does not write all of its
+            result.
+        CompilationError: (a ValueError) at first use, for one that numba cannot compile.
     """
 
     def __init__(
@@ -172,7 +176,20 @@ class CompiledMap(Map):
         return out
 
     def curvature(self, x: Array, p: Array, t: int, v: Array) -> Array:
-        """The loss Hessian at x_t times each row of ``v (member, k, weights)``. Raises TypeError without a loss."""
+        """The loss Hessian at x_t times each row of ``v (member, k, weights)``.
+
+        Args:
+            x: States ``(member, dim)``.
+            p: Parameters ``(member, parameter)``.
+            t: The step index.
+            v: Vectors of weights ``(member, k, weights)``, one a row.
+
+        Returns:
+            ``(member, k, weights)`` float64.
+
+        Raises:
+            TypeError: without a loss.
+        """
         if self.functions.hessian is None:
             return np.asarray(super().curvature(x, p, t, v))
         out = np.empty_like(v, dtype=np.float64)
@@ -196,10 +213,7 @@ class CompiledMap(Map):
     def orbit(
         self, x: Array, p: Array, t: int, steps: int, every: int, observe: Sequence[str], into: Into | None = None
     ) -> tuple[Array, End]:
-        """Records ``(member, steps // every, channel)`` of what is observed at t, t + every, …, and the end.
-
-        With `into`, they are written there and all of its records come back.
-        """
+        """As `Map.orbit`, by a compiled loop; observables are computed from tiles of recorded states."""
         records, first = into or new_records(len(x), steps // every, len(observe))
         x, p, escaped = np.array(x, dtype=np.float64), _given(p), begin(x)
         if any(name in self.observables for name in observe):
@@ -275,7 +289,7 @@ class CompiledMap(Map):
     def tangent_orbit(
         self, x: Array, p: Array, t: int, frame: Array, steps: int, every: int, keep: Sequence[str] = ()
     ) -> tuple[TangentRecords, End]:
-        """Carry ``frame (member, k, dim)`` along the orbit, re-orthonormalised each `every` steps."""
+        """As `Map.tangent_orbit`, by a compiled loop, joint where step and tangent share work."""
         members, k, dim = frame.shape
         records = tangent_records(members, steps // every, k, dim, keep)
         frames, factors = (np.empty((members, 0, k, n)) for n in (dim, k))
@@ -300,7 +314,7 @@ class CompiledMap(Map):
     def separation_orbit(
         self, x: Array, y: Array, p: Array, t: int, steps: int, every: int, norm: str = "l1"
     ) -> tuple[Array, End]:
-        """Distances ``(member, perturbation, steps // every)`` of y ``(member, perturbation, dim)`` from the orbit."""
+        """As `Map.separation_orbit`, by a compiled loop. Raises ValueError for an unknown norm."""
         if norm not in NORMS:
             raise ValueError(unknown("norm", norm, NORMS))
         x, y, escaped = np.array(x, dtype=np.float64), np.array(y, dtype=np.float64), begin(x)

@@ -48,7 +48,13 @@ def single(function: Rule) -> Rule:
 def observing_loop(mark: str, function: Rule, size: int) -> Rule:
     """Build what writes observables of states (member, block, dim) into out (member, block, entry).
 
-    `function` writes `size` entries in one pass, of which those at `entries` are kept.
+    Args:
+        mark: Under which the machine code is kept.
+        function: Writes `size` entries in one pass, of which those at `entries` are kept.
+        size: How many it writes.
+
+    Returns:
+        The loop.
     """
 
     @loop(mark, _nrt=True)

@@ -1,4 +1,6 @@
-"""The three ways in which the loops of a map are compiled. (A network's rows and passes have ways of their own.)
+"""The three ways in which the loops of a map are compiled: by themselves, in place, or as entry points.
+
+A network's rows and passes have ways of their own.
 
 | way | what it is for | how | may allocate | kept on disk |
 |---|---|---|---|---|
@@ -6,8 +8,8 @@
 | `part` | a piece of a loop | put in place: by numba, or (`part_by_llvm`) by LLVM | no | within the loops |
 | `nnflow.machine.loop` | an entry point, called from Python | by itself, GIL released | if asked to | yes |
 
-Each compiled function in a chain of calls optimises all that it calls once more, so parts are put in place *before*
-compilation. LLVM does that later, for parts whose inner loop it is to vectorise by itself.
+Each compiled function in a chain of calls optimizes all that it calls once more, so parts are put in place *before*
+compilation. LLVM does that later, for parts whose inner loop it is to vectorize by itself.
 
 Loops own no array (scratch comes in as an argument, or lies on the stack), so that they and their parts are compiled
 without reference counting (numba's `_nrt`), which would cost more than a step of a small map.
@@ -39,6 +41,6 @@ def part(function: Function) -> Function:
 
 
 def part_by_llvm(function: Function, **options: Any) -> Function:
-    """A piece that LLVM optimises by itself and then puts in place."""
+    """A piece that LLVM optimizes by itself and then puts in place."""
     settings: dict[str, Any] = {"error_model": "numpy", "_nrt": False, "forceinline": True, **options}
     return cast(Function, njit(**settings)(function))

@@ -1,1 +1,1 @@
-"""The registered maps: classic ones, optimisers as maps, networks in training."""
+"""The registered maps: classic ones, optimizers as maps, networks in training."""

@@ -27,7 +27,15 @@ FAILURES = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, Not
 def converted(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     """A deep copy on the cpu in another number type; complex buffers stay complex, of that precision.
 
-    Raises Refusal for a module that holds a computed tensor: a pruned or weight-normed layer.
+    Args:
+        module: It stays as it is.
+        dtype: A floating torch dtype.
+
+    Returns:
+        The copy.
+
+    Raises:
+        Refusal: for a module that holds a computed tensor: a pruned or weight-normed layer.
     """
     try:
         own = copy.deepcopy(module).to(device="cpu")
@@ -110,7 +118,11 @@ def _refuse_shared_memory(module: nn.Module) -> None:
 def check(task: Training) -> None:
     """Evaluate the loss on all data and see that it is one number, finite, repeatable, and of all parameters.
 
-    Raises ValueError with what does not fit.
+    Args:
+        task: The training.
+
+    Raises:
+        Refusal: (a ValueError) with what does not fit.
     """
     with torch.random.fork_rng(devices=[task.device] if task.device.type == "cuda" else []):
         before = torch.random.get_rng_state()
@@ -181,7 +193,12 @@ def _loss_of(
 def try_step(map: TensorMap, task: Training) -> None:
     """One step and one tangent vector from the module's own weights, to see that both can be computed.
 
-    Raises ValueError with the reason, or if torch's own gradient is another one.
+    Args:
+        map: The map.
+        task: The training.
+
+    Raises:
+        Refusal: (a ValueError) with the reason, or if torch's own gradient is another one.
     """
     flat = torch.cat([p.detach().ravel() for p in task.module.parameters()])
     x = map.native(torch.cat([flat, flat.new_zeros(map.memory)])[None])

@@ -19,10 +19,20 @@ FILL = 1e6 / math.e  # no simple fraction: far digits of y become near ones
 
 
 def logistic(box: Any = None, **parameters: float) -> CompiledMap:
-    """x' = r x (1 − x), 0 ≤ r ≤ 4 (May 1976, doi:10.1038/261459a0).
+    """x' = r x (1 − x), 0 ≤ r ≤ 4.
 
     At r = 4 every orbit in floating point falls on 0 sooner or later (after 10⁵ to 10⁷ steps), since some x have the
     image 1. At the default r = 3.9999 none has.
+
+    Args:
+        box: (low, high) of the initial states, each a list (default: 0.01 to 0.99).
+        **parameters: Parameter → its default.
+
+    Returns:
+        The map.
+
+    Source:
+        R. M. May, Nature 261, 459 (1976), doi:10.1038/261459a0.
     """
 
     def rule(x: Array, p: Array, t: int, out: Array) -> None:
@@ -44,7 +54,18 @@ def logistic(box: Any = None, **parameters: float) -> CompiledMap:
 
 
 def henon(box: Any = None, **parameters: float) -> CompiledMap:
-    """x' = 1 − a x² + y, y' = b x (Hénon 1976, doi:10.1007/BF01608556)."""
+    """x' = 1 − a x² + y, y' = b x.
+
+    Args:
+        box: (low, high) of the initial states, each a list (default: −0.1 to 0.1).
+        **parameters: Parameter → its default (a: 1.4, b: 0.3).
+
+    Returns:
+        The map.
+
+    Source:
+        M. Hénon, Commun. Math. Phys. 50, 69 (1976), doi:10.1007/BF01608556.
+    """
 
     def rule(x: Array, p: Array, t: int, out: Array) -> None:
         out[0] = 1.0 - p[0] * x[0] * x[0] + x[1]
@@ -71,6 +92,16 @@ def tent(box: Any = None, **parameters: float) -> CompiledMap:
     """x' = mu min(x, 1 − x), 0 ≤ mu ≤ 2; exponent ln mu.
 
     At mu = 2 binary floats collapse to 0 after about 55 steps, so the default is 1.9999.
+
+    Args:
+        box: (low, high) of the initial states, each a list (default: 0.01 to 0.99).
+        **parameters: Parameter → its default.
+
+    Returns:
+        The map.
+
+    Source:
+        B. Derrida, A. Gervois, Y. Pomeau, J. Phys. A 12, 269 (1979), doi:10.1088/0305-4470/12/2/017.
     """
 
     def rule(x: Array, p: Array, t: int, out: Array) -> None:
@@ -92,7 +123,18 @@ def tent(box: Any = None, **parameters: float) -> CompiledMap:
 
 
 def standard(box: Any = None, **parameters: float) -> CompiledMap:
-    """p' = p + k sin θ, θ' = θ + p' (both mod 2π): Chirikov's standard map (1979, doi:10.1016/0370-1573(79)90023-1)."""
+    """p' = p + k sin θ, θ' = θ + p' (both mod 2π): Chirikov's standard map.
+
+    Args:
+        box: (low, high) of the initial states (θ, p), each a list (default: 0 to 2π).
+        **parameters: Parameter → its default (k: 1).
+
+    Returns:
+        The map.
+
+    Source:
+        B. V. Chirikov, Phys. Rep. 52, 263 (1979), doi:10.1016/0370-1573(79)90023-1.
+    """
 
     def rule(x: Array, p: Array, t: int, out: Array) -> None:
         out[1] = (x[1] + p[0] * math.sin(x[0])) % TURN
@@ -117,7 +159,18 @@ def standard(box: Any = None, **parameters: float) -> CompiledMap:
 
 
 def cat(box: Any = None, **parameters: float) -> CompiledMap:
-    """Arnold's cat map x' = x + y, y' = x + 2y (mod 1); exponents ± ln((3 + √5)/2)."""
+    """Arnold's cat map x' = x + y, y' = x + 2y (mod 1); exponents ± ln((3 + √5)/2).
+
+    Args:
+        box: (low, high) of the initial states, each a list (default: 0 to 1).
+        **parameters: None exist.
+
+    Returns:
+        The map.
+
+    Source:
+        V. I. Arnold, A. Avez, Ergodic Problems of Classical Mechanics (1968).
+    """
 
     def rule(x: Array, p: Array, t: int, out: Array) -> None:
         out[0] = (x[0] + x[1]) % 1.0
@@ -144,6 +197,16 @@ def baker(box: Any = None, **parameters: float) -> CompiledMap:
 
     Doubling shifts the binary digits of x out, and in floating point x would be 0 after about 55 steps. So the digit
     that comes in at the end is taken from the digits of y: a change of x by less than 1.2e-16.
+
+    Args:
+        box: (low, high) of the initial states, each a list (default: 0 to 1).
+        **parameters: None exist.
+
+    Returns:
+        The map.
+
+    Source:
+        E. Hopf, Ergodentheorie (1937), doi:10.1007/978-3-642-86630-2.
     """
 
     def rule(x: Array, p: Array, t: int, out: Array) -> None:
@@ -167,7 +230,18 @@ def baker(box: Any = None, **parameters: float) -> CompiledMap:
 
 
 def ikeda(box: Any = None, **parameters: float) -> CompiledMap:
-    """z' = 1 + mu z exp(iθ), θ = 0.4 − 6/(1 + |z|²) (Ikeda 1979, doi:10.1016/0030-4018(79)90090-7)."""
+    """z' = 1 + mu z exp(iθ), θ = 0.4 − 6/(1 + |z|²), z = x + iy.
+
+    Args:
+        box: (low, high) of the initial states (x, y), each a list (default: 0 to 0.2, −0.1 to 0.1).
+        **parameters: Parameter → its default (mu: 0.9).
+
+    Returns:
+        The map.
+
+    Source:
+        K. Ikeda, Opt. Commun. 30, 257 (1979), doi:10.1016/0030-4018(79)90090-7.
+    """
 
     def rule(x: Array, p: Array, t: int, out: Array) -> None:
         theta = 0.4 - 6.0 / (1.0 + x[0] * x[0] + x[1] * x[1])
@@ -197,7 +271,18 @@ def ikeda(box: Any = None, **parameters: float) -> CompiledMap:
 
 
 def lozi(box: Any = None, **parameters: float) -> CompiledMap:
-    """x' = 1 − a |x| + y, y' = b x (Lozi 1978, doi:10.1051/jphyscol:1978505)."""
+    """x' = 1 − a |x| + y, y' = b x.
+
+    Args:
+        box: (low, high) of the initial states, each a list (default: −0.1 to 0.1).
+        **parameters: Parameter → its default (a: 1.7, b: 0.5).
+
+    Returns:
+        The map.
+
+    Source:
+        R. Lozi, J. Phys. Colloq. 39, C5-9 (1978), doi:10.1051/jphyscol:1978505.
+    """
 
     def rule(x: Array, p: Array, t: int, out: Array) -> None:
         out[0] = 1.0 - p[0] * abs(x[0]) + x[1]
@@ -221,7 +306,18 @@ def lozi(box: Any = None, **parameters: float) -> CompiledMap:
 
 
 def gauss(box: Any = None, **parameters: float) -> CompiledMap:
-    """x' = exp(−alpha x²) + beta: the Gauss (mouse) map (Hilborn, Chaos and Nonlinear Dynamics, 1994)."""
+    """x' = exp(−alpha x²) + beta: the Gauss (mouse) map.
+
+    Args:
+        box: (low, high) of the initial states, each a list (default: −1 to 1).
+        **parameters: Parameter → its default (alpha: 6.2, beta: −0.5).
+
+    Returns:
+        The map.
+
+    Source:
+        R. C. Hilborn, Chaos and Nonlinear Dynamics, Oxford University Press (1994).
+    """
 
     def rule(x: Array, p: Array, t: int, out: Array) -> None:
         out[0] = math.exp(-p[0] * x[0] * x[0]) + p[1]
@@ -242,7 +338,18 @@ def gauss(box: Any = None, **parameters: float) -> CompiledMap:
 
 
 def circle(box: Any = None, **parameters: float) -> CompiledMap:
-    """θ' = θ + omega − (k/2π) sin 2πθ (mod 1): the sine circle map (Arnold 1961, doi:10.1090/trans2/046/11)."""
+    """θ' = θ + omega − (k/2π) sin 2πθ (mod 1): the sine circle map.
+
+    Args:
+        box: (low, high) of the initial states, each a list (default: 0 to 1).
+        **parameters: Parameter → its default (omega: (√5 − 1)/2, k: 1).
+
+    Returns:
+        The map.
+
+    Source:
+        V. I. Arnold (1961), Amer. Math. Soc. Transl. 46, 213 (1965), doi:10.1090/trans2/046/11.
+    """
 
     def rule(x: Array, p: Array, t: int, out: Array) -> None:
         out[0] = (x[0] + p[0] - p[1] / TURN * math.sin(TURN * x[0])) % 1.0
@@ -266,7 +373,19 @@ def circle(box: Any = None, **parameters: float) -> CompiledMap:
 def logistic_ring(size: int = 8, box: Any = None, **parameters: float) -> CompiledMap:
     """x_i' = (1 − ε) f(x_i) + ε/2 (f(x_{i−1}) + f(x_{i+1})), f(x) = r x (1 − x), on a ring of `size` sites.
 
-    (Kaneko 1984, doi:10.1143/PTP.72.480.) ε is `coupling`. Raises ValueError for fewer than 3 sites.
+    Args:
+        size: How many sites.
+        box: (low, high) of the initial states, each a list of `size` (default: 0.01 to 0.99).
+        **parameters: Parameter → its default (r: 4, coupling: 0.1); ε is `coupling`.
+
+    Returns:
+        The map.
+
+    Raises:
+        Refusal: (a ValueError) for fewer than 3 sites.
+
+    Source:
+        K. Kaneko, Prog. Theor. Phys. 72, 480 (1984), doi:10.1143/PTP.72.480.
     """
     n = whole("size", size)
     if n < 3:

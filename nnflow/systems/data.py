@@ -46,8 +46,20 @@ class Split(NamedTuple):
 def split_rows(inputs: Any, targets: Any, test: float = 0.2, seed: int = 0) -> Split:
     """Put round(test · n) rows aside, drawn by the seed; of integer labels as near to the same share of each class.
 
-    Every row is in one part, in drawn order; the classes' shares are rounded by largest remainder. Raises ValueError
-    if there are not as many targets as inputs, none of them is left for training, or test is not in 0 … 1.
+    Every row is in one part, in drawn order; the classes' shares are rounded by largest remainder.
+
+    Args:
+        inputs: ``(n, …)``, one row a sample.
+        targets: Labels ``(n,)``, or values ``(n, output)``.
+        test: The share of test rows, 0 or more and below 1.
+        seed: Of the draw.
+
+    Returns:
+        The split; labels are int64, everything else float64.
+
+    Raises:
+        ValueError: if there are not as many targets as inputs, none of them is left for training, or test is not in 0 …
+            1.
     """
     x = numbers("inputs", inputs)
     y: npt.NDArray[Any] = np.array(targets)
@@ -76,9 +88,19 @@ def _quotas(classes: Labels, count: int) -> dict[int, int]:
 
 
 def scaled(split: Split, scale: str, nominal: float | None = None) -> Split:
-    """The same rows with features as `scale` says (see above); `nominal` is the largest value that pixels can have.
+    """The same rows with scaled features. A feature that never changes is left at 0.
 
-    A feature that never changes is left at 0. Raises ValueError for an unknown scale.
+    Args:
+        split: Training and test rows.
+        scale: "raw" leaves features, "unit" maps them to 0 … 1, "standard" to mean 0 and variance 1, as the training
+            rows have them.
+        nominal: The largest value that pixels can have, by which "unit" goes then.
+
+    Returns:
+        The split, with other features.
+
+    Raises:
+        ValueError: for an unknown scale.
     """
     if scale not in SCALES:
         raise ValueError(f"scale = {scale!r}: give one of {', '.join(SCALES)}")
@@ -100,9 +122,15 @@ def scaled(split: Split, scale: str, nominal: float | None = None) -> Split:
 
 @cache
 def iris_table() -> tuple[Array, Labels]:
-    """Fisher's Iris data (1936, doi:10.1111/j.1469-1809.1936.tb02137.x): 150 rows of 4 lengths in cm, and the species.
+    """Fisher's Iris data: 150 rows of 4 lengths in cm, and the species.
 
     Read from scikit-learn's copy without importing scikit-learn, which takes a second.
+
+    Returns:
+        Lengths ``(150, 4)`` float64, and labels ``(150,)`` int64.
+
+    Source:
+        R. A. Fisher (1936), doi:10.1111/j.1469-1809.1936.tb02137.x.
     """
     path = distribution("scikit-learn").locate_file("sklearn/datasets/data/iris.csv")
     table = np.loadtxt(str(path), delimiter=",", skiprows=1)
@@ -113,8 +141,20 @@ def iris_table() -> tuple[Array, Labels]:
 def iris_split(split: int) -> Split:
     """120 training rows and 30 test rows of Iris, raw features, drawn by a seed.
 
-    As in the reference study (arXiv:2404.05782) the class counts of the training rows are 39, 40 and 41 in some order:
-    permutations are drawn until one has them. Raises ValueError for a negative seed.
+    As in the reference study the class counts of the training rows are 39, 40 and 41 in some order: permutations are
+    drawn until one has them.
+
+    Args:
+        split: The seed.
+
+    Returns:
+        The split.
+
+    Raises:
+        ValueError: for a negative seed.
+
+    Source:
+        arXiv:2404.05782.
     """
     at_least(0, split=split)
     inputs, labels = iris_table()
@@ -136,7 +176,16 @@ def iris(test: float = 0.2, seed: int = 0, scale: str = "raw") -> Split:
 def digits(test: float = 0.2, seed: int = 0, scale: str = "raw") -> Split:
     """Handwritten digits, 1797 rows of 8 × 8 pixels from 0 to 16, in 10 classes.
 
-    (E. Alpaydin, C. Kaynak, UCI Machine Learning Repository 1998, doi:10.24432/C50P49.)
+    Args:
+        test: The share of test rows.
+        seed: Of the split.
+        scale: Of the pixels, see `scaled`; "unit" is a sixteenth.
+
+    Returns:
+        The split.
+
+    Source:
+        E. Alpaydin, C. Kaynak, UCI Machine Learning Repository 1998, doi:10.24432/C50P49.
     """
     return scaled(split_rows(*_shipped("digits"), test, seed), scale, nominal=16.0)
 
@@ -145,7 +194,16 @@ def digits(test: float = 0.2, seed: int = 0, scale: str = "raw") -> Split:
 def wine(test: float = 0.2, seed: int = 0, scale: str = "standard") -> Split:
     """Chemical analyses of wines, 178 rows of 13 features in 3 classes.
 
-    (S. Aeberhard, M. Forina, UCI Machine Learning Repository 1991, doi:10.24432/C5PC7J.)
+    Args:
+        test: The share of test rows.
+        seed: Of the split.
+        scale: Of the features, see `scaled`.
+
+    Returns:
+        The split.
+
+    Source:
+        S. Aeberhard, M. Forina, UCI Machine Learning Repository 1991, doi:10.24432/C5PC7J.
     """
     return scaled(split_rows(*_shipped("wine"), test, seed), scale)
 
@@ -154,7 +212,16 @@ def wine(test: float = 0.2, seed: int = 0, scale: str = "standard") -> Split:
 def breast_cancer(test: float = 0.2, seed: int = 0, scale: str = "standard") -> Split:
     """Shapes of cell nuclei, 569 rows of 30 features in 2 classes (malignant 0, benign 1).
 
-    (W. Wolberg, O. Mangasarian, N. Street, W. Street, UCI Machine Learning Repository 1993, doi:10.24432/C5DW2B.)
+    Args:
+        test: The share of test rows.
+        seed: Of the split.
+        scale: Of the features, see `scaled`.
+
+    Returns:
+        The split.
+
+    Source:
+        W. Wolberg, O. Mangasarian, N. Street, W. Street, UCI Machine Learning Repository 1993, doi:10.24432/C5DW2B.
     """
     return scaled(split_rows(*_shipped("breast_cancer"), test, seed), scale)
 
@@ -186,7 +253,7 @@ def moons(samples: int = 200, noise: float = 0.1, test: float = 0.2, seed: int =
 def blobs(
     samples: int = 300, classes: int = 3, features: int = 2, spread: float = 1.0, test: float = 0.2, seed: int = 0
 ) -> Split:
-    """One Gaussian blob a class, of this standard deviation, its centre uniform in (−10, 10) in each feature."""
+    """One Gaussian blob a class, of this standard deviation, its center uniform in (−10, 10) in each feature."""
     from sklearn.datasets import make_blobs
 
     at_least(1, samples=samples, classes=classes, features=features)
@@ -207,6 +274,16 @@ def two_gaussians(
     """Two classes N(±distance/2 · e, 1) along a random direction e, half of the samples each.
 
     The best possible classifier, a plane between them, is wrong with probability Φ(−distance/2).
+
+    Args:
+        samples: How many rows.
+        features: How many features.
+        distance: Of the two means, in standard deviations.
+        test: The share of test rows.
+        seed: Of the samples and of the split.
+
+    Returns:
+        The split.
     """
     at_least(1, samples=samples, features=features)
     rng = generator(seed, "data")
@@ -220,7 +297,18 @@ def two_gaussians(
 def chebyshev(degree: int = 3, samples: int = 100, noise: float = 0.0, test: float = 0.0, seed: int = 0) -> Split:
     """Regression of the Chebyshev polynomial T_n(x) = cos(n arccos x), x evenly spaced on [−1, 1].
 
-    With Gaussian noise of this standard deviation on the values. Raises ValueError for a negative degree.
+    Args:
+        degree: n.
+        samples: How many rows.
+        noise: The standard deviation of Gaussian noise on the values.
+        test: The share of test rows.
+        seed: Of the noise and of the split.
+
+    Returns:
+        The split, of inputs ``(n, 1)`` and values ``(n, 1)``.
+
+    Raises:
+        ValueError: for a negative degree.
     """
     at_least(0, degree=degree, noise=noise)
     at_least(1, samples=samples)
@@ -241,8 +329,20 @@ def teacher_student(
 ) -> Split:
     """Regression of a random teacher V tanh(W x) on x ~ N(0, 1), W ~ N(0, 1/features), V ~ N(0, 1/hidden).
 
-    With Gaussian noise of this standard deviation on the values. (H. S. Seung, H. Sompolinsky, N. Tishby, Phys. Rev. A
-    45, 6056 (1992), doi:10.1103/PhysRevA.45.6056.)
+    Args:
+        samples: How many rows.
+        features: How many components x has.
+        hidden: How many hidden units the teacher has.
+        outputs: How many values it gives.
+        noise: The standard deviation of Gaussian noise on the values.
+        test: The share of test rows.
+        seed: Of everything that is drawn.
+
+    Returns:
+        The split, of inputs ``(n, features)`` and values ``(n, outputs)``.
+
+    Source:
+        H. S. Seung, H. Sompolinsky, N. Tishby, Phys. Rev. A 45, 6056 (1992), doi:10.1103/PhysRevA.45.6056.
     """
     at_least(1, samples=samples, features=features, hidden=hidden, outputs=outputs)
     at_least(0, noise=noise)

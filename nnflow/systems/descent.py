@@ -1,6 +1,6 @@
 """Descent on a given loss as a map: w' = w − η∇L(w) and its kin, for a torch loss and for named losses of one weight.
 
-The optimisers are those of `optimisers`; their memory is part of the state.
+The optimizers are those of `optimisers`; their memory is part of the state.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class CompiledDescent(Descent, CompiledMap):
-    """An optimiser on a compiled loss."""
+    """An optimizer on a compiled loss."""
 
 
 def is_repeating(optimizer: str, schedule: Schedule | None, *seeds: int | None) -> bool:
@@ -62,17 +62,29 @@ def gradient_map(
     check: bool = True,
     **defaults: float,
 ) -> TensorMap:
-    """Descent on a loss as a map: `loss` takes a torch tensor ``(dim,)`` and returns a scalar tensor.
+    """Descent on a loss as a map, w' = w − η∇L(w) and its kin; the state is w, then the optimizer's memory.
 
-    `optimizer`: "gd", "heavy_ball", "nesterov", "adam", "adamw" or "rmsprop" (see `nnflow.systems.optimisers`; the
-    state is w, then the memory); `defaults` set the defaults of its parameters eta, beta, beta1, beta2, epsilon,
-    weight_decay; `schedule`, a function of t, multiplies eta. Weights are drawn N(0, 1), memory 0. Observables: loss,
-    gradient_norm (L2). The tangent is by forward over reverse differentiation; it is compared with differences of the
-    step at a drawn state, and wherever the loss uses `detach` (`check=False` goes without, and `structure` says so).
+    Weights are drawn N(0, 1), memory 0. Observables: loss, gradient_norm (L2). The tangent is by forward over reverse
+    differentiation; it is compared with differences of the step at a drawn state, and wherever the loss uses `detach`.
 
-    Raises Refusal for an unknown optimizer or parameter, a negative eta, a schedule that is no function of t, a dim
-    below 1, a loss that fails or does not return a finite scalar at a drawn state, or one whose gradient torch cannot
-    differentiate.
+    Args:
+        loss: Takes a torch tensor ``(dim,)`` and returns a scalar tensor.
+        dim: How many weights.
+        optimizer: "gd", "heavy_ball", "nesterov", "adam", "adamw" or "rmsprop" (see `nnflow.systems.optimisers`).
+        name: What the map is called (default: as the loss).
+        schedule: A function of t that multiplies eta.
+        device: Of states (default: cpu).
+        dtype: Of states (default: torch.float64).
+        check: False goes without the comparison, and `structure` says so.
+        **defaults: Defaults of the optimizer's parameters eta, beta, beta1, beta2, epsilon, weight_decay.
+
+    Returns:
+        The map.
+
+    Raises:
+        Refusal: (a ValueError) for an unknown optimizer or parameter, a negative eta, a schedule that is no function of
+            t, a dim below 1, a loss that fails or does not return a finite scalar at a drawn state, or one whose
+            gradient torch cannot differentiate.
 
     >>> bowl = gradient_map(lambda w: (w * w).sum(), dim=2, eta=0.25)  # w' = w - 0.25 * 2w
     >>> bowl.advance(bowl.native([[1.0, 2.0]]), np.array([[0.25, 0.0]]), 0, 1).states.tolist()
@@ -112,7 +124,7 @@ def gradient_map(
 def _descent_on(
     loss: Callable[[Tensor], Tensor], optimizer: str, schedule: Schedule | None, weights: int, **settings: Any
 ) -> TensorDescent:
-    """The map of an optimiser on a loss of so many weights."""
+    """The map of an optimizer on a loss of so many weights."""
     import torch
     from torch.func import grad
 
@@ -165,7 +177,7 @@ def described(value: Any) -> str:
 
 
 def normal_weights(size: int, memory: int) -> Callable[[int, int], Array]:
-    """Initial states: weights N(0, 1), optimiser memory 0."""
+    """Initial states: weights N(0, 1), optimizer memory 0."""
 
     def draw(n: int, seed: int) -> Array:
         weights = generator(seed, "states").standard_normal((n, size))
@@ -212,9 +224,20 @@ def _well_loss(x: Array, p: Array, t: int, c: Any) -> float:
 def cubic_descent(optimizer: str = "heavy_ball", box: Any = None, **parameters: float) -> CompiledMap:
     """Descent on L = w²/2 − w³/3, which is a classic map in disguise.
 
-    With plain gradient descent (`optimizer="gd"`, or beta = 0) it is the logistic map with r = 1 + eta, by
-    x = eta (1 − w)/(1 + eta); with heavy ball (the default; state (w, velocity)) the Hénon map with b = −beta and
-    a = (eta² − (1 + beta)²)/4.
+    With plain gradient descent (`optimizer="gd"`, or beta = 0) it is the logistic map with r = 1 + eta, by x = eta (1 −
+    w)/(1 + eta); with heavy ball (the default; state (w, velocity)) the Hénon map with b = −beta and a = (eta² − (1 +
+    beta)²)/4.
+
+    Args:
+        optimizer: See `nnflow.systems.optimisers`.
+        box: (low, high) of the initial w, each a list (default: 0.1 to 0.5; memory 0).
+        **parameters: Parameter → its default (eta: 2.5, beta: 0).
+
+    Returns:
+        The map.
+
+    Raises:
+        Refusal: (a ValueError) for an unknown optimizer or parameter, or a box of another shape.
     """
     functions = (_cubic_gradient, _cubic_products, _cubic_loss)
     return _one_weight(
@@ -233,6 +256,17 @@ def double_well_descent(optimizer: str = "heavy_ball", box: Any = None, **parame
     """Descent on the double well L = (w² − 1)²/4; with beta = 0, u = √eta w obeys u' = (1 + eta) u − u³.
 
     The minima at ±1 have L'' = 2: first period doubling at eta = 1 + beta.
+
+    Args:
+        optimizer: See `nnflow.systems.optimisers`.
+        box: (low, high) of the initial w, each a list (default: 0.2 to 0.9; memory 0).
+        **parameters: Parameter → its default (eta: 1.5, beta: 0).
+
+    Returns:
+        The map.
+
+    Raises:
+        Refusal: (a ValueError) for an unknown optimizer or parameter, or a box of another shape.
     """
     functions = (_well_gradient, _well_products, _well_loss)
     return _one_weight(

@@ -41,7 +41,14 @@ def _content(path: Path) -> bytes:
 def read_idx(path: str | Path) -> npt.NDArray[Any]:
     """An array in the IDX format of the MNIST files (big-endian), plain or gzipped.
 
-    Raises ValueError for another format, or if the file is not as long as its header says.
+    Args:
+        path: The file.
+
+    Returns:
+        The array, in the shape and of the numbers that its header says.
+
+    Raises:
+        ValueError: for another format, or if the file is not as long as its header says.
     """
     path = Path(path)
     data = _content(path)
@@ -59,9 +66,17 @@ def read_idx(path: str | Path) -> npt.NDArray[Any]:
 def mnist(folder: str | Path, pixels: str = "unit", flat: bool = True) -> Split:
     """MNIST or Fashion-MNIST from a folder that holds its four files, gzipped or not.
 
-    `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-…` (also with a dot before idx). `pixels`: "unit" (0 to
-    1) or "raw" (0 to 255); `flat`: rows of 784, else ``(n, 1, 28, 28)``. Raises FileNotFoundError for a missing file,
-    ValueError for one that does not fit.
+    Args:
+        folder: Holds `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-…` (also with a dot before idx).
+        pixels: "unit" (0 to 1) or "raw" (0 to 255).
+        flat: Rows of 784, else ``(n, 1, 28, 28)``.
+
+    Returns:
+        The split that the files are.
+
+    Raises:
+        FileNotFoundError: for a missing file.
+        ValueError: for one that does not fit.
     """
     folder, parts = Path(folder), list[Any]()
     for kind in ("train", "t10k"):
@@ -85,10 +100,19 @@ def _one_of(folder: Path, name: str) -> Path:
 
 
 def cifar10(folder: str | Path, pixels: str = "unit", flat: bool = False) -> Split:
-    """CIFAR-10 from the folder of its binary version: data_batch_1.bin … data_batch_5.bin and test_batch.bin.
+    """CIFAR-10 from the folder of its binary version.
 
-    Images ``(n, 3, 32, 32)``, or rows of 3072 if `flat`; `pixels`: "unit" (0 to 1) or "raw" (0 to 255). Raises
-    FileNotFoundError for a missing file, ValueError for a truncated one or labels beyond 9.
+    Args:
+        folder: Holds data_batch_1.bin … data_batch_5.bin and test_batch.bin.
+        pixels: "unit" (0 to 1) or "raw" (0 to 255).
+        flat: Rows of 3072, else ``(n, 3, 32, 32)``.
+
+    Returns:
+        The split that the files are.
+
+    Raises:
+        FileNotFoundError: for a missing file.
+        ValueError: for a truncated one or labels beyond 9.
     """
     folder = Path(folder)
     train = [_records(folder / f"data_batch_{i}.bin") for i in range(1, 6)]
@@ -133,12 +157,24 @@ def table(
 ) -> Split:
     """A CSV file with one row a sample, split as `split_rows` does; every column but the target is a feature.
 
-    `target`: name or index of the column of labels or values. A first line without a number is the header; lines before
-    it that begin with # are comments. `classes`: whether the targets are labels, numbered 0, 1, … in the sorted order
-    of what the column holds, or values ``(n, 1)`` to be regressed (default: labels, if they are words or whole
-    numbers). Raises ValueError for a column that does not exist, two of one name, a first one that only counts the rows
-    (it would be learnt), a table without features, rows of different lengths or parted by something else than commas,
-    and cells that are missing or features that are no finite numbers, with the line.
+    A first line without a number is the header; lines before it that begin with # are comments.
+
+    Args:
+        path: The file.
+        target: Name or index of the column of labels or values.
+        test: The share of test rows.
+        seed: Of the split.
+        classes: Whether the targets are labels, numbered 0, 1, … in the sorted order of what the column holds, or
+            values ``(n, 1)`` to be regressed (default: labels, if they are words or whole numbers).
+
+    Returns:
+        The split.
+
+    Raises:
+        ValueError: for a column that does not exist, two of one name, a first one that only counts the rows (it would
+            be learned), a table without features, rows of different lengths or parted by something else than commas,
+            and cells that are missing or features that are no finite numbers, with the line.
+        Refusal: (a ValueError) likewise.
     """
     path = Path(path)
     try:
@@ -239,8 +275,17 @@ def _archive(path: Path) -> dict[str, npt.NDArray[Any]]:
 def arrays(path: str | Path, test: float = 0.2, seed: int = 0) -> Split:
     """An npz file with `inputs` and `targets` (or `x` and `y`), and perhaps `test_inputs` and `test_targets`.
 
-    Without test arrays, rows are split as `split_rows` does. Raises ValueError for arrays that are missing, not of the
-    same length, or not finite.
+    Args:
+        path: The file.
+        test: The share of test rows, where there are no test arrays: then rows are split as `split_rows` does.
+        seed: Of the split.
+
+    Returns:
+        The split.
+
+    Raises:
+        ValueError: for arrays that are missing, not of the same length, or not finite.
+        Refusal: (a ValueError) likewise.
     """
     path = Path(path)
     held = _archive(path)

@@ -2,7 +2,7 @@
 
 A fully connected network is a directed graph whose nodes are its units, numbered inputs first and layer by layer, and
 whose edges lead from unit i to unit j with the weight that j gives to the activation of i. Functions take a training
-map and states ``(dim,)`` of it; optimiser memory is not part of the graph.
+map and states ``(dim,)`` of it; optimizer memory is not part of the graph.
 """
 
 from __future__ import annotations
@@ -30,9 +30,17 @@ class Layer(NamedTuple):
 
 
 def layers(map: TrainingMap, state: Any) -> list[Layer]:
-    """The layers of a state ``(dim,)``, first to last.
+    """The layers of a state, first to last.
 
-    Raises ValueError for a state of another shape, or a network that is no chain of fully connected layers.
+    Args:
+        map: The training map.
+        state: ``(dim,)``, numpy or a tensor.
+
+    Returns:
+        Kernel and bias of each layer.
+
+    Raises:
+        ValueError: for a state of another shape, or a network that is no chain of fully connected layers.
     """
     parts = split(map, state)
     found: list[Layer] = []
@@ -60,10 +68,18 @@ def split(map: TrainingMap, state: Any) -> list[Array]:
 
 
 def adjacency(map: TrainingMap, state: Any, biases: bool = False) -> Array:
-    """The matrix A ``(unit, unit)``: A[i, j] is the weight of the edge from unit i to unit j, 0 where there is none.
+    """The matrix A of the network: A[i, j] is the weight of the edge from unit i to unit j, 0 where there is none.
 
-    With `biases`, one more unit for each layer that has them follows at the end, always active, whose edges they are.
-    Raises ValueError as `layers` does.
+    Args:
+        map: The training map.
+        state: ``(dim,)``, numpy or a tensor.
+        biases: One more unit for each layer that has them follows at the end, always active, whose edges they are.
+
+    Returns:
+        ``(unit, unit)`` float64.
+
+    Raises:
+        ValueError: as `layers`.
     """
     chain = layers(map, state)
     first = np.concatenate([[0, chain[0].kernel.shape[1]], [layer.kernel.shape[0] for layer in chain]]).cumsum()
@@ -77,9 +93,18 @@ def adjacency(map: TrainingMap, state: Any, biases: bool = False) -> Array:
 
 
 def graph(map: TrainingMap, state: Any) -> nx.DiGraph:
-    """The network as a `networkx.DiGraph`: an edge for each weight, with `weight`; nodes with `layer` and `bias`.
+    """The network as a directed graph with an edge for each weight.
 
-    Nodes are numbered as the rows of `adjacency`; inputs have layer 0 and bias 0. Raises ValueError as `layers` does.
+    Args:
+        map: The training map.
+        state: ``(dim,)``, numpy or a tensor.
+
+    Returns:
+        A `networkx.DiGraph`: edges with `weight`, nodes with `layer` and `bias`. Nodes are numbered as the rows of
+        `adjacency`; inputs have layer 0 and bias 0.
+
+    Raises:
+        ValueError: as `layers`.
     """
     import networkx as nx
 
@@ -101,10 +126,19 @@ def graph(map: TrainingMap, state: Any) -> nx.DiGraph:
 
 
 def distance(map: TrainingMap, x: Any, y: Any, norm: str = "l1") -> float:
-    """The distance of two states over all weights and biases: "l1", "l2" or "max".
+    """The distance of two states over all weights and biases.
 
-    L2 is the Frobenius norm of the difference of the adjacency matrices (with biases). Raises ValueError for another
-    norm, or states of another shape.
+    Args:
+        map: The training map.
+        x: ``(dim,)``, numpy or a tensor.
+        y: ``(dim,)``, numpy or a tensor.
+        norm: "l1", "l2" or "max". L2 is the Frobenius norm of the difference of the adjacency matrices (with biases).
+
+    Returns:
+        The distance.
+
+    Raises:
+        ValueError: for another norm, or states of another shape.
     """
     return float(length(_flat(map, x) - _flat(map, y), norm))
 
@@ -130,12 +164,26 @@ class Match(NamedTuple):
 
 
 def matched(map: TrainingMap, x: Any, y: Any, norm: str = "l1") -> Match:
-    """The distance of two networks modulo permutations of hidden units, which change no output: "l1" or "l2".
+    """The distance of two networks modulo permutations of hidden units, which change no output.
 
-    Unit i of x is matched with unit order[i] of y. With one hidden layer this is a linear assignment problem and exact.
-    With several, layers are matched in turn, the others kept, until nothing changes, which never increases the
-    distance, but may end in a local minimum: an upper bound. (S. K. Ainsworth, J. Hayase, S. Srinivasa, ICLR 2023,
-    arXiv:2209.04836.) Raises ValueError for another norm, and as `layers` does.
+    With one hidden layer this is a linear assignment problem and exact. With several, layers are matched in turn, the
+    others kept, until nothing changes, which never increases the distance, but may end in a local minimum: an upper
+    bound.
+
+    Args:
+        map: The training map.
+        x: ``(dim,)``, numpy or a tensor.
+        y: ``(dim,)``, numpy or a tensor.
+        norm: "l1" or "l2".
+
+    Returns:
+        The distance, and the order of each hidden layer: unit i of x is matched with unit order[i] of y.
+
+    Raises:
+        ValueError: for another norm, and as `layers`.
+
+    Source:
+        S. K. Ainsworth, J. Hayase, S. Srinivasa, ICLR 2023, arXiv:2209.04836.
     """
     if norm not in ("l1", "l2"):
         raise ValueError(f"norm = {norm!r}: a distance that is a sum over units is needed, l1 or l2")
@@ -153,7 +201,7 @@ def matched(map: TrainingMap, x: Any, y: Any, norm: str = "l1") -> Match:
 
 
 def _assigned(ours: list[Layer], theirs: list[Layer], orders: list[Order], i: int, norm: str) -> Order:
-    """The best order of hidden layer i, given those of its neighbours."""
+    """The best order of hidden layer i, given those of its neighbors."""
     before = orders[i - 1] if i > 0 else slice(None)
     after = orders[i + 1] if i + 1 < len(orders) else slice(None)
     costs = _between(ours[i].kernel, theirs[i].kernel[:, before], norm)
@@ -189,7 +237,7 @@ def _reordered(chain: list[Layer], orders: list[Order]) -> list[Layer]:
 
 
 def permuted(map: TrainingMap, state: Any, orders: list[Order]) -> Array:
-    """The same network, hidden unit i of each layer being what was unit order[i]; optimiser memory is set to 0."""
+    """The same network, hidden unit i of each layer being what was unit order[i]; optimizer memory is set to 0."""
     chain = _reordered(layers(map, state), orders)
     parts = [part.ravel() for layer in chain for part in layer if part is not None]
     return np.concatenate([*parts, np.zeros(map.memory)])

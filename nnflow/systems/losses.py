@@ -198,9 +198,16 @@ def _accuracy(task: Training, inputs: npt.NDArray[Any], targets: npt.NDArray[Any
 
 
 def seen(task: Training, targets: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Which labels ``(row,)`` the loss looks at: no class (-100, 255), or one that it ignores, is told by its gradient.
+    """Which labels the loss looks at: no class (-100, 255), or one that it ignores, is told by its gradient.
 
     It is taken at small drawn outputs, at which no row is so sure that its gradient vanishes by rounding.
+
+    Args:
+        task: The training.
+        targets: Labels.
+
+    Returns:
+        ``(row,)`` bool.
     """
     valid = np.asarray((targets >= 0) & (targets < (task.width or 0)))
     outputs = 0.1 * torch.as_tensor(generator(0, "outputs").standard_normal((len(targets), task.width or 0)))

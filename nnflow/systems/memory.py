@@ -30,10 +30,19 @@ ONE_FOR_ALL = ("lr", "momentum", "weight_decay", "betas", "eps", "alpha")
 
 
 def remembered(name: str, optimizer: Any, parameters: Mapping[str, Any], mine: bool) -> list[Array]:
-    """The memory of optimiser `name`, kind after kind, of each of the named parameters; 0 before the first step.
+    """The memory of an optimizer, kind after kind, of each of the named parameters; 0 before the first step.
 
-    `mine`: whether the parameters are those of a module, which an optimizer knows by identity. Raises Refusal for an
-    optimizer that is another one, or is of other parameters.
+    Args:
+        name: The map's optimizer.
+        optimizer: A torch optimizer, its state_dict(), or None.
+        parameters: Name → parameter.
+        mine: Whether the parameters are those of a module, which an optimizer knows by identity.
+
+    Returns:
+        Flat arrays, float64.
+
+    Raises:
+        Refusal: for an optimizer that is another one, or is of other parameters.
     """
     kinds = OPTIMISERS[name].memory
     if optimizer is None:

@@ -3,7 +3,7 @@
 A task is a module with its loss and its data, copied and tried out once. From it comes the tensor map, for any module;
 it is compared with torch on the user's own module, and then stands as the reference. Where the task amounts to a plain
 perceptron, which is told by its layers and checked by loss and gradient, a compiled map takes its place, and is itself
-compared with the tensor map. What is not recognised stays on tensors: slower, and never another map.
+compared with the tensor map. What is not recognized stays on tensors: slower, and never another map.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class TensorTraining(TrainingMap, TensorMap):
 
 
 class TensorDescent(Descent, TensorMap):
-    """An optimiser on a torch loss."""
+    """An optimizer on a torch loss."""
 
 
 @dataclass(frozen=True)
@@ -192,12 +192,12 @@ class Training:
         return torch.as_tensor(values, dtype=kind, device=device or self.device)
 
     def start(self, memory: int) -> Array:
-        """The state ``(dim,)`` of the module's own weights, with optimiser memory 0."""
+        """The state ``(dim,)`` of the module's own weights, with optimizer memory 0."""
         own = [p.detach().double().numpy().ravel() for p in self.module.parameters()]
         return np.concatenate([*own, np.zeros(memory)])
 
     def initial(self, memory: int) -> Callable[[int, int], Array]:
-        """How states are drawn: with a scale, or by the module's own reset_parameters; optimiser memory 0."""
+        """How states are drawn: with a scale, or by the module's own reset_parameters; optimizer memory 0."""
         if self.scale is None:
             return _Reset(self.module, memory)
         base = [
@@ -220,7 +220,7 @@ def _array(values: Any, name: str) -> npt.NDArray[Any]:
 
 
 class _Reset:
-    """Initial states by the module's own `reset_parameters`, each from its own seed; optimiser memory 0."""
+    """Initial states by the module's own `reset_parameters`, each from its own seed; optimizer memory 0."""
 
     def __init__(self, module: nn.Module, memory: int) -> None:
         self.module = module
@@ -426,6 +426,9 @@ def _softmax(task: Training) -> tuple[tuple[int, tuple[int, ...]], ...]:
 
     Tried out with large constants, on the loss that a step descends on, at three drawn weight vectors: at one alone, a
     zero head say, the loss may not see a layer for another reason.
+
+    Returns:
+        For each parameter of that layer its place in the state and its shape; none if the loss sees it.
     """
     found = last_layer(task.layout)
     matrix = [(start, shape) for start, shape in found if len(shape) == 2]

@@ -2,7 +2,7 @@
 
 A small fully connected network in float64 gets the compiled rule of `perceptron`; any other module, device or dtype the
 tensor rule of `modules`. Both have the same state: the parameters in the module's order, each flattened, then the
-optimiser's memory. Only the functions that take a torch module import torch.
+optimizer's memory. Only the functions that take a torch module import torch.
 """
 
 from __future__ import annotations
@@ -42,8 +42,10 @@ BACKENDS = ("auto", "compiled", "tensor")
 class TrainingMap(Descent):
     """What every training map can do beside the verbs: carry states to and from modules, and name its symmetries.
 
-    `layout` lists (name, shape) of the module's parameters in the order of the state. `softmax` says where the logits
-    come from, if a softmax follows: for each parameter of the last layer its place in the state and its shape.
+    Attributes:
+        layout: (name, shape) of the module's parameters in the order of the state.
+        softmax: Where the logits come from, if a softmax follows: for each parameter of the last layer its place in the
+            state and its shape.
     """
 
     layout: Layout
@@ -57,11 +59,17 @@ class TrainingMap(Descent):
         return super().structure_hint(name)
 
     def gauge(self, x: Any, p: Any) -> Array:
-        """``(member, H + 1, dim)``: softmax does not see a constant that is added to all logits.
+        """Directions along which L does not change: softmax does not see a constant that is added to all logits.
 
-        So each of the H columns of the last weight matrix, and the biases, may be shifted by a constant: g = H + 1
-        orthonormal directions along which L does not change (g = 0 where no softmax follows a linear layer). The
-        tangent map leaves them as they are, but for weight decay, under which they shrink.
+        So each of the H columns of the last weight matrix, and the biases, may be shifted by a constant. The tangent
+        map leaves these directions as they are, but for weight decay, under which they shrink.
+
+        Args:
+            x: States ``(member, dim)``.
+            p: Parameters ``(member, parameter)``.
+
+        Returns:
+            ``(member, g, dim)``, orthonormal rows, g = H + 1 (g = 0 where no softmax follows a linear layer).
         """
         rows = []
         for start, (classes, *inputs) in self.softmax:
@@ -74,13 +82,22 @@ class TrainingMap(Descent):
         return np.broadcast_to(basis, (len(x), *basis.shape))
 
     def state_of(self, module: Any, optimizer: Any = None) -> Array:
-        """The state ``(dim,)`` of a module of this map's shape, or of a checkpoint: its `state_dict()`.
+        """The state of a module of this map's shape, or of a checkpoint.
 
-        Optimiser memory is 0, or that of a torch `optimizer` of the module's parameters, or of its `state_dict()` (for
-        Adam, start at its step: ``ensemble.with_states(states, t=step)``). Such a dict has names only if the optimizer
-        was made of `module.named_parameters()`; without, it is refused where two parameters have the same shape, whose
-        memories could be interchanged: give the optimizer itself. Raises Refusal if module, checkpoint or optimizer do
-        not fit, or if the optimizer steps by another rule than this map.
+        Args:
+            module: A torch module, or its `state_dict()`.
+            optimizer: A torch optimizer of the module's parameters, or its `state_dict()`, from which the optimizer
+                memory is taken (for Adam, start at its step: ``ensemble.with_states(states, t=step)``); without one it
+                is 0. Such a dict has names only if the optimizer was made of `module.named_parameters()`; without, it
+                is refused where two parameters have the same shape, whose memories could be interchanged: give the
+                optimizer itself.
+
+        Returns:
+            ``(dim,)`` float64: the weights, then the optimizer's memory.
+
+        Raises:
+            Refusal: if module, checkpoint or optimizer do not fit, or if the optimizer steps by another rule than this
+                map.
         """
         saved = isinstance(module, Mapping)
         parameters = self._checkpoint(module) if saved else self._fitting(module)
@@ -88,10 +105,18 @@ class TrainingMap(Descent):
         return np.concatenate([*map(_flat, parameters), *remembered(self.optimizer, optimizer, named, not saved)])
 
     def load_state(self, module: torch.nn.Module, state: Any) -> torch.nn.Module:
-        """A copy of a module of this map's shape with the weights of a state ``(dim,)``; the module stays as it is.
+        """A copy of a module of this map's shape with the weights of a state; the module stays as it is.
 
-        The copy is in the map's number type (float64, unless it was given another), on the module's device, so that
-        `state_of` gives the same weights back. Raises Refusal if module or state do not fit.
+        Args:
+            module: A torch module.
+            state: ``(dim,)``, numpy or a tensor.
+
+        Returns:
+            The copy, in the map's number type (float64, unless it was given another), on the module's device, so that
+            `state_of` gives the same weights back.
+
+        Raises:
+            Refusal: if module or state do not fit.
         """
         import torch
 
@@ -131,10 +156,16 @@ def _flat(values: Any) -> Array:
 
 
 class Peer(NamedTuple):
-    """What the tensor backend makes of a state ``x (1, dim)`` at t = 0 with parameters ``p (1, parameter)``.
+    """What the tensor backend makes of a state at t = 0, and how far rounding may put another backend from it.
 
-    The next state `after (dim,)` and the image `moved (dim,)` of a tangent vector `v (dim,)`, and how far rounding may
-    put another backend from them.
+    Attributes:
+        x: The state, ``(1, dim)``.
+        p: The parameters, ``(1, parameter)``.
+        v: A tangent vector, ``(dim,)``.
+        after: The next state, ``(dim,)``.
+        moved: The image of the tangent vector, ``(dim,)``.
+        off_after: How far rounding may put another next state from this one.
+        off_moved: How far rounding may put another image from this one.
     """
 
     x: Array
@@ -248,13 +279,28 @@ def perceptron_map(
 ) -> CompiledTraining:
     """Training of a small fully connected network as a compiled map.
 
-    `defaults` are the optimizer's parameters (weight_decay is one only if it is given); states are drawn with kernels
-    N(0, 1) and biases 0 unless `initial` says otherwise. Observables, over the full data: loss, accuracy
-    (classification), test_loss, test_accuracy (with test data), l1, l2 (norms of the weights; also of each parameter,
-    l2.W1), gradient_norm, probe[i,c] (output c for probe row i), and for bounded activations `stuck_on` and `saturated`
-    (hidden units that stay within 0.01 of their upper limit, or of one of their limits, for every training input);
-    over the training inputs output[c] (the mean of each output), output_range (the largest range of an output: 0 where
-    the network answers all inputs alike) and hidden_square (the mean of Σ h² over the last hidden layer).
+    Observables, over the full data: loss, accuracy (classification), test_loss, test_accuracy (with test data), l1, l2
+    (norms of the weights; also of each parameter, l2.W1), gradient_norm, probe[i,c] (output c for probe row i), and for
+    bounded activations `stuck_on` and `saturated` (hidden units that stay within 0.01 of their upper limit, or of one
+    of their limits, for every training input); over the training inputs output[c] (the mean of each output),
+    output_range (the largest range of an output: 0 where the network answers all inputs alike) and hidden_square (the
+    mean of Σ h² over the last hidden layer).
+
+    Args:
+        network: The network, its data and its loss.
+        optimizer: See `nnflow.systems.optimisers`.
+        schedule: A function of t that multiplies eta.
+        layout: (name, shape) of the parameters in the order of the state (default: W1, b1, W2, …).
+        initial: A function (n, seed) → (n, dim) (default: kernels N(0, 1) and biases 0).
+        start: ``(dim,)``, a state of its own.
+        structure: What else is fixed when the map is made.
+        ranges: Parameter → (low, high) where the map is usually studied.
+        name: What the map is called.
+        source: Where the map comes from.
+        **defaults: Defaults of the optimizer's parameters (weight_decay is one only if it is given).
+
+    Returns:
+        The map.
     """
     parameters = optimiser(optimizer, defaults, decay=False)
     layout = layout or _layers(network.sizes)
@@ -399,11 +445,24 @@ def iris(
 ) -> CompiledTraining:
     """The network of the reference study on Iris: 4-10-3, sigmoid, softmax cross-entropy, raw features.
 
-    `split` seeds the 120/30 split; 83 weights: 10 × 4, 10 biases, 3 × 10, 3 biases; kernels drawn N(0, 1), biases 0.
-    `optimizer`, `batch`, `shuffle` as in `training_map` (the study: plain gradient descent, full batch); weight_decay
-    is a parameter if it is given. Observables as in `perceptron_map`. Raises ValueError for a negative split, an
-    unknown optimizer, or a batch that does not fit.
-    (K. Danovski, M. C. Soriano, L. Lacasa, Front. Complex Syst. 2, 1367957 (2024), arXiv:2404.05782.)
+    83 weights: 10 × 4, 10 biases, 3 × 10, 3 biases; kernels drawn N(0, 1), biases 0. Observables as in
+    `perceptron_map`.
+
+    Args:
+        split: Seed of the split into 120 training and 30 test rows.
+        optimizer: As in `training_map` (the study: plain gradient descent).
+        batch: As in `training_map` (the study: full batch).
+        shuffle: As in `training_map`.
+        **parameters: Parameter → its default; weight_decay is a parameter if it is given.
+
+    Returns:
+        The map.
+
+    Raises:
+        Refusal: (a ValueError) for a negative split, an unknown optimizer, or a batch that does not fit.
+
+    Source:
+        K. Danovski, M. C. Soriano, L. Lacasa, Front. Complex Syst. 2, 1367957 (2024), arXiv:2404.05782.
     """
     source = "K. Danovski, M. C. Soriano, L. Lacasa, Front. Complex Syst. 2, 1367957 (2024), arXiv:2404.05782"
     made = partial(_classifier, "iris", (4, 10, 3), "sigmoid", iris_split(split), source=source, split=split)
@@ -420,10 +479,25 @@ def digits(
 ) -> CompiledTraining:
     """A 64-64-10 network on the handwritten digits of scikit-learn: tanh, softmax cross-entropy, pixels from 0 to 1.
 
-    `split` seeds the split into 1200 training and 597 test rows; `hidden` units; 4810 weights drawn as for `iris`. A
-    small stand-in for MNIST, on which learning speeds up where training turns chaotic. `optimizer`, `batch`, `shuffle`
-    as in `training_map`. Raises ValueError for a negative split, an unknown optimizer, or a batch that does not fit.
-    (After P. Jiménez-González, M. C. Soriano, L. Lacasa, arXiv:2506.08523.)
+    4810 weights, drawn as for `iris`. A small stand-in for MNIST, on which learning speeds up where training turns
+    chaotic.
+
+    Args:
+        split: Seed of the split into 1200 training and 597 test rows.
+        hidden: How many hidden units.
+        optimizer: As in `training_map`.
+        batch: As in `training_map`.
+        shuffle: As in `training_map`.
+        **parameters: Parameter → its default.
+
+    Returns:
+        The map.
+
+    Raises:
+        Refusal: (a ValueError) for a negative split, an unknown optimizer, or a batch that does not fit.
+
+    Source:
+        After P. Jiménez-González, M. C. Soriano, L. Lacasa, arXiv:2506.08523.
     """
     source = "P. Jiménez-González, M. C. Soriano, L. Lacasa, arXiv:2506.08523"
     data = digits_table(test=597 / 1797, seed=split, scale="unit")
@@ -477,27 +551,47 @@ def training_map(
 ) -> TrainingMap:
     """Training of a torch module as a map: W' = W − η∇L(W) and its kin, L = loss_fn(module(inputs), targets).
 
-    `inputs`, `targets` and the pair `test` are arrays or tensors. `optimizer`: see `nnflow.systems.optimisers`;
-    `defaults` set the defaults of its parameters eta, beta, beta1, beta2, epsilon, weight_decay (any value, but
-    eta ≥ 0); `schedule`, a function of t, multiplies eta. The map works on a float64 copy (`dtype`: torch.float32
-    instead); the module is never changed. An ensemble that asks for no states starts from the module's own weights;
-    others are drawn by its `reset_parameters`, seeded, or with `scale`: kernels N(0, scale²), biases 0, other vectors
-    (the gain of a layer norm) as in the module.
-    `batch`: samples a step, in the order of the data (default: all of them), or with `shuffle`, a seed, in an order
-    drawn anew for each epoch; `noise`: the seed of everything random in the module (dropout). Either makes a random
-    map, with the same numbers at t for all members. `microbatch`: at most so many samples go through the module at
-    once, for large data (the loss must be a mean over samples).
-    `backend`: "compiled" for a Sequential of Linear layers and sigmoid, tanh, ReLU, softplus or identity, with
-    cross-entropy or mean squared error, on the CPU in float64; "tensor" for anything else; "auto": the compiled one
-    where it applies and the data are under 1 MB. Observables, over the full data in evaluation mode: loss, accuracy
-    (of classes; rows that the loss ignores left out), test_loss, test_accuracy, l1 and l2 (also of each parameter,
-    l2.0.weight), gradient_norm, probe[i,c] (output c for row i of `probe`), on tensors batch_loss (of the step at t).
+    The map works on a float64 copy; the module is never changed. An ensemble that asks for no states starts from the
+    module's own weights; others are drawn by its `reset_parameters`, seeded, or as `scale` says. Observables, over the
+    full data in evaluation mode: loss, accuracy (of classes; rows that the loss ignores left out), test_loss,
+    test_accuracy, l1 and l2 (also of each parameter, l2.0.weight), gradient_norm, probe[i,c] (output c for row i of
+    `probe`), on tensors batch_loss (of the step at t). When it is made, the map is compared with torch on the module
+    itself: loss and gradient to rounding, the tangent with differences of the step (see `witness`).
 
-    When it is made, the map is compared with torch on the module itself: loss and gradient to rounding, the tangent
-    with differences of the step (see `witness`); `check=False` goes without, and `structure` says so.
-    Raises Refusal for what differs, an unknown backend, optimizer or parameter, outputs that do not fit the loss, and
-    a loss that is not finite or no fixed function of all its parameters (batch-norm in training mode; dropout without
-    `noise`); TypeError for what is no module or no floating torch dtype.
+    Args:
+        module: The network; its weights are where an ensemble starts.
+        loss_fn: Of the module's outputs and the targets.
+        inputs: Array or tensor, ``(sample, …)``.
+        targets: Array or tensor, ``(sample, …)``.
+        optimizer: "gd", "heavy_ball", "nesterov", "adam", "adamw" or "rmsprop", see `nnflow.systems.optimisers`.
+        test: (inputs, targets) for test_loss and test_accuracy.
+        device: Of the tensor backend (default: cpu).
+        backend: "compiled" for a Sequential of Linear layers and sigmoid, tanh, ReLU, softplus or identity, with
+            cross-entropy or mean squared error, on the CPU in float64; "tensor" for anything else; "auto": the compiled
+            one where it applies and the data are under 1 MB.
+        schedule: A function of t that multiplies eta.
+        batch: Samples a step, in the order of the data (default: all of them).
+        shuffle: A seed: the order is drawn anew for each epoch. It makes a random map, with the same numbers at t for
+            all members.
+        noise: The seed of everything random in the module (dropout). It makes a random map, with the same numbers at t
+            for all members.
+        probe: Inputs whose outputs are observed, ``(row, …)``.
+        microbatch: At most so many samples go through the module at once, for large data (the loss must be a mean over
+            samples).
+        dtype: torch.float32 instead of torch.float64.
+        scale: Draw kernels N(0, scale²), biases 0, other vectors (the gain of a layer norm) as in the module.
+        check: False goes without the comparison, and `structure` says so.
+        **defaults: Defaults of the optimizer's parameters eta, beta, beta1, beta2, epsilon, weight_decay (any value,
+            but eta ≥ 0).
+
+    Returns:
+        A map whose state is the parameters in the module's order, each flattened, then the optimizer's memory.
+
+    Raises:
+        Refusal: (a ValueError) for what differs from torch, an unknown backend, optimizer or parameter, outputs that do
+            not fit the loss, and a loss that is not finite or no fixed function of all its parameters (batch-norm in
+            training mode; dropout without `noise`).
+        TypeError: for what is no module or no floating torch dtype.
     """
     import torch
 

@@ -1,6 +1,6 @@
-"""Optimisers as maps on the extended state: the weights w, then what the optimiser remembers of each weight.
+"""Optimizers as maps on the extended state: the weights w, then what the optimizer remembers of each weight.
 
-With g = ∇L(w), to which every optimiser but "adamw" adds weight_decay · w, and η = eta times the schedule's factor:
+With g = ∇L(w), to which every optimizer but "adamw" adds weight_decay · w, and η = eta times the schedule's factor:
 
     gd           w' = w − ηg
     heavy_ball   v' = βv + g,  w' = w − ηv'                   (Polyak 1964, doi:10.1016/0041-5553(64)90137-5)
@@ -41,7 +41,7 @@ Values = dict[str, Any]  # parameter name -> number, array or tensor
 
 @dataclass(frozen=True)
 class Optimiser:
-    """An optimiser: its parameters with their defaults, and the kinds of memory it keeps of each weight."""
+    """An optimizer: its parameters with their defaults, and the kinds of memory it keeps of each weight."""
 
     parameters: dict[str, float]
     memory: tuple[str, ...] = ()
@@ -70,9 +70,18 @@ LIMITS = {"eta": (0.0, np.inf)}  # any other value is a map to study, sensible o
 
 
 def optimiser(name: str, defaults: Mapping[str, float], decay: bool = True) -> dict[str, float]:
-    """The parameters of an optimiser with their defaults; without `decay`, weight_decay only if it is not 0.
+    """The parameters of an optimizer with their defaults.
 
-    Raises ValueError for an unknown optimiser or parameter, or a negative learning rate.
+    Args:
+        name: The optimizer.
+        defaults: Parameter → another default.
+        decay: Without it, weight_decay is a parameter only if it is not 0.
+
+    Returns:
+        Parameter → default, in the order of a map's parameters.
+
+    Raises:
+        ValueError: for an unknown optimizer or parameter, or a negative learning rate.
     """
     if name not in OPTIMISERS:
         raise ValueError(unknown("optimizer", name, OPTIMISERS))
@@ -96,14 +105,16 @@ def meant(name: str, known: Collection[str]) -> str:
 
 
 def memory_names(name: str, weights: tuple[str, ...]) -> tuple[str, ...]:
-    """The coordinates of an optimiser's memory, in order; none for gradient descent."""
+    """The coordinates of an optimizer's memory, in order; none for gradient descent."""
     return tuple(f"{kind}.{weight}" for kind in OPTIMISERS[name].memory for weight in weights)
 
 
 class Descent(Map):
-    """What every map of an optimiser on a loss knows beside the verbs: when a curvature is too large for it.
+    """What every map of an optimizer on a loss knows beside the verbs: when a curvature is too large for it.
 
-    `optimizer` is its name; `schedule`, a function of t, multiplies the learning rate (None: 1).
+    Attributes:
+        optimizer: Its name.
+        schedule: A function of t that multiplies the learning rate (None: 1).
     """
 
     optimizer: str
@@ -125,19 +136,36 @@ class Descent(Map):
         return OPTIMISERS[self.optimizer].preconditioned
 
     def threshold(self, p: Any, t: int) -> Array:
-        """``(member,)``: the (effective) curvature h beyond which a direction of a minimum is unstable.
+        """The (effective) curvature h beyond which a direction of a minimum is unstable.
 
         gd 2/η − wd; heavy_ball 2(1+β)/η − wd; nesterov (2+2β)/(η(1+2β)) − wd; of the preconditioned Hessian, rmsprop
         2/η, adam 2(1+β₁)/((1−β₁)η), adamw (2 − η wd)(1+β₁)/((1−β₁)η); inf where η = 0.
-        (Cohen et al. 2021, arXiv:2103.00065; 2022, arXiv:2207.14484.)
+
+        Args:
+            p: Parameters ``(member, parameter)``.
+            t: The step index.
+
+        Returns:
+            ``(member,)`` float64.
+
+        Source:
+            Cohen et al. 2021, arXiv:2103.00065; 2022, arXiv:2207.14484.
         """
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray(_THRESHOLDS[self.optimizer](**self._values(p, t)), dtype=np.float64)
 
     def preconditioner(self, x: Any, p: Any, t: int) -> Array:
-        """``(member, weights)``: the D of a step w' = w − η D⁻¹ (momentum of g) from x_t; 1 without preconditioning.
+        """The D of a step w' = w − η D⁻¹ (momentum of g) from x_t; 1 without preconditioning.
 
         rmsprop D = √s' + ε; adam (1 − β₁ᵗ⁺¹)(√ŝ + ε), with the s' that this step makes.
+
+        Args:
+            x: States ``(member, dim)``.
+            p: Parameters ``(member, parameter)``.
+            t: The step index.
+
+        Returns:
+            ``(member, weights)`` float64.
         """
         if not self.preconditioned:
             return np.ones((len(x), self.weights))
@@ -149,9 +177,18 @@ class Descent(Map):
         return np.asarray(first * (np.sqrt(square / second) + values["epsilon"]))
 
     def effective_curvature(self, x: Any, p: Any, t: int, v: Any) -> Any:
-        """D^(−½) (H + weight_decay) D^(−½) times each row of ``v (member, k, weights)``, numpy; without a D, H v.
+        """D^(−½) (H + weight_decay) D^(−½) times each row of ``v (member, k, weights)``; without a D, H v.
 
         Its eigenvalues are those of D⁻¹(H + weight_decay); decoupled weight decay is in the threshold instead.
+
+        Args:
+            x: States ``(member, dim)``.
+            p: Parameters ``(member, parameter)``.
+            t: The step index.
+            v: Vectors of weights ``(member, k, weights)``, one a row.
+
+        Returns:
+            ``(member, k, weights)``, numpy; without a D, in the backend's own array.
         """
         if not self.preconditioned:
             return self.curvature(x, p, t, v)
@@ -175,7 +212,7 @@ _THRESHOLDS: dict[str, Callable[..., Any]] = {
 
 
 class Functions(NamedTuple):
-    """The compiled functions of an optimiser on one loss, as `CompiledMap` takes them."""
+    """The compiled functions of an optimizer on one loss, as `CompiledMap` takes them."""
 
     rule: Rule
     tangent: None
@@ -202,11 +239,19 @@ def _inline(function: Function) -> Function:
 def compiled_descent(
     gradient: Any, gradient_and_products: Any, size: int, name: str, parameters: Any, scheduled: bool = False
 ) -> Functions:
-    """An optimiser on a compiled loss of `size` weights; `parameters` are their names in the order of p.
+    """An optimizer on a compiled loss.
 
-    `gradient(w, t, c, g)` writes ∇L into g, `c` being what the map hands on; `gradient_and_products(w, t, c, g, V,
-    out)` also writes H V[j] into out[j], V and out being (k, size). If `scheduled`, the last two of c are a step index
-    and the schedule's factors from there on.
+    Args:
+        gradient: `gradient(w, t, c, g)` writes ∇L into g, `c` being what the map hands on.
+        gradient_and_products: `gradient_and_products(w, t, c, g, V, out)` also writes H V[j] into out[j], V and out
+            being (k, size).
+        size: How many weights.
+        name: The optimizer.
+        parameters: Their names in the order of p.
+        scheduled: Whether the last two of c are a step index and the schedule's factors from there on.
+
+    Returns:
+        The functions of a compiled map.
     """
     at = list(parameters).index("weight_decay") if "weight_decay" in parameters else -1
     coupled, decoupled = (at, -1) if name != "adamw" else (-1, at)
@@ -279,10 +324,13 @@ def _gd(loss: _Loss) -> tuple[Rule, Rule]:
 
 
 def _remembering(loss: _Loss, move: Rule, carry: Rule) -> tuple[Rule, Rule]:
-    """The rules of an optimiser with memory.
+    """The rules of an optimizer with memory.
 
     `move(x, p, t, c, out)` turns the slope in out[:size] into the next state; `carry(x, p, t, c, V, bent, g, W)` writes
     the tangent map on V into W, from the slope g and the Hessian's products with the weights of V.
+
+    Returns:
+        The rule, and the joint of step and tangent.
     """
     size, slope, both = loss.size, loss.slope, loss.both
 
@@ -399,7 +447,7 @@ _COMPILED: dict[str, Callable[[_Loss], tuple[Rule, Rule]]] = {
 def tensor_descent(
     gradient: Callable[[Any, int], Any], name: str, schedule: Schedule | None = None
 ) -> Callable[[Any, Any, int], Any]:
-    """The rule of an optimiser on torch tensors, from `gradient(w, t)`."""
+    """The rule of an optimizer on torch tensors, from `gradient(w, t)`."""
     from torch import cat
 
     count = 1 + len(OPTIMISERS[name].memory)

@@ -21,10 +21,15 @@ Integers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Order:
-    """Rows of `samples` in batches of `batch` (None: all at once; the last batch of an epoch may be smaller).
+    """Rows of data in batches.
 
-    `shuffle` is the seed of a new order for each epoch; None keeps the order of the data.
-    Raises ValueError for a batch that is not 1 … samples, a seed below 0, or a seed without a batch.
+    Args:
+        samples: How many rows.
+        batch: Rows a step (None: all at once; the last batch of an epoch may be smaller).
+        shuffle: The seed of a new order for each epoch; None keeps the order of the data.
+
+    Raises:
+        Refusal: (a ValueError) for a batch that is not 1 … samples, a seed below 0, or a seed without a batch.
     """
 
     samples: int
@@ -60,7 +65,18 @@ class Order:
 def permutation(n: int, seed: int, epoch: int) -> Integers:
     """A random order of n rows: Fisher–Yates, its numbers hashed from (seed, epoch, position) by splitmix64.
 
-    (G. L. Steele, D. Lea, C. H. Flood, OOPSLA 2014, doi:10.1145/2660193.2660195.) The remainder's bias is n/2⁶⁴.
+    The remainder's bias is n/2⁶⁴.
+
+    Args:
+        n: How many rows.
+        seed: Of the order.
+        epoch: Each has an order of its own.
+
+    Returns:
+        ``(n,)``, the rows in their order.
+
+    Source:
+        G. L. Steele, D. Lea, C. H. Flood, OOPSLA 2014, doi:10.1145/2660193.2660195.
     """
     order = np.arange(n)
     key = mixed(mixed(np.uint64(seed)) ^ np.uint64(epoch))

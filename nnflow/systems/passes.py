@@ -36,7 +36,7 @@ INNER: dict[str, Any] = {"no_cpython_wrapper": True, "inline": "always"}
 
 
 def inner(function: Function) -> Function:
-    """A kernel for other kernels only, put in place there: by itself it would optimise all that it calls once more."""
+    """A kernel for other kernels only, put in place there: by itself it would optimize all that it calls once more."""
     return cast(Function, numba.njit(**OPTIONS, **INNER)(function))
 
 

@@ -349,18 +349,24 @@ def _with_products(task: _Task, along: PassesAlong) -> Callable[[Array, int, Any
 class Perceptron:
     """A fully connected network, its loss and its data: mean over all training samples, one full batch.
 
-    sizes: units of every layer, inputs first: (4, 10, 3). Any depth; two numbers are a linear model.
-    activation: of the hidden layers, one name or one a layer: "sigmoid", "tanh", "relu", "softplus", "identity".
-    loss: "cross_entropy" (of the softmax of the outputs, log-sum-exp form, mean over samples) or "mse" (mean over
-        samples and outputs, as ``torch.nn.MSELoss``).
-    inputs: (n, sizes[0]). targets: for "cross_entropy" integer labels (n,), for "mse" values (n, sizes[-1]).
-    test_inputs, test_targets: the same, only watched.
-    output_activation: applied before the loss; "identity" unless a module ends with one.
-    batch, shuffle: which samples each step sees (see `Order`); all of them by default.
-    probe: inputs whose outputs are observables.
-
     "softplus" is ln(1 + e^x) everywhere; torch's is x beyond its threshold of 20, a difference below 2.1e-9.
-    Raises ValueError for anything that does not fit together.
+
+    Args:
+        sizes: Units of every layer, inputs first: (4, 10, 3). Any depth; two numbers are a linear model.
+        activation: Of the hidden layers, one name or one a layer: "sigmoid", "tanh", "relu", "softplus", "identity".
+        loss: "cross_entropy" (of the softmax of the outputs, log-sum-exp form, mean over samples) or "mse" (mean over
+            samples and outputs, as ``torch.nn.MSELoss``).
+        inputs: ``(n, sizes[0])``.
+        targets: For "cross_entropy" integer labels ``(n,)``, for "mse" values ``(n, sizes[-1])``.
+        test_inputs: The same, only watched.
+        test_targets: The same, only watched.
+        output_activation: Applied before the loss; "identity" unless a module ends with one.
+        batch: Samples that each step sees (see `Order`); all of them by default.
+        shuffle: The seed of their order (see `Order`).
+        probe: Inputs whose outputs are observables.
+
+    Raises:
+        ValueError: for anything that does not fit together.
     """
 
     sizes: tuple[int, ...]

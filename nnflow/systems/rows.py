@@ -72,8 +72,10 @@ def _twice_expm1(r: float) -> float:
 def exp(x: float) -> float:
     """e^x within 1 ulp for -708 ≤ x ≤ 709.78; 0 below -708.05 (no subnormals), inf above 709.79, NaN of NaN.
 
-    The power of two is halved and its factor doubled, so that
-    results up to the largest float64 stay finite.
+    The power of two is halved and its factor doubled, so that results up to the largest float64 stay finite.
+
+    Returns:
+        e^x.
     """
     x = LOWEST if x < LOWEST else x
     x = HIGHEST if x > HIGHEST else x
@@ -129,6 +131,9 @@ def in_place(function: Callable[[float], float]) -> Callable[[Array, int, int], 
     """Build what applies a function to `count` rows from the row `first` on.
 
     Four rows at once: e^x has more constants than many a processor has registers, and so they are loaded for four.
+
+    Returns:
+        A function of (rows, first, count).
     """
 
     @kernel
@@ -413,7 +418,7 @@ def nan_unless_finite(w: Array) -> float:
 
 @kernel
 def new_sheet(height: int, length: int) -> Array:
-    """An uninitialised sheet whose rows begin on a cache line when length is a multiple of 8: twice as fast to load."""
+    """An uninitialized sheet whose rows begin on a cache line when length is a multiple of 8: twice as fast to load."""
     flat = np.empty(height * length + 8)
     skip = (-(flat.ctypes.data >> 3)) & 7
     return flat[skip : skip + height * length].reshape(height, length)

@@ -25,9 +25,16 @@ TRIED = (0, 1, 2, 7, 1000)  # the t at which a schedule is tried
 
 
 def taken(schedule: Schedule | None) -> Schedule | None:
-    """A schedule as it is now. Raises Refusal for what is no function of t alone.
+    """A schedule as it is now.
 
-    It must give one finite number, the same in any order of t.
+    Args:
+        schedule: A function of t alone: it must give one finite number, the same in any order of t.
+
+    Returns:
+        A copy that nobody changes, or None for None.
+
+    Raises:
+        Refusal: for what is no function of t alone.
     """
     if schedule is None:
         return None
@@ -85,7 +92,18 @@ def constant() -> Schedule:
 
 
 def step(every: int, factor: float = 0.1) -> Schedule:
-    """`factor` to the power t // every. Raises ValueError for every < 1."""
+    """The factor to the power t // every.
+
+    Args:
+        every: Steps between two changes.
+        factor: Of each change.
+
+    Returns:
+        The function of t.
+
+    Raises:
+        ValueError: for every < 1.
+    """
     _at_least_one(every=every)
 
     def step(t: int) -> float:
@@ -97,7 +115,18 @@ def step(every: int, factor: float = 0.1) -> Schedule:
 def cosine(steps: int, least: float = 0.0) -> Schedule:
     """From 1 down to `least` along half a cosine in `steps` steps, and `least` from then on.
 
-    (I. Loshchilov, F. Hutter, ICLR 2017, arXiv:1608.03983.) Raises ValueError for steps < 1.
+    Args:
+        steps: How long it falls.
+        least: Where it ends.
+
+    Returns:
+        The function of t, least + (1 − least)(1 + cos(π min(t, steps)/steps))/2.
+
+    Raises:
+        ValueError: for steps < 1.
+
+    Source:
+        I. Loshchilov, F. Hutter, ICLR 2017, arXiv:1608.03983.
     """
     _at_least_one(steps=steps)
 
@@ -108,9 +137,21 @@ def cosine(steps: int, least: float = 0.0) -> Schedule:
 
 
 def cyclic(up: int, down: int | None = None, least: float = 0.1) -> Schedule:
-    """A triangle between `least` and 1: up in `up` steps, down in `down` (default: as many), again and again.
+    """A triangle between `least` and 1, again and again.
 
-    (L. N. Smith, WACV 2017, arXiv:1506.01186.) Raises ValueError for up or down < 1.
+    Args:
+        up: Steps of the way up.
+        down: Steps of the way down (default: as many).
+        least: Where it starts.
+
+    Returns:
+        The function of t.
+
+    Raises:
+        ValueError: for up or down < 1.
+
+    Source:
+        L. N. Smith, WACV 2017, arXiv:1506.01186.
     """
     fall = up if down is None else down
     _at_least_one(up=up, down=fall)
@@ -124,7 +165,18 @@ def cyclic(up: int, down: int | None = None, least: float = 0.1) -> Schedule:
 
 
 def warm_up(steps: int, least: float = 0.0) -> Schedule:
-    """A straight line from `least` at t = 0 to 1 at t = steps, and 1 from then on. Raises ValueError for steps < 1."""
+    """A straight line from `least` at t = 0 to 1 at t = steps, and 1 from then on.
+
+    Args:
+        steps: How long it rises.
+        least: Where it starts.
+
+    Returns:
+        The function of t.
+
+    Raises:
+        ValueError: for steps < 1.
+    """
     _at_least_one(steps=steps)
 
     def warm_up(t: int) -> float:

@@ -45,12 +45,26 @@ class SoftmaxMap(CompiledMap):
 def softmax(
     frequencies: npt.ArrayLike = (39 / 120, 40 / 120, 41 / 120), box: Any = None, **parameters: float
 ) -> SoftmaxMap:
-    """z' = z − kappa (softmax z − p), p the class `frequencies` (structure; made to add up to 1).
+    """z' = z − kappa (softmax z − p), p the class frequencies.
 
     Σz is conserved, and the time mean of softmax z is p on any bounded orbit. The fixed point z = ln p + const loses
     its stability at kappa = 2/μ, μ the largest eigenvalue of diag p − ppᵀ: at 2K for K equal classes. Observable: loss,
-    the mean cross-entropy ln Σ exp z − p·z. Raises ValueError for fewer than two classes, or frequencies that are not
-    positive.
+    the mean cross-entropy ln Σ exp z − p·z.
+
+    Args:
+        frequencies: ``(classes,)``, two or more positive numbers; made to add up to 1 (structure).
+        box: (low, high) of the initial states, each a list of one number a class (default: −1 to 1).
+        **parameters: Parameter → its default (kappa: 10).
+
+    Returns:
+        The map.
+
+    Raises:
+        ValueError: for fewer than two classes, or frequencies that are not positive.
+
+    Source:
+        For the plateaus of K. Danovski, M. C. Soriano, L. Lacasa, Front. Complex Syst. 2, 1367957 (2024),
+        arXiv:2404.05782.
     """
     weights = numbers("frequencies", frequencies)
     if weights.ndim != 1 or len(weights) < 2 or not (np.isfinite(weights) & (weights > 0)).all():

@@ -117,6 +117,12 @@ def rounding(task: Training) -> float:
 
     A sum of n terms is off by about √n roundings, n being all weights and all numbers of the data at most; 50 is room
     for the depth, and for functions that are off by some.
+
+    Args:
+        task: The training.
+
+    Returns:
+        50 eps √n.
     """
     return float(50 * torch.finfo(task.dtype).eps * np.sqrt(sum(task.sizes) + task.inputs.size + task.targets.size))
 
@@ -127,6 +133,15 @@ def room_of(off: float, own: Witness, near: Witness, far: Witness) -> Slope:
     It is `off` times the value itself; what weights that are rounded make of it (the change to a point nearby, relative
     to the way there); and, where a trained network's loss is a small difference of large numbers, the value for other
     weights.
+
+    Args:
+        off: Relative, see `rounding`.
+        own: At the weights.
+        near: At a point nearby.
+        far: At other weights.
+
+    Returns:
+        The room of the loss and of each entry of the gradient.
     """
     here, there, away = (point.slope for point in (own, near, far))
     loss = abs(here.loss) + abs(there.loss - here.loss) / near.way + abs(away.loss)
@@ -183,8 +198,18 @@ def slope_of_torch(
 ) -> Slope:
     """Loss and `.grad` of a module on the batch of step t, by calling it and `loss.backward()`; it is left as it was.
 
-    In the number type and on the device of its first parameter, in pieces of a size (default: whole, but noise is drawn
-    piece by piece). Raises Refusal if it fails there.
+    Args:
+        module: It is called in the number type and on the device of its first parameter.
+        loss_fn: Of its outputs and the targets.
+        task: The training.
+        t: The step index.
+        size: It is called in pieces of a size (default: whole, but noise is drawn piece by piece).
+
+    Returns:
+        Loss and gradient.
+
+    Raises:
+        Refusal: if it fails there.
     """
     first, parameters = next(module.parameters()), list(module.parameters())
     data = [task.data(values, first.device, first.dtype) for values in (task.inputs, task.targets)]

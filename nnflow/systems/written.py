@@ -49,7 +49,7 @@ def mse_loss(
     reduction: str = "mean",
     weight: Tensor | None = None,
 ) -> Tensor:
-    """The square of the error. (Torch's kernel cannot be differentiated forward for a target without a derivative.)"""
+    """The square of the error; torch's kernel cannot be differentiated forward for a target without a derivative."""
     error = input - target
     if weight is None:
         return reduced(error * error, size_average, reduce, reduction)
@@ -107,6 +107,9 @@ def multilabel_margin_loss(
     """The sum over right and wrong classes of (1 − right output + wrong output)₊, over the number of classes.
 
     The right ones are those that stand in a row of `target` before its first −1.
+
+    Returns:
+        The loss, reduced.
     """
     listed = (target < 0).cumsum(-1) == 0
     rows = target.clamp(min=0)
@@ -131,7 +134,7 @@ def gaussian_nll_loss(
 
 
 def logsigmoid(input: Tensor) -> Tensor:
-    """−ln(1 + exp(−x)). (Torch's kernel warns of a tensor that it resizes itself.)"""
+    """−ln(1 + exp(−x)); torch's kernel warns of a tensor that it resizes itself."""
     return -torch.logaddexp(-input, torch.zeros_like(input))
 
 

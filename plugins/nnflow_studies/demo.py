@@ -88,6 +88,9 @@ class Demo:
     largest exponent, the 0–1 test and (for the network) accuracy and saturated units. A table on the terminal says
     where each map first doubles its period and turns chaotic. Of the network that is a count over orbits that have not
     all settled: with the seeds 0 to 3 it is at 1.5 to 2.0 and 2.2 to 2.6.
+
+    Raises:
+        OSError: if the folder cannot be written.
     """
 
     out: Path = Path("nnflow-demo")
@@ -109,7 +112,7 @@ class Demo:
             raise ValueError(f"settle = {self.settle}: give a factor above 0, up to 1000")
 
     def __call__(self) -> None:
-        """Run the study; raises OSError if the folder cannot be written."""
+        """Run the study."""
         began = time.perf_counter()
         out = Path(self.out)
         out.mkdir(parents=True, exist_ok=True)
@@ -175,7 +178,7 @@ def _flag(data: xr.Dataset, values: npt.NDArray[np.int64], meanings: tuple[str, 
 
 
 def _ending(data: xr.Dataset) -> xr.DataArray:
-    """What the network has learnt, as an index into ENDINGS; for the classic maps, escaped or not."""
+    """What the network has learned, as an index into ENDINGS; for the classic maps, escaped or not."""
     if "mean_accuracy" not in data:
         return _flag(data, np.where(data.escaped.values >= 0, 4, 0), ENDINGS)
     stuck = np.rint(data.mean_stuck_on.values).clip(0, 2)

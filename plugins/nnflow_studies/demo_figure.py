@@ -88,7 +88,7 @@ def _label(top: Axes, below: list[Axes], case: Case, column: int) -> None:
 
 
 def _diagram(axes: Axes, data: xr.Dataset, case: Case) -> None:
-    """Every sample a dot, coloured by what its initial state ends in."""
+    """Every sample a dot, colored by what its initial state ends in."""
     flag, colours = ("ending", ENDING_COLOURS) if case.name == "iris" else ("kind", KIND_COLOURS)
     value = data.value.transpose(case.parameter, ..., "sample").values
     x = np.broadcast_to(data[case.parameter].values.reshape(-1, *[1] * (value.ndim - 1)), value.shape)
@@ -167,7 +167,7 @@ def _doubling_line(axes: Axes, data: xr.Dataset, case: Case) -> None:
 
 
 def _drift_band(axes: Axes, data: xr.Dataset, parameter: str) -> None:
-    """Grey where half of the initial states or more are still on their way: no attractor is shown there."""
+    """Gray where half of the initial states or more are still on their way: no attractor is shown there."""
     drifting = data["kind"] == 4
     share = drifting.mean("init") if "init" in drifting.dims else drifting.astype(float)
     x, inside = data[parameter].values, share.values >= 0.5

@@ -25,9 +25,15 @@ CLIPS = {"none": (-np.inf, np.inf), "negative": (-np.inf, 1.0), "beyond": (-1.0,
 
 
 def clipped(values: Array, vectors: Array, v: Array) -> Array:
-    """The tangent vectors ``v (member, clip, dim)``, each by its own clipped J = Σ μ q qᵀ, in the order of CLIPS.
+    """Tangent vectors after J = Σ μ q qᵀ with its eigenvalues μ clipped, each by its own of the CLIPS, in their order.
 
-    `values (member, dim)` are the eigenvalues μ, the columns of `vectors (member, dim, dim)` the eigenvectors q.
+    Args:
+        values: The eigenvalues μ, ``(member, dim)``.
+        vectors: The eigenvectors q, columns of ``(member, dim, dim)``.
+        v: ``(member, clip, dim)``.
+
+    Returns:
+        ``(member, clip, dim)``.
     """
     bounds = np.array(list(CLIPS.values()))
     kept = np.clip(values[:, None], bounds[None, :, :1], bounds[None, :, 1:])
@@ -38,13 +44,20 @@ def clipped(values: Array, vectors: Array, v: Array) -> Array:
 class ClippedLyapunov(Analysis):
     """The finite-time exponent of a random tangent vector under J, and under J without one kind of curvature.
 
-    Variables: `exponent (…, clipped)`, nats per iteration, `clipped` being none, negative (curvatures below 0 set to 0)
-    or beyond (curvatures above 2/η set to 2/η); and the eigenvalues of J at the ends, `largest` and `smallest (…,
-    time)`: with plain gradient descent 1 − ηh_min and 1 − ηh_max, so that the sharpness over its threshold 2/η is
-    (1 − smallest)/2. Where −smallest exceeds largest the strongest stretch is a flip, elsewhere negative curvature.
-    `at_rest`: whether the orbit ended on a fixed point (one of chaos is put there by rounding, which warns).
-    NaN for an escaped member. Each step takes a dense eigendecomposition, dim³. Needs a symmetric tangent map (plain
-    gradient descent, any one-dimensional map), else raises TypeError.
+    Each step takes a dense eigendecomposition, dim³.
+
+    Returns:
+        exponent (…, clipped): Nats per iteration, `clipped` being none, negative (curvatures below 0 set to 0) or
+            beyond (curvatures above 2/η set to 2/η). NaN for an escaped member.
+        largest (…, time): The largest eigenvalue of J: with plain gradient descent 1 − ηh_min.
+        smallest (…, time): The smallest: with plain gradient descent 1 − ηh_max, so that the sharpness over its
+            threshold 2/η is (1 − smallest)/2. Where −smallest exceeds largest the strongest stretch is a flip,
+            elsewhere negative curvature.
+        at_rest (…): Whether the orbit ended on a fixed point (one of chaos is put there by rounding, which warns).
+        escaped (…): The step index of the first non-finite state, -1 = never.
+
+    Raises:
+        TypeError: unless the tangent map is symmetric (plain gradient descent, any one-dimensional map).
     """
 
     steps: int = 200
@@ -89,6 +102,12 @@ class ClippedLyapunov(Analysis):
         """Eigenvalues and eigenvectors of each member's tangent map, NaN where it is not finite; and a step further.
 
         J is what one step makes of the unit vectors: the frame after it, times the factor R that was taken out.
+
+        Returns:
+            Eigenvalues, ascending, eigenvectors, as columns, and the ensemble after the step.
+
+        Raises:
+            TypeError: if J is not symmetric.
         """
         unit = np.broadcast_to(np.eye(now.map.dim), (len(now), now.map.dim, now.map.dim)).copy()
         records, ahead = replace(now, frame=now.map.native(unit)).tangent_orbit(1, keep=("factors",))

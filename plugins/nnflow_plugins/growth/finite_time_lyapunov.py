@@ -25,10 +25,20 @@ class FiniteTimeLyapunov(Analysis):
 
     The frame starts Haar-random, drawn per initial state, and goes on from stretch to stretch. Without a transient the
     first stretch starts from random directions, as a perturbation does, and their turning counts: about ln(dim)/2n too
-    little. Variables: `exponent (…, time, index)`, nats per iteration, `time` being the first step of the stretch;
-    `at_rest`, whether the orbit ended on a fixed point (one of chaos is put there by rounding, which warns).
-    NaN from the stretch on in which a member escapes. (P. Grassberger, R. Badii, A. Politi, J. Stat. Phys. 51, 135
-    (1988), doi:10.1007/BF01015324; E. Ott, Chaos in Dynamical Systems, 2nd ed., 2002, section 9.4.)
+    little.
+
+    Returns:
+        exponent (…, time, index): Nats per iteration, `time` being the first step of the stretch. NaN from the stretch
+            on in which a member escapes.
+        at_rest (…): Whether the orbit ended on a fixed point (one of chaos is put there by rounding, which warns).
+        escaped (…): The step index of the first non-finite state, -1 = never.
+
+    Raises:
+        ValueError: for k beyond dim, or steps that are no multiple of the window.
+
+    Source:
+        P. Grassberger, R. Badii, A. Politi, J. Stat. Phys. 51, 135 (1988), doi:10.1007/BF01015324; E. Ott, Chaos in
+        Dynamical Systems, 2nd ed., 2002, section 9.4.
     """
 
     k: int = 1
@@ -49,7 +59,7 @@ class FiniteTimeLyapunov(Analysis):
             raise ValueError(f"steps = {self.steps}, window = {self.window}: steps must be a multiple of window")
 
     def __call__(self, ensemble: Ensemble) -> Result:
-        """Compute the variables; raises ValueError for k beyond dim."""
+        """Compute the variables."""
         now = ensemble.with_frame(self.k, self.seed)
         if self.transient:
             now = now.tangent_orbit(self.transient)[1]

@@ -1,8 +1,8 @@
-"""Local expansion rates: how fast the futures of similar moments of one series separate, and false neighbours.
+"""Local expansion rates: how fast the futures of similar moments of one series separate, and false neighbors.
 
 (K. Danovski, M. C. Soriano, L. Lacasa, Front. Complex Syst. 2, 1367957 (2024), arXiv:2404.05782.) Two moments at which
 a one-dimensional projection of a larger state takes the same value need not be close to one another. Where such false
-neighbours pass one another at different speeds d_n grows like n, and a line through ln n, n = 1 … 4, has slope 0.45
+neighbors pass one another at different speeds d_n grows like n, and a line through ln n, n = 1 … 4, has slope 0.45
 without any chaos; where they have parted by n = 1, nothing is left to grow. A further embedding dimension tells them
 from true ones. (M. B. Kennel, R. Brown, H. D. I. Abarbanel, Phys. Rev. A 45, 3403 (1992),
 doi:10.1103/PhysRevA.45.3403.)
@@ -42,7 +42,7 @@ class Rates(NamedTuple):
     r_squared: Array
     """That R²."""
     neighbours: Times
-    """How many neighbours."""
+    """How many neighbors."""
     false_share: Array
     """The share of them that is false."""
     kept: npt.NDArray[np.bool_]
@@ -50,10 +50,19 @@ class Rates(NamedTuple):
 
 
 def expansion_rates(series: npt.ArrayLike, **settings: Any) -> Rates:
-    """The local expansion rates of a measured series ``(time,)``; settings are those of `LocalExpansion` by name.
+    """The local expansion rates of a measured series.
 
-    The whole series is used: `steps` and `transient` have no part. A series that is not finite has NaN rates and no
-    neighbours. Raises ValueError for a series of another shape or too short for its settings.
+    The whole series is used: `steps` and `transient` have no part.
+
+    Args:
+        series: ``(time,)``.
+        **settings: Those of `LocalExpansion` by name.
+
+    Returns:
+        The rates, one a seed time; a series that is not finite has NaN rates and no neighbors.
+
+    Raises:
+        ValueError: for a series of another shape or too short for its settings.
 
     >>> found = expansion_rates(2.0 ** np.arange(20), seeds=2, radius=1e6, longest=12)
     >>> np.allclose(found.rate, np.log(2))
@@ -70,8 +79,20 @@ def neighbours(
 ) -> Iterator[Times]:
     """For each t of `times`, those t' of `moments` with |t − t'| ≥ theiler and max_b |x(t − b) − x(t' − b)| < radius.
 
-    b runs over `back`: candidates are looked up in the sorted values of x at the moments. Of angles, in [0, turn), the
-    difference is the shorter way round, and candidates are looked up a turn away, too.
+    Candidates are looked up in the sorted values of x at the moments. Of angles the difference is the shorter way
+    round, and candidates are looked up a turn away, too.
+
+    Args:
+        x: The series, ``(time,)``; angles in [0, turn).
+        times: The times t, in samples.
+        moments: The times t' that may be neighbors.
+        radius: In units of x.
+        theiler: In samples.
+        back: What b runs over.
+        turn: The period of angles; None for what is none.
+
+    Yields:
+        The neighbors of each t.
     """
     order = moments[np.argsort(x[moments], kind="stable")]
     reach = radius * (1 + 1e-6)  # not to lose by rounding what the comparison below would keep
@@ -90,21 +111,35 @@ def neighbours(
 class LocalExpansion(Analysis):
     """How fast the futures of similar moments of one series separate, at seed times drawn at random.
 
-    The neighbours of a seed time t are the times t' with |t − t'| ≥ theiler at which the delay vector (x(t − (E−1)τ),
-    …, x(t − τ), x(t)), E = `embedding`, τ = `delay`, is closer than `radius` in the max-norm. d_n is the mean of
-    |x(t+n) − x(t'+n)| over them; the rate is the slope of ln d_n on the window n = 1 … m, shortest ≤ m ≤ longest, of
-    largest R². A neighbour is false if |x(t+τ) − x(t'+τ)|, the distance in the coordinate that embedding E + 1 would
-    add, exceeds tolerance × radius.
-    Variables ``(…, seed_point)``: `value` x(t); `rate`; `r_squared`; `neighbours`, how many; `false_share`; `kept`,
-    whether the line through ln d_n, n = 1 … screen, has a slope of two-sided p ≤ significance. `median_rate (…)` is
-    over the kept seeds; the coordinate of seed_point is t. The rate is NaN without neighbours or where a d_n is 0, or
-    rounding; of an escaped member nothing is found. Differences of angles are taken the shorter way round.
+    The neighbors of a seed time t are the times t' with |t − t'| ≥ theiler at which the delay vector (x(t − (E−1)τ), …,
+    x(t − τ), x(t)), E = `embedding`, τ = `delay`, is closer than `radius` in the max-norm. d_n is the mean of |x(t+n) −
+    x(t'+n)| over them; the rate is the slope of ln d_n on the window n = 1 … m, shortest ≤ m ≤ longest, of largest R².
+    A neighbor is false if |x(t+τ) − x(t'+τ)|, the distance in the coordinate that embedding E + 1 would add, exceeds
+    tolerance × radius. Differences of angles are taken the shorter way round.
+
     A large rate is not chaos by itself. In a one-dimensional projection (embedding 1, the study's choice) most
-    neighbours may be false: in a slow series, even quasi-periodic, they give rates about 0.45; in a fast one rates
-    that are too small. Only with an embedding at which `false_share` is small (in a slow series: with a delay in which
-    false neighbours part) does the median tend to the exponent. It stays above it by what the choice of the window
-    adds, least where all windows are long; the radius must be so small that d_n does not saturate within them.
-    (arXiv:2404.05782; false neighbours after doi:10.1103/PhysRevA.45.3403.)
+    neighbors may be false: in a slow series, even quasi-periodic, they give rates about 0.45; in a fast one rates that
+    are too small. Only with an embedding at which `false_share` is small (in a slow series: with a delay in which false
+    neighbors part) does the median tend to the exponent. It stays above it by what the choice of the window adds, least
+    where all windows are long; the radius must be so small that d_n does not saturate within them.
+
+    Returns:
+        value (…, seed_point): x(t); the coordinate of seed_point is t.
+        rate (…, seed_point): Nats per iteration; NaN without neighbors or where a d_n is 0, or rounding. Of an escaped
+            member nothing is found.
+        r_squared (…, seed_point): R² of its line.
+        neighbours (…, seed_point): How many.
+        false_share (…, seed_point): The share of them that is false.
+        kept (…, seed_point): Whether the line through ln d_n, n = 1 … screen, has a slope of two-sided p ≤
+            significance.
+        median_rate (…): Over the kept seeds.
+        escaped (…): The step index of the first non-finite state, -1 = never.
+
+    Raises:
+        ValueError: for a radius, tolerance or significance out of range, or too few steps for the settings.
+
+    Source:
+        arXiv:2404.05782; false neighbors after doi:10.1103/PhysRevA.45.3403.
     """
 
     observable: str | None = None
@@ -112,9 +147,9 @@ class LocalExpansion(Analysis):
     seeds: int = 1000
     """Seed times drawn, all different."""
     radius: float = 5e-5
-    """Neighbours are closer than this, in units of the observable."""
+    """Neighbors are closer than this, in units of the observable."""
     theiler: int = 1
-    """Neighbours are at least this many samples away in time (1: any time but the seed's own)."""
+    """Neighbors are at least this many samples away in time (1: any time but the seed's own)."""
     embedding: int = 1
     """Components of the delay vector."""
     delay: int = 1
@@ -128,7 +163,7 @@ class LocalExpansion(Analysis):
     significance: float = 0.05
     """… if its slope has at most this p-value."""
     tolerance: float = 10.0
-    """A neighbour is false if the next coordinate is farther than this many radii."""
+    """A neighbor is false if the next coordinate is farther than this many radii."""
     steps: int = 20000
     """Steps of the series, after the transient."""
     transient: int = 1000
@@ -155,7 +190,7 @@ class LocalExpansion(Analysis):
 
     @property
     def _future(self) -> int:
-        """Samples that must follow a seed and a neighbour: those fitted, and the next coordinate."""
+        """Samples that must follow a seed and a neighbor: those fitted, and the next coordinate."""
         return max(self.longest, self.delay)
 
     def __call__(self, ensemble: Ensemble | Recording) -> Result:
@@ -179,7 +214,16 @@ class LocalExpansion(Analysis):
         }
 
     def rates(self, x: Array, turn: float | None = None, floor: float | None = None) -> Rates:
-        """What is found on one series ``(steps,)``, of angles of this period perhaps; what is below the floor is 0."""
+        """What is found on one series.
+
+        Args:
+            x: ``(steps,)``.
+            turn: The period of angles; None for what is none.
+            floor: A d_n of this size or less is 0 (default: rounding).
+
+        Returns:
+            The rates, one a seed time.
+        """
         moments = np.arange(self._past, self.steps - self._future)
         times = np.sort(generator(self.seed, "seed times").choice(moments, self.seeds, replace=False))
         x = x if np.isfinite(x).all() else np.full(len(x), np.nan)  # NaN has no neighbours
@@ -227,9 +271,16 @@ class LocalExpansion(Analysis):
 
 
 def slope_p_value(r_squared: Array, points: int) -> Array:
-    """The two-sided p-value of the slope of a least-squares line with this R² through so many points; NaN of NaN.
+    """The two-sided p-value of the slope of a least-squares line with this R².
 
     t² = (points − 2) R² / (1 − R²) has Student's distribution with points − 2 degrees of freedom if there is no slope.
+
+    Args:
+        r_squared: ``(…)``.
+        points: Through so many the line goes.
+
+    Returns:
+        ``(…)``; NaN of NaN.
 
     >>> slope_p_value(np.array([0.0, 1.0]), 10).tolist()
     [1.0, 0.0]

@@ -1,4 +1,4 @@
-"""Lyapunov spectrum: the mean logarithmic stretches of a re-orthonormalised frame (Benettin et al. 1980).
+"""Lyapunov spectrum: the mean logarithmic stretches of a re-orthonormalized frame (Benettin et al. 1980).
 
 The frame starts Haar-random and gets the transient too: started at the identity it never mixes on a map with invariant
 axes, and without a transient of its own it leaves a bias of order 1/n.
@@ -29,9 +29,16 @@ RENEW = 8  # steps after which gauge directions are set anew: rounding lets them
 def kaplan_yorke(exponents: Array) -> Array:
     """The Kaplan–Yorke dimension D = j + (λ_1 + … + λ_j)/|λ_{j+1}| of spectra sorted in descending order.
 
-    `exponents (…, dim)` in nats per iteration; j is the largest number of leading exponents whose sum is not negative.
-    Returns ``(…)``: 0 if λ_1 < 0, dim if no sum is negative, NaN where an exponent is NaN.
-    (J. L. Kaplan, J. A. Yorke, Lect. Notes Math. 730, 204 (1979), doi:10.1007/BFb0064319.)
+    j is the largest number of leading exponents whose sum is not negative.
+
+    Args:
+        exponents: ``(…, dim)``, nats per iteration.
+
+    Returns:
+        ``(…)``: 0 if λ_1 < 0, dim if no sum is negative, NaN where an exponent is NaN.
+
+    Source:
+        J. L. Kaplan, J. A. Yorke, Lect. Notes Math. 730, 204 (1979), doi:10.1007/BFb0064319.
 
     >>> float(kaplan_yorke(np.array([0.5, 0.0, -1.0])))
     2.5
@@ -73,12 +80,24 @@ def _summed(total: Array, stretches: Array) -> Array:
 class LyapunovSpectrum(Analysis):
     """The k largest Lyapunov exponents λ_i = ⟨ln R_ii⟩ per iteration, from QR along the orbit.
 
-    Variables: `exponent (…, index)`, nats per iteration, sorted descending; `history (…, time, index)` on request, the
-    running means in the order of the frame; `kaplan_yorke` when k = dim; `exponent_per_epoch` of a map whose step sees
-    a part of its data, whose steps and transient are rounded up to whole epochs (so that the mean is over all data).
-    An escaped member gives NaN; a superstable orbit −inf. `at_rest` says whether the orbit ended on a fixed point: one
-    of chaos is there by rounding, and its exponent is that of the point (a warning says so, too).
-    (G. Benettin, L. Galgani, A. Giorgilli, J.-M. Strelcyn, Meccanica 15, 9 (1980), doi:10.1007/BF02128236.)
+    Of a map whose step sees a part of its data, steps and transient are rounded up to whole epochs (so that the mean is
+    over all data).
+
+    Returns:
+        exponent (…, index): Nats per iteration, sorted descending. An escaped member gives NaN; a superstable orbit
+            −inf.
+        history (…, time, index): On request, the running means in the order of the frame.
+        kaplan_yorke (…): When k = dim.
+        exponent_per_epoch (…, index): Nats per epoch, of a map whose step sees a part of its data.
+        at_rest (…): Whether the orbit ended on a fixed point: one of chaos is there by rounding, and its exponent is
+            that of the point (a warning says so, too).
+        escaped (…): The step index of the first non-finite state, -1 = never.
+
+    Raises:
+        ValueError: unless 1 ≤ k ≤ dim (less the gauge directions left out), or for steps that are no multiple of every.
+
+    Source:
+        G. Benettin, L. Galgani, A. Giorgilli, J.-M. Strelcyn, Meccanica 15, 9 (1980), doi:10.1007/BF02128236.
     """
 
     k: int | None = None
@@ -88,7 +107,7 @@ class LyapunovSpectrum(Analysis):
     transient: int = 1000
     """Steps dropped first, by the state and by the frame."""
     every: int = 1
-    """Steps between two entries of the history; the frame is re-orthonormalised at each step, whatever this is."""
+    """Steps between two entries of the history; the frame is re-orthonormalized at each step, whatever this is."""
     history: bool = False
     """Keep the running means, one per `every` steps."""
     gauge: bool = True
@@ -103,7 +122,7 @@ class LyapunovSpectrum(Analysis):
             raise ValueError(f"steps = {self.steps}, every = {self.every}: steps must be a multiple of every")
 
     def __call__(self, ensemble: Ensemble) -> Result:
-        """Compute the variables; raises ValueError unless 1 ≤ k ≤ dim (less the gauge directions left out)."""
+        """Compute the variables."""
         now, k = self._with_frame(ensemble)
         steps = _rounded(self.steps, lcm(self.every, ensemble.map.epoch))
         if transient := _rounded(self.transient, ensemble.map.epoch):

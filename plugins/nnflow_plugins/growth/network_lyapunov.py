@@ -1,7 +1,7 @@
 """The largest exponent as a reference study estimates it: the best straight line on ln d(t), over many windows.
 
 (K. Danovski, M. C. Soriano, L. Lacasa, Front. Complex Syst. 2, 1367957 (2024), arXiv:2404.05782.) The largest R² among
-many windows favours the steepest stretch before d(t) saturates, so the estimate is biased upwards where growth is slow.
+many windows favors the steepest stretch before d(t) saturates, so the estimate is biased upwards where growth is slow.
 Where it is fast, d(t) saturates within the shortest window, and the estimate is far too small, at an R² above 0.9: on
 Arnold's cat map 0.68 for 0.96. Such windows bend, and do not count. And over a few hundred steps the estimate sees
 transient chaos. `lyapunov_spectrum` over the same steps has none of these faults.
@@ -27,10 +27,21 @@ Array = npt.NDArray[np.float64]
 
 
 def guarded(y: Array, time: Array, spans: Windows, slopes: Array, saturation: float | None, growth: float) -> Any:
-    """Which windows ``(…, window)`` may be chosen: neither in the saturation of ``y (…, time)``, nor flat.
+    """Which windows may be chosen: neither in the saturation of y, nor flat.
 
     A window is saturated if y anywhere in it is above ln(saturation) + the median of the last quarter of y, and flat if
-    its line rises by less than `growth`, in nats.
+    its line rises by less than `growth`.
+
+    Args:
+        y: ln ⟨d⟩, ``(…, time)``.
+        time: ``(time,)``.
+        spans: The windows [start, end) in samples, ``(window, 2)``.
+        slopes: Of their lines, ``(…, window)``.
+        saturation: A share of the level at the end; None is no guard.
+        growth: In nats; 0 is no guard.
+
+    Returns:
+        ``(…, window)`` bool.
     """
     widths = time[spans[:, 1] - 1] - time[spans[:, 0]]
     allowed = slopes * widths >= growth if growth > 0 else np.ones(slopes.shape, dtype=bool)
@@ -45,17 +56,28 @@ def guarded(y: Array, time: Array, spans: Windows, slopes: Array, saturation: fl
 class NetworkLyapunov(Separation):
     """The slope of ln ⟨d(t)⟩ on the window of largest R², ⟨d⟩ being the mean distance over the perturbations.
 
-    Variables: `exponent (…, [size])`, nats per step; `r_squared`; `window (…, [size], edge)`, its first step and the
-    one after its last (−1: none is allowed); `steadiness`, the slope of the window's second half over that of its
-    first; `counted`, whether r_squared and exponent pass the filters, as the study averages only those, and steadiness
-    does (which at 1e-8 changes none of the study's). On request `low` and `high`, between which the exponents of
-    resampled perturbations lie, and `slope` and `fit (…, [size], window_start, window_length)`, slope and R² on every
-    window.
     The estimator is the study's: biased upwards by choosing among windows where growth is slow; too small where d(t)
     saturates within the shortest window (growth of 1e-8 by 0.6 nats a step and more), which does not count; and blind
     to whether chaos lasts. Two guards, off by default, leave out windows in the saturation of d(t) and windows on which
     it hardly grows.
-    (K. Danovski, M. C. Soriano, L. Lacasa, Front. Complex Syst. 2, 1367957 (2024), arXiv:2404.05782.)
+
+    Returns:
+        exponent (…, [size]): Nats per step.
+        r_squared (…, [size]): R² of its line.
+        window (…, [size], edge): Its first step and the one after its last (−1: none is allowed).
+        steadiness (…, [size]): The slope of the window's second half over that of its first.
+        counted (…, [size]): Whether r_squared and exponent pass the filters, as the study averages only those, and
+            steadiness does (which at 1e-8 changes none of the study's).
+        low, high (…, [size]): On request, between which the exponents of resampled perturbations lie.
+        slope (…, [size], window_start, window_length): On request, the slope on every window, nats per step.
+        fit (…, [size], window_start, window_length): On request, R² on every window.
+        unresolved, layer_distance, escaped: As those of `Separation`.
+
+    Raises:
+        ValueError: for settings that leave no window, and as `Separation`.
+
+    Source:
+        K. Danovski, M. C. Soriano, L. Lacasa, Front. Complex Syst. 2, 1367957 (2024), arXiv:2404.05782.
     """
 
     first: int = 0

@@ -1,4 +1,4 @@
-"""Separation: the distances of perturbed neighbours from an orbit, as they grow."""
+"""Separation: the distances of perturbed neighbors from an orbit, as they grow."""
 
 from __future__ import annotations
 
@@ -23,10 +23,19 @@ Array = npt.NDArray[np.float64]
 class Separation(Analysis):
     """Distances d(t) of perturbed copies from each member's orbit; no orbit is kept.
 
-    Variables: `distance (…, [size,] perturbation, time)` in the chosen norm, on request `layer_distance (…, [size,]
-    perturbation, layer, time)`, and `unresolved (…, [size])`, the share of perturbations near or below the
-    floating-point resolution of the state (also a warning): what grows from those is rounding. One init has the same
-    perturbations at every grid point. An escaped member gives NaN from then on.
+    One init has the same perturbations at every grid point.
+
+    Returns:
+        distance (…, [size,] perturbation, time): In the chosen norm, at steps since the perturbation. An escaped member
+            gives NaN from then on.
+        layer_distance (…, [size,] perturbation, layer, time): On request, the same within each layer.
+        unresolved (…, [size]): The share of perturbations near or below the floating-point resolution of the state
+            (also a warning): what grows from those is rounding.
+        escaped (…): The step index of the first non-finite state, -1 = never.
+
+    Raises:
+        ValueError: for steps that are no multiple of every, a size that is not positive, or a pattern that matches
+            nothing.
     """
 
     perturbation: float | tuple[float, ...] = 1e-8
@@ -36,7 +45,7 @@ class Separation(Analysis):
     distribution: str = "uniform"
     """What the components of a perturbation are drawn from: uniform or normal."""
     where: str = "weights"
-    """Which coordinates are perturbed: weights (all but optimiser memory), or a pattern of names ("*": all)."""
+    """Which coordinates are perturbed: weights (all but optimizer memory), or a pattern of names ("*": all)."""
     gauge: bool = True
     """Whether directions that are neutral by a symmetry of the map count; if not, they are projected out."""
     norm: str = "l1"
@@ -96,9 +105,12 @@ class Separation(Analysis):
         return now.neighbours(size, self.perturbations, seed=self.seed, **options)
 
     def _followed(self, now: Ensemble, neighbours: Any, layers: list[slice]) -> tuple[Array, Ensemble]:
-        """Distances ``(member, perturbation, 1 + layers asked for, time)``, the whole first, and the ensemble after.
+        """Follow the neighbors. Without gauge, what lies along it is taken out of each difference.
 
-        Without gauge, what lies along it is taken out of each difference; that, and layers, need a stop at each sample.
+        That, and layers, need a stop at each sample.
+
+        Returns:
+            Distances ``(member, perturbation, 1 + layers asked for, time)``, the whole first, and the ensemble after.
         """
         if self.gauge and not self.layers:
             distances, after = now.separation_orbit(neighbours, self.steps, self.every, self.norm)
@@ -149,7 +161,7 @@ class Separation(Analysis):
 
 
 def _layers(coordinates: tuple[str, ...]) -> tuple[list[str], list[slice]]:
-    """Neighbouring components whose names agree up to a bracket: the names, and where they are."""
+    """Neighboring components whose names agree up to a bracket: the names, and where they are."""
     sizes = [(name, len(list(group))) for name, group in groupby(name.partition("[")[0] for name in coordinates)]
     ends = np.cumsum([size for _, size in sizes]).tolist()
     return [name for name, _ in sizes], [slice(end - size, end) for end, (_, size) in zip(ends, sizes, strict=True)]

@@ -1,4 +1,4 @@
-"""The largest Lyapunov exponent from two orbits: a neighbour is pulled back to a small distance again and again."""
+"""The largest Lyapunov exponent from two orbits: a neighbor is pulled back to a small distance again and again."""
 
 from __future__ import annotations
 
@@ -20,35 +20,45 @@ Array = npt.NDArray[np.float64]
 
 
 BENT = 0.05
-"""Where what becomes of the two neighbours differs by more than this share, on average, `size` is not small."""
+"""Where what becomes of the two neighbors differs by more than this share, on average, `size` is not small."""
 
 
 @dataclass(frozen=True)
 class TwoOrbitLyapunov(Analysis):
-    """λ = ⟨ln (d after n steps / d before)⟩ / n, the neighbour being put back at distance `size` every n steps.
+    """λ = ⟨ln (d after n steps / d before)⟩ / n, the neighbor being put back at distance `size` every n steps.
 
     No tangent is needed, no window is chosen, and the distance never saturates. What is left is an error of order
     `size` from the second derivative, and of order resolution/size from rounding: sizes near the root of the
     resolution, 1e-8, are best. The pull-backs rescale the difference of the two states, angles the short way round.
-    Variables: `exponent`, nats per iteration; `asymmetry` = ⟨|u − u'| / (|u| + |u'|)⟩, of the difference u after the n
-    steps over `size`, and the same u' of a second neighbour that is much nearer, and the rounding of the latter: 0 as
-    long as differences are carried along linearly; `at_rest`, whether the orbit ended on a fixed point (one of chaos is
-    put there by rounding, which warns). −inf where the orbits merge at each single step; NaN for an escaped member, and
-    (with a warning) where the asymmetry is above 0.05: there `size` is too large, so large that the neighbour leaves
-    the basin perhaps, or too small for the resolution, or n is too large for the growth.
-    (G. Benettin, L. Galgani, J.-M. Strelcyn, Phys. Rev. A 14, 2338 (1976), doi:10.1103/PhysRevA.14.2338.)
+
+    Returns:
+        exponent (…): Nats per iteration. −inf where the orbits merge at each single step; NaN for an escaped member,
+            and (with a warning) where the asymmetry is above 0.05: there `size` is too large, so large that the
+            neighbor leaves the basin perhaps, or too small for the resolution, or n is too large for the growth.
+        asymmetry (…): ⟨|u − u'| / (|u| + |u'|)⟩, of the difference u after the n steps over `size`, and the same u' of
+            a second neighbor that is much nearer, and the rounding of the latter: 0 as long as differences are carried
+            along linearly.
+        at_rest (…): Whether the orbit ended on a fixed point (one of chaos is put there by rounding, which warns).
+        escaped (…): The step index of the first non-finite state, -1 = never.
+
+    Raises:
+        ValueError: for a size that is not positive, a pattern of no coordinate, or steps or a transient that are no
+            multiple of every.
+
+    Source:
+        G. Benettin, L. Galgani, J.-M. Strelcyn, Phys. Rev. A 14, 2338 (1976), doi:10.1103/PhysRevA.14.2338.
     """
 
     size: float = 1e-8
-    """Distance (Euclidean) at which the neighbour starts again, in units of the state."""
+    """Distance (Euclidean) at which the neighbor starts again, in units of the state."""
     every: int = 1
     """Steps between two pull-backs."""
     steps: int = 5000
     """Steps averaged over, after the transient."""
     transient: int = 500
-    """Steps dropped first, by the state and by the neighbour, which turns towards what grows most."""
+    """Steps dropped first, by the state and by the neighbor, which turns towards what grows most."""
     where: str = "weights"
-    """Which coordinates the first difference is drawn on: weights (all but optimiser memory), or a pattern of names."""
+    """Which coordinates the first difference is drawn on: weights (all but optimizer memory), or a pattern of names."""
     seed: int = 0
     """Seed of the first difference (one per initial state)."""
 
@@ -62,7 +72,7 @@ class TwoOrbitLyapunov(Analysis):
             )
 
     def __call__(self, ensemble: Ensemble) -> Result:
-        """Compute the variables; raises ValueError for a size that is not positive, or a pattern of no coordinate."""
+        """Compute the variables."""
         drawn = ensemble.neighbours(self.size, where=self.where, kind="normal", seed=self.seed)
         first = ensemble.map.difference(ensemble.map.to_numpy(drawn), ensemble.states[:, None])
         now = self._placed(ensemble, first)
@@ -95,20 +105,21 @@ class TwoOrbitLyapunov(Analysis):
         }
 
     def _placed(self, now: Ensemble, direction: Array) -> Ensemble:
-        """The ensemble with a neighbour at `size` and a second one much nearer, in a direction ``(member, 1, dim)``."""
+        """The ensemble with a neighbor at `size` and a second one much nearer, in a direction ``(member, 1, dim)``."""
         unit = direction / length(direction, "l2")[..., None]
         apart = np.concatenate([self.size * unit, self._near(now)[:, None, None] * unit], axis=1)
         return replace(now, frame=now.map.native(now.states[:, None] + apart))
 
     def _near(self, now: Ensemble) -> Array:
-        """How near the second neighbour is, ``(member,)``: a quarter of the decades from `size` to the resolution."""
+        """How near the second neighbor is, ``(member,)``: a quarter of the decades from `size` to the resolution."""
         least = now.map.resolution * np.maximum(np.abs(now.states).max(axis=1), self.size)
         return np.asarray(self.size * np.minimum(least / self.size, 1.0) ** 0.25)
 
     def _pulled(self, now: Ensemble, first: Array) -> tuple[Ensemble, Array, Array]:
-        """n steps on: neighbours put back along the difference, or if it vanished along the first one.
+        """Go n steps on, and put the neighbors back along the difference, or if it vanished along the first one.
 
-        Also how far the neighbour was, and the asymmetry of the two.
+        Returns:
+            The ensemble, how far the neighbor was, and the asymmetry of the two.
         """
         near, rounding = self._near(now), now.map.resolution * np.abs(now.states).max(axis=1)
         now = now.separation_orbit(now.frame, self.every, self.every)[1]

@@ -22,16 +22,25 @@ BLOCK = 256  # steps of an orbit that are held at a time (not by memory: sums mu
 class Displacement(Analysis):
     """For each weight its net displacement |w_T − w_0| and its path length Σ_t |w_{t+1} − w_t|.
 
-    Of a coordinate that is an angle, steps are taken the shorter way round, and the net displacement is their sum.
+    Of a coordinate that is an angle, steps are taken the shorter way round, and the net displacement is their sum. The
+    ratio path/net is 1 for a weight that never turns.
 
-    Variables: `net (…, weight)`, `path (…, weight)`, `initial (…, weight)` = |w_0|, the coordinate naming the weights;
-    `relative (…)` = Σ |w_T − w_0| / Σ |w_0| over the weights. The ratio path/net is 1 for a weight that never turns.
-    An escaped member gives NaN. (K. Danovski, M. C. Soriano, L. Lacasa, Front. Complex Syst. 2, 1367957 (2024),
-    arXiv:2404.05782.)
+    Returns:
+        net (…, weight): Net displacement, the coordinate naming the weights. An escaped member gives NaN.
+        path (…, weight): Path length.
+        initial (…, weight): |w_0|.
+        relative (…): Σ |w_T − w_0| / Σ |w_0| over the weights.
+        escaped (…): The step index of the first non-finite state, -1 = never.
+
+    Raises:
+        ValueError: for a pattern that matches nothing.
+
+    Source:
+        K. Danovski, M. C. Soriano, L. Lacasa, Front. Complex Syst. 2, 1367957 (2024), arXiv:2404.05782.
     """
 
     where: str = "weights"
-    """Which coordinates: weights (all but optimiser memory), or a pattern of names such as "W1*"."""
+    """Which coordinates: weights (all but optimizer memory), or a pattern of names such as "W1*"."""
     steps: int = 5000
     """Steps of the way, after the transient."""
     transient: int = 0
@@ -42,7 +51,7 @@ class Displacement(Analysis):
         at_least(1, steps=self.steps)
 
     def __call__(self, ensemble: Ensemble) -> Result:
-        """Compute the variables; raises ValueError for a pattern that matches nothing."""
+        """Compute the variables."""
         now = ensemble.advance(self.transient)
         columns = np.flatnonzero(now.map.chosen(self.where))
         names = tuple(now.map.coordinates[i] for i in columns)

@@ -40,7 +40,15 @@ class Phases(NamedTuple):
 
 
 def default_tolerance(series: Array, turn: float | None = None) -> float:
-    """0.05 standard deviations of the series; of an angle, those of the point on the circle."""
+    """The default of `tolerance`: 0.05 standard deviations of the series.
+
+    Args:
+        series: ``(time,)``.
+        turn: The period of the values, if they are angles; then the deviation is that of the point on the circle.
+
+    Returns:
+        A distance, in units of the series.
+    """
     exponent = exponent_of(series)
     points = np.ldexp(series[:, None] if turn is None else on_circle(series, turn), -exponent)
     return float(np.ldexp(SHARE * np.sqrt(points.var(axis=0).sum()), exponent))
@@ -54,12 +62,24 @@ def laminar_phases(
     turn: float | None = None,
     floor: float | None = None,
 ) -> Phases:
-    """The longest runs of laminar samples, those of at least `shortest`, of a series ``(time,)``.
+    """The longest runs of laminar samples, |x(t + period) − x(t)| < tolerance.
 
-    `tolerance`: default `default_tolerance`. Samples that differ by rounding, 1e-12 of the largest value or the `floor`
-    if that is more, are laminar whatever the tolerance. `turn`: the period of the values, if they are angles. The last
-    `period` samples of the series have no partner and are left out. There is no phase if a sample is not finite. Raises
-    ValueError for a series that is not longer than `period`, or settings that are not positive.
+    Samples that differ by rounding are laminar whatever the tolerance. The last `period` samples of the series have no
+    partner and are left out.
+
+    Args:
+        series: ``(time,)``, longer than `period`.
+        period: In samples.
+        tolerance: In units of the series (default: `default_tolerance`).
+        shortest: Shorter runs are left out.
+        turn: The period of the values, if they are angles.
+        floor: What is rounding (default: 1e-12 of the largest value).
+
+    Returns:
+        The phases, in time order; none if a sample is not finite.
+
+    Raises:
+        ValueError: for a series that is not longer than `period`, or settings that are not positive.
     """
     x = real(series, "the series")
     _check(period, tolerance, shortest)
@@ -80,7 +100,16 @@ def laminar_phases(
 def laminar_lengths(
     series: npt.ArrayLike, period: int = 1, tolerance: float | None = None, shortest: int = 2
 ) -> IntArray:
-    """Lengths of the complete laminar phases of a series, in time order; see `laminar_phases`.
+    """Lengths of the complete laminar phases of a series; see `laminar_phases`.
+
+    Args:
+        series: ``(time,)``.
+        period: In samples.
+        tolerance: In units of the series (default: `default_tolerance`).
+        shortest: Shorter phases are left out.
+
+    Returns:
+        In time order, in samples.
 
     >>> laminar_lengths([9, 1, 1, 1, 5, 2, 2, 2, 2, 7], tolerance=0.5).tolist()
     [2, 3]
@@ -90,7 +119,15 @@ def laminar_lengths(
 
 
 def length_bins(shortest: int, longest: int, bins: int) -> IntArray:
-    """Edges of logarithmic bins of lengths, the last exclusive: `bins` of them, fewer where one would hold no integer.
+    """Edges of logarithmic bins of lengths, the last exclusive.
+
+    Args:
+        shortest: The first edge.
+        longest: The longest length.
+        bins: How many; fewer where one would hold no integer.
+
+    Returns:
+        ``(bins + 1,)`` int64.
 
     >>> length_bins(2, 31, 8).tolist()
     [2, 3, 4, 6, 8, 11, 16, 23, 32]
@@ -110,11 +147,21 @@ class LaminarLengths(Analysis):
 
     The difference of angles is the shorter way round, and what differs by rounding is laminar whatever the tolerance.
 
-    Variables: `phases`, how many are complete; `mean_length` and `longest` of these, in steps; `histogram (…, length)`,
-    how many lengths are in each logarithmic bin of `width (length)` integers, whose geometric middle is `length`;
-    `laminar_share`, the share of the samples in laminar phases, those cut by the ends of the series among them. The
-    mean is NaN where no phase is complete, the share where the member escapes. (Y. Pomeau, P. Manneville, Commun. Math.
-    Phys. 74, 189 (1980), doi:10.1007/BF01197757.)
+    Returns:
+        phases (…): How many are complete.
+        mean_length (…): Of these, in steps; NaN where no phase is complete.
+        longest (…): Of these, in steps.
+        histogram (…, length): How many lengths are in each logarithmic bin, whose geometric middle is `length`.
+        width (…, length): How many integers the bin has.
+        laminar_share (…): The share of the samples in laminar phases, those cut by the ends of the series among them;
+            NaN where the member escapes.
+        escaped (…): The step index of the first non-finite state, -1 = never.
+
+    Raises:
+        ValueError: for an unknown observable, or settings out of range.
+
+    Source:
+        Y. Pomeau, P. Manneville, Commun. Math. Phys. 74, 189 (1980), doi:10.1007/BF01197757.
     """
 
     observable: str | None = None

@@ -27,10 +27,16 @@ Array = npt.NDArray[np.float64]
 class OrbitDiagram(Analysis):
     """Samples of an observable after a transient, and the period of the orbit they show.
 
-    Variables: `value (…, sample)`, NaN after an escape; `period (…)` int64, the smallest number of samples after which
-    the observable repeats to within the tolerance, or rounding (0 = none found, 1 = a fixed point), angles the shorter
-    way round; times the spacing `every`, it is the period in iterations. A period seen on one observable can be shorter
-    than that of the state.
+    Returns:
+        value (…, sample): NaN after an escape.
+        period (…): int64, the smallest number of samples after which the observable repeats to within the tolerance, or
+            rounding (0 = none found, 1 = a fixed point), angles the shorter way round; times the spacing `every`, it is
+            the period in iterations. A period seen on one observable can be shorter than that of the state.
+        escaped (…): The step index of the first non-finite state, -1 = never.
+
+    Raises:
+        ValueError: for an unknown observable, an axis to follow that is not there, or steps that are no multiple of
+            every.
     """
 
     observable: str | None = None
@@ -59,7 +65,7 @@ class OrbitDiagram(Analysis):
         return () if self.follow is None else (self.follow,)
 
     def __call__(self, ensemble: Ensemble | Recording) -> Result:
-        """Compute the variables; raises ValueError for an unknown observable, or an axis to follow not there."""
+        """Compute the variables."""
         name = first(ensemble, self.observable)
         values, escaped = self._followed(ensemble, name) if self.follow else self._each(ensemble, name)
         samples = np.arange(0, self.steps, self.every)

@@ -55,14 +55,24 @@ class Segments(NamedTuple):
 def segment(
     series: npt.ArrayLike, block: int = 20, jump: float | None = None, shortest: int = 5, floor: float | None = None
 ) -> Segments:
-    """Cut a series ``(time,)`` into plateaus, and the stretches between them on which it moves.
+    """Cut a series into plateaus, and the stretches between them on which it moves.
 
-    `jump`: the smallest difference of two levels (default: `smallest_jump`, with its `floor`). A plateau lasts
-    `shortest` blocks of `block` samples or longer, and the straight line through its block means rises or falls by less
-    than half a jump (or by less than two standard errors). Neighbouring plateaus meet at the sample that parts their
-    two levels best; where a stretch that moves begins or ends is known to one block only. There is no segment if a
-    sample is not finite.
-    Raises ValueError for a series shorter than one block, or settings that are not positive.
+    A plateau lasts `shortest` blocks of `block` samples or longer, and the straight line through its block means rises
+    or falls by less than half a jump (or by less than two standard errors). Neighboring plateaus meet at the sample
+    that parts their two levels best; where a stretch that moves begins or ends is known to one block only.
+
+    Args:
+        series: ``(time,)``, one block or more.
+        block: Samples in a block.
+        jump: The smallest difference of two levels (default: `smallest_jump`, with its `floor`).
+        shortest: The shortest plateau, in blocks.
+        floor: What is rounding, see `smallest_jump`.
+
+    Returns:
+        The segments, in time order; none if a sample is not finite.
+
+    Raises:
+        ValueError: for a series shorter than one block, or settings that are not positive.
 
     >>> found = segment([1.0] * 110 + [3.0] * 90, block=10)
     >>> found.start.tolist(), found.end.tolist(), found.level.tolist()
@@ -96,7 +106,11 @@ def block_means(series: Array, block: int) -> Array:
 def block_noise(means: Array) -> float:
     """Standard deviation of a block mean about its level, from second differences, which see neither level nor drift.
 
-    It is that of Gaussian noise with the same 90 % quantile: of the loudest plateaus, while jumps are too few to count.
+    Args:
+        means: Of consecutive blocks, ``(block,)``.
+
+    Returns:
+        That of Gaussian noise with the same 90 % quantile: of the loudest plateaus, while jumps are too few to count.
     """
     bends = np.abs(np.diff(means, 2))
     return float(np.quantile(bends, 0.9)) / (1.645 * 6**0.5) if bends.size else 0.0
@@ -105,7 +119,13 @@ def block_noise(means: Array) -> float:
 def smallest_jump(series: Array, block: int, floor: float | None = None) -> float:
     """The default of `jump`: 2 % of the range, but at least three times the noise of a block mean, and not rounding.
 
-    Rounding is the floor, by default 1e-12 of the largest value.
+    Args:
+        series: ``(time,)``.
+        block: Samples in a block.
+        floor: What is rounding (default: 1e-12 of the largest value).
+
+    Returns:
+        A difference of levels, positive, in units of the series.
     """
     exponent = exponent_of(series)
     x = np.ldexp(series, -exponent)
@@ -116,7 +136,14 @@ def smallest_jump(series: Array, block: int, floor: float | None = None) -> floa
 
 
 def partition(values: Array, penalty: float) -> IntArray:
-    """Edges 0 = e_0 < e_1 < … < e_k = n of the segments that minimise Σ (v − mean of its segment)² + penalty · k.
+    """The segments that minimize Σ (v − mean of its segment)² + penalty · k, k being how many there are.
+
+    Args:
+        values: ``(n,)``.
+        penalty: Of a segment.
+
+    Returns:
+        Edges 0 = e_0 < e_1 < … < e_k = n.
 
     >>> partition(np.array([0.0, 0.0, 0.0, 9.0, 9.0]), 1.0).tolist()
     [0, 3, 5]
@@ -143,7 +170,7 @@ def partition(values: Array, penalty: float) -> IntArray:
 
 
 def merged(values: Array, edges: IntArray, jump: float = 1.0) -> IntArray:
-    """The edges without those between neighbours whose levels differ by less than a jump; the closest go first."""
+    """The edges without those between neighbors whose levels differ by less than a jump; the closest go first."""
     while len(edges) > 2:
         levels = np.add.reduceat(values, edges[:-1]) / np.diff(edges)
         gaps = np.abs(np.diff(levels))
@@ -172,7 +199,7 @@ def _flat(values: Array, edges: IntArray, noise: float, shortest: int) -> npt.ND
 
 
 def _united(edges: IntArray, flat: npt.NDArray[np.bool_]) -> tuple[IntArray, npt.NDArray[np.bool_]]:
-    """Neighbours that both move become one stretch."""
+    """Neighbors that both move become one stretch."""
     kept = np.append(True, flat[1:] | flat[:-1])
     return np.append(edges[:-1][kept], edges[-1]), flat[kept]
 
@@ -209,12 +236,22 @@ def _described(series: Array, edges: IntArray, flat: npt.NDArray[np.bool_]) -> S
 class Plateaus(Analysis):
     """The plateaus of an observable, and its jumps: a piecewise constant fit to the means of blocks.
 
-    Variables, over the `segment` in time order: `start` and `end`, step indices of its first sample and of the one
-    after its last (−1: there are no more segments); `level`, its mean; `spread`, largest minus smallest value; `flat`,
-    whether it is a plateau (otherwise the series moves). `segments`, how many there are; beyond `most`, the longest are
-    kept. `jumps`, how often a plateau's level differs from the last one's by `jump` or more; `plateau_share`, the share
-    of the samples on plateaus; `threshold`, the jump that was asked for or chosen. A coordinate that is an angle is
-    unwrapped: a slip of a whole turn is a jump. A member that escapes has no segments.
+    A coordinate that is an angle is unwrapped: a slip of a whole turn is a jump. A member that escapes has no segments.
+
+    Returns:
+        start (…, segment): The step index of its first sample, in time order (−1: there are no more segments).
+        end (…, segment): The step index after its last sample.
+        level (…, segment): Its mean.
+        spread (…, segment): Largest minus smallest value.
+        flat (…, segment): Whether it is a plateau (otherwise the series moves).
+        segments (…): How many there are; beyond `most`, the longest are kept.
+        jumps (…): How often a plateau's level differs from the last one's by `jump` or more.
+        plateau_share (…): The share of the samples on plateaus.
+        threshold (…): The jump that was asked for or chosen.
+        escaped (…): The step index of the first non-finite state, -1 = never.
+
+    Raises:
+        ValueError: for an unknown observable, or settings out of range.
     """
 
     observable: str | None = None

@@ -33,9 +33,16 @@ Array = npt.NDArray[np.float64]
 class Series(Analysis):
     """Time series of observables, at t, t + every, …; only what is asked for is computed.
 
-    Variables: `value (…, channel, time)`, the channels named by what they are: observables and coordinates;
-    `distance`, from the state before the transient; `projection0`, …, components along random unit vectors. Distance
-    and projections are over the weights of a training map (optimiser memory left out). NaN once a member has escaped.
+    Distance and projections are over the weights of a training map (optimizer memory left out).
+
+    Returns:
+        value (…, channel, time): The channels named by what they are: observables and coordinates; `distance`, from the
+            state before the transient; `projection0`, …, components along random unit vectors. NaN once a member has
+            escaped.
+        escaped (…): The step index of the first non-finite state, -1 = never.
+
+    Raises:
+        ValueError: for an unknown observable or norm.
     """
 
     observe: tuple[str, ...] = ()

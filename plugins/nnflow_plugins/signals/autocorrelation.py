@@ -20,11 +20,22 @@ Array = npt.NDArray[np.float64]
 
 
 def shuffled_band(series: Array, lags: int, shuffles: int, level: float, seed: int) -> tuple[Array, Array]:
-    """The band that holds a share `level` of the autocorrelations of shuffled copies: ``(lags + 1,)``, low and high.
+    """The band that holds a share of the autocorrelations of shuffled copies.
 
-    `series`: ``(time,)`` or ``(time, component)``, whose components stay together. What lies outside is unlikely for a
-    series without memory that has the same values. (J. Theiler et al., Physica D 58, 77 (1992),
-    doi:10.1016/0167-2789(92)90102-S.)
+    What lies outside is unlikely for a series without memory that has the same values.
+
+    Args:
+        series: ``(time,)`` or ``(time, component)``, whose components stay together.
+        lags: The longest lag, in samples.
+        shuffles: How many copies.
+        level: The share inside the band.
+        seed: Of the shuffles.
+
+    Returns:
+        Low and high, ``(lags + 1,)`` both.
+
+    Source:
+        J. Theiler et al., Physica D 58, 77 (1992), doi:10.1016/0167-2789(92)90102-S.
     """
     values = np.ldexp(series.reshape(len(series), -1), -exponent_of(series))  # squares are within bounds
     away = values - values.mean(axis=0)
@@ -40,9 +51,16 @@ def shuffled_band(series: Array, lags: int, shuffles: int, level: float, seed: i
 class Autocorrelation(Analysis):
     """C(τ) = Σ_t (x_t − x̄)(x_{t+τ} − x̄) / Σ_t (x_t − x̄)² of an observable, and the band of shuffled copies.
 
-    Variables: `autocorrelation (…, lag)`; `null_low`, `null_high (…, lag)`, between which a share `level` of the
-    shuffled series lie. NaN for a series that does not move (but for rounding), or escapes. A coordinate that is an
-    angle is followed as the point on the circle.
+    A coordinate that is an angle is followed as the point on the circle.
+
+    Returns:
+        autocorrelation (…, lag): NaN for a series that does not move (but for rounding), or escapes; lags in
+            iterations.
+        null_low, null_high (…, lag): Between them a share `level` of the shuffled series lies.
+        escaped (…): The step index of the first non-finite state, -1 = never.
+
+    Raises:
+        ValueError: for an unknown observable, or lags that are as long as the series.
     """
 
     observable: str | None = None

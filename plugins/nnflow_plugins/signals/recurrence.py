@@ -103,24 +103,31 @@ def recurrence_measures(
     norm: str = "euclidean",
     turn: float | None = None,
 ) -> dict[str, float]:
-    """Return the measures of the recurrence plot of a series, from O(N) memory; see `measures_of_lines` for each.
+    """The measures of the recurrence plot of a series, from O(N) memory; see `measures_of_lines` for each.
 
     R_ij = 1 where d(x_i, x_j) ≤ threshold, x the series embedded as in `embed`, N points long. Points that differ by
-    rounding, by 1e-12 of the largest value, recur whatever the threshold: below that one would count rounding.
+    rounding, by 1e-12 of the largest value, recur whatever the threshold: below that one would count rounding. Lines
+    that meet the window or the border count with the length inside.
 
-    Arguments:
-        series: `(time,)` or `(time, channel)`.
-        threshold: the distance ε, in units of the series; or else
-        rate: the recurrence rate in (0, 1] that `threshold_of_rate` finds a threshold for.
-        theiler: cells |i − j| < theiler are left out, of every line and of the rate's denominator: 1 leaves out the
-            identity line, 0 nothing. Lines that meet the window or the border count with the length inside.
-        min_diagonal, min_vertical: the shortest lines that count, of diagonals; of verticals, black and white.
-        embedding, delay: the number of delay coordinates and the samples between two of them.
+    Args:
+        series: ``(time,)`` or ``(time, channel)``.
+        threshold: The distance ε, in units of the series; or else `rate`.
+        rate: The recurrence rate in (0, 1] that `threshold_of_rate` finds a threshold for.
+        theiler: Cells |i − j| < theiler are left out, of every line and of the rate's denominator: 1 leaves out the
+            identity line, 0 nothing.
+        min_diagonal: The shortest diagonals that count.
+        min_vertical: The shortest verticals that count, black and white.
+        embedding: The number of delay coordinates.
+        delay: The samples between two of them.
         norm: "euclidean", "manhattan" or "maximum", over delay coordinates and channels.
-        turn: the period, if the series is an angle: differences are then taken the shorter way round.
+        turn: The period, if the series is an angle: differences are then taken the shorter way round.
 
-    A series with a value that is not finite gives NaN throughout. Raises ValueError for a series that is too short, and
-    for impossible settings, among them both or neither of threshold and rate.
+    Returns:
+        Measure → value, in the order of MEASURES; NaN throughout for a series with a value that is not finite.
+
+    Raises:
+        ValueError: for a series that is too short, and for impossible settings, among them both or neither of threshold
+            and rate.
 
     >>> measures = recurrence_measures([0, 1, 2] * 20, threshold=0.5)  # period 3
     >>> measures["determinism"], measures["laminarity"], measures["mean_recurrence_time"]
@@ -142,10 +149,24 @@ def recurrence_matrix(
     norm: str = "euclidean",
     turn: float | None = None,
 ) -> NDArray[np.bool_]:
-    """Return the recurrence matrix R_ij = [d(x_i, x_j) ≤ threshold] of a series, bool `(N, N)`.
+    """The recurrence matrix R_ij = [d(x_i, x_j) ≤ threshold] of a series.
 
-    Arguments and errors as `recurrence_measures`; a rate is that without the identity line (theiler = 1). A point with
-    a NaN recurs with none, not with itself either; with a rate, such a series gives an empty matrix.
+    A point with a NaN recurs with none, not with itself either; with a rate, such a series gives an empty matrix.
+
+    Args:
+        series: ``(time,)`` or ``(time, channel)``.
+        threshold: The distance ε, in units of the series; or else `rate`.
+        rate: The recurrence rate, that without the identity line (theiler = 1).
+        embedding: The number of delay coordinates.
+        delay: The samples between two of them.
+        norm: "euclidean", "manhattan" or "maximum", over delay coordinates and channels.
+        turn: The period, if the series is an angle.
+
+    Returns:
+        ``(N, N)`` bool.
+
+    Raises:
+        ValueError: as `recurrence_measures`.
     """
     _check_choice(threshold, rate)
     points = _points(series, embedding, delay, 1, norm, turn)
@@ -155,17 +176,26 @@ def recurrence_matrix(
 def measures_of_matrix(
     matrix: ArrayLike, theiler: int | None = None, min_diagonal: int = 2, min_vertical: int = 2
 ) -> dict[str, float]:
-    """Return the measures of any recurrence matrix, `(row, column)`, square or not; see `measures_of_lines` for each.
+    """The measures of any recurrence matrix, square or not; see `measures_of_lines` for each.
 
-    Every entry that is not 0 is a recurrence; a column's line is a vertical one. `theiler` as in `recurrence_measures`;
-    by default 1 for a square matrix, as there, and 0 for another one, which has no identity line (give 0 for the square
-    matrix of two series). Raises ValueError for an array that is no matrix, and for impossible settings.
+    Args:
+        matrix: ``(row, column)``. Every entry that is not 0 is a recurrence; a column's line is a vertical one.
+        theiler: As in `recurrence_measures`; by default 1 for a square matrix, as there, and 0 for another one, which
+            has no identity line (give 0 for the square matrix of two series).
+        min_diagonal: The shortest diagonals that count.
+        min_vertical: The shortest verticals that count, black and white.
+
+    Returns:
+        Measure → value, in the order of MEASURES.
+
+    Raises:
+        ValueError: for an array that is no matrix, and for impossible settings.
     """
     return measures_of_lines(lines_of_matrix(matrix, theiler), min_diagonal, min_vertical)
 
 
 def measures_of_lines(lines: Lines, min_diagonal: int = 2, min_vertical: int = 2) -> dict[str, float]:
-    """Return the measures that follow from the histograms P(l) of line lengths, a dict of floats in this order.
+    """The measures that follow from the histograms P(l) of line lengths.
 
     - `recurrence_rate`: Σ l P(l) / cells, the share of cells that are recurrences.
     - `determinism`, `laminarity`: Σ_{l ≥ min} l P(l) / Σ l P(l) of the diagonals, of the verticals: the share of
@@ -176,8 +206,16 @@ def measures_of_lines(lines: Lines, min_diagonal: int = 2, min_vertical: int = 2
     - `mean_recurrence_time`: the mean time from the beginning of a vertical line to that of the next in its column, in
       samples (the second type of Gao 1999: the stay is not counted as many returns). p for a series of period p.
 
-    White lines share the minimum of the verticals. A share of nothing, a mean or an entropy over no line is NaN. Raises
-    ValueError for a minimum below 1.
+    Args:
+        lines: The histograms.
+        min_diagonal: The shortest diagonals that count.
+        min_vertical: The shortest verticals that count; white lines share it.
+
+    Returns:
+        Measure → value, in the order of MEASURES. A share of nothing, a mean or an entropy over no line is NaN.
+
+    Raises:
+        ValueError: for a minimum below 1.
     """
     at_least(1, min_diagonal=min_diagonal, min_vertical=min_vertical)
     diagonal, vertical = _statistics(lines.diagonal, min_diagonal), _statistics(lines.vertical, min_vertical)
@@ -188,7 +226,19 @@ def measures_of_lines(lines: Lines, min_diagonal: int = 2, min_vertical: int = 2
 
 
 def lines_of_matrix(matrix: ArrayLike, theiler: int | None = None) -> Lines:
-    """Return the histograms of line lengths of a recurrence matrix; arguments and errors as `measures_of_matrix`."""
+    """The histograms of line lengths of a recurrence matrix.
+
+    Args:
+        matrix: ``(row, column)``, as in `measures_of_matrix`.
+        theiler: As in `measures_of_matrix`.
+
+    Returns:
+        The histograms, and how many cells were looked at.
+
+    Raises:
+        Refusal: (a ValueError) for masked entries.
+        ValueError: for an array that is no matrix, or has no cells outside the window.
+    """
     if np.ma.is_masked(matrix):
         raise Refusal("a masked entry of the matrix is neither recurrent nor not: fill them first")
     cells = np.ascontiguousarray(np.asarray(matrix) != 0)
@@ -204,11 +254,21 @@ def lines_of_matrix(matrix: ArrayLike, theiler: int | None = None) -> Lines:
 
 
 def embed(series: ArrayLike, dimension: int, delay: int) -> Array:
-    """Return the delay vectors (x(t), x(t + delay), …), `(N, dimension · channels)`.
+    """The delay vectors (x(t), x(t + delay), …) of a series.
 
-    The series is `(time,)` or `(time, channel)`; the channels of one sample stand side by side. N is the number of
-    samples less (dimension − 1) delay; raises ValueError if nothing is left. (F. Takens, Lecture Notes in Mathematics
-    898 (1981) 366, doi:10.1007/BFb0091924.)
+    Args:
+        series: ``(time,)`` or ``(time, channel)``; the channels of one sample stand side by side.
+        dimension: The number of delay coordinates.
+        delay: The samples between two of them.
+
+    Returns:
+        ``(N, dimension · channels)`` float64; N is the number of samples less (dimension − 1) delay.
+
+    Raises:
+        ValueError: if nothing is left, or for a series of another shape.
+
+    Source:
+        F. Takens, Lecture Notes in Mathematics 898 (1981) 366, doi:10.1007/BFb0091924.
 
     >>> embed([1, 2, 3, 4], dimension=2, delay=2)
     array([[1., 3.],
@@ -234,12 +294,26 @@ def threshold_of_rate(
     norm: str = "euclidean",
     turn: float | None = None,
 ) -> float:
-    """Return the threshold whose recurrence rate is as near to `rate` as the series allows, to rounding.
+    """The threshold whose recurrence rate is as near to `rate` as the series allows, to rounding.
 
     By bisection: each of its about 30 steps counts the pairs within a trial threshold, in O(N) memory, all pairs and no
     sample of them. Equal distances (a periodic series) recur together, so the rate is then met only as nearly as they
-    permit; and no threshold is below the rounding of the series. NaN for a series with a value that is not finite.
-    Arguments and errors as `recurrence_measures`.
+    permit; and no threshold is below the rounding of the series.
+
+    Args:
+        series: ``(time,)`` or ``(time, channel)``.
+        rate: The recurrence rate, in (0, 1].
+        theiler: Cells |i − j| < theiler are left out of the rate.
+        embedding: The number of delay coordinates.
+        delay: The samples between two of them.
+        norm: "euclidean", "manhattan" or "maximum".
+        turn: The period, if the series is an angle.
+
+    Returns:
+        The threshold, in units of the series; NaN for a series with a value that is not finite.
+
+    Raises:
+        ValueError: as `recurrence_measures`.
     """
     _check_choice(None, rate)
     points = _points(series, embedding, delay, theiler, norm, turn)
@@ -355,12 +429,22 @@ def _statistics(lines: Counts, least: int) -> tuple[float, float, float, float]:
 class Recurrence(Analysis):
     """Recurrence quantification of an observable along the orbit: how regular, how sticky, how often it returns.
 
-    Variables: `recurrence_rate`, `determinism`, `mean_diagonal`, `max_diagonal`, `diagonal_entropy`, `laminarity`,
-    `trapping_time`, `max_vertical`, `vertical_entropy`, `mean_white`, `max_white`, `white_entropy`,
-    `mean_recurrence_time` (…), lengths and times in samples; `threshold (…)`; on request `matrix (…, i, j)`. An escaped
-    member is NaN, its matrix 0. Distances of a coordinate that is an angle are taken the shorter way round. The
-    threshold is never below the rounding of the series. See `recurrence_measures`. (N. Marwan, M. C. Romano, M. Thiel,
-    J. Kurths, Phys. Rep. 438, 237 (2007), doi:10.1016/j.physrep.2006.11.001.)
+    Distances of a coordinate that is an angle are taken the shorter way round. See `recurrence_measures`.
+
+    Returns:
+        recurrence_rate, determinism, laminarity (…): Shares. An escaped member is NaN in all measures.
+        mean_diagonal, max_diagonal, trapping_time, max_vertical, mean_white, max_white, mean_recurrence_time (…): In
+            samples.
+        diagonal_entropy, vertical_entropy, white_entropy (…): In nats.
+        threshold (…): In units of the observable, never below the rounding of the series.
+        matrix (…, i, j): On request, int8; 0 of an escaped member.
+        escaped (…): The step index of the first non-finite state, -1 = never.
+
+    Raises:
+        ValueError: for an unknown observable, for matrices too large to keep, and for impossible settings.
+
+    Source:
+        N. Marwan, M. C. Romano, M. Thiel, J. Kurths, Phys. Rep. 438, 237 (2007), doi:10.1016/j.physrep.2006.11.001.
     """
 
     observable: str | tuple[str, ...] | None = None
@@ -418,7 +502,7 @@ class Recurrence(Analysis):
         return self.steps // self.every - (self.embedding - 1) * self.delay
 
     def __call__(self, ensemble: Ensemble | Recording) -> Result:
-        """Compute the variables. Raises ValueError for an unknown observable, and for matrices too large to keep."""
+        """Compute the variables."""
         several = isinstance(self.observable, tuple)
         names: Any = self.observable if several else (first(ensemble, self.observable),)  # type: ignore[arg-type]
         name = ", ".join(names)

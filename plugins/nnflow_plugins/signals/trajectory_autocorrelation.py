@@ -23,11 +23,21 @@ Array = npt.NDArray[np.float64]
 class TrajectoryAutocorrelation(Analysis):
     """The autocorrelation C(τ) of a trajectory of states: of a network, how alike its weights are τ steps later.
 
-    C(τ) = Σ_t ⟨W_t − W̄, W_{t+τ} − W̄⟩ / Σ_t |W_t − W̄|², over all weights (optimiser memory left out), or over the
-    coordinates asked for; an angle is the point on the circle. Variables: `autocorrelation (…, lag)`; NaN for a
-    trajectory that does not move (but for rounding), or escapes. The trajectory is kept: steps/every × weights × 8
-    bytes a member. (L. Lacasa, J. P. Rodriguez, V. M. Eguiluz, Phys. Rev. Research 4, L042008 (2022),
-    doi:10.1103/PhysRevResearch.4.L042008.)
+    C(τ) = Σ_t ⟨W_t − W̄, W_{t+τ} − W̄⟩ / Σ_t |W_t − W̄|², over all weights (optimizer memory left out), or over the
+    coordinates asked for; an angle is the point on the circle. The trajectory is kept: steps/every × weights × 8 bytes
+    a member.
+
+    Returns:
+        autocorrelation (…, lag): NaN for a trajectory that does not move (but for rounding), or escapes; lags in
+            iterations.
+        escaped (…): The step index of the first non-finite state, -1 = never.
+
+    Raises:
+        ValueError: for an unknown observable, or lags that are as long as the trajectory.
+
+    Source:
+        L. Lacasa, J. P. Rodriguez, V. M. Eguiluz, Phys. Rev. Research 4, L042008 (2022),
+        doi:10.1103/PhysRevResearch.4.L042008.
     """
 
     lags: int = 50

@@ -47,7 +47,7 @@ DRIFT_THRESHOLD = 1.0
 
 
 def zero_one(series: ArrayLike, frequencies: int | ArrayLike = 101) -> float:
-    """Return K of the 0–1 test: near 0 for a regular series, near 1 for a chaotic one.
+    """K of the 0–1 test: near 0 for a regular series, near 1 for a chaotic one.
 
     K = median over c of corr(n, D_c(n)), n = 1 … N/10, with D_c of `displacements`.
 
@@ -58,14 +58,16 @@ def zero_one(series: ArrayLike, frequencies: int | ArrayLike = 101) -> float:
     - A series that has not settled (a decay, a trend) gives −0.4 … 0.1, whatever lies beneath: look at `drift`.
     - Continuous time sampled finely looks regular: keep one sample per typical time of the motion.
 
-    Arguments:
-        series: `(sample,)`, at least 100 samples; 1000 and more for values of K that mean something.
-        frequencies: how many c, equally spaced in [π/5, 4π/5], or the values c themselves, radians a sample in (0, 2π).
+    Args:
+        series: ``(sample,)``, at least 100 samples; 1000 and more for values of K that mean something.
+        frequencies: How many c, equally spaced in [π/5, 4π/5], or the values c themselves, radians a sample in (0, 2π).
 
-    Returns K in [−1, 1]; NaN when the series has a value that is not finite; 0 when it is constant, which is when its
-    standard deviation is at most 1e-12 of its mean (the rounding noise of a converged series would give 0.998).
+    Returns:
+        K in [−1, 1]; NaN when the series has a value that is not finite; 0 when it is constant, which is when its
+        standard deviation is at most 1e-12 of its mean (the rounding noise of a converged series would give 0.998).
 
-    Raises ValueError for a series that is short or not one-dimensional, and for impossible frequencies.
+    Raises:
+        ValueError: for a series that is short or not one-dimensional, and for impossible frequencies.
 
     >>> quiet = np.cos(np.arange(2000))
     >>> abs(zero_one(quiet)) < 0.01
@@ -75,10 +77,19 @@ def zero_one(series: ArrayLike, frequencies: int | ArrayLike = 101) -> float:
 
 
 def zero_one_batch(series: ArrayLike, frequencies: int | ArrayLike = 101, floor: ArrayLike | None = None) -> Array:
-    """Return `zero_one` of every row: `(member, sample)` → `(member,)`. Serial, and most of it without the GIL.
+    """K of the 0–1 test of every row, see `zero_one`. Serial, and most of it without the GIL.
 
-    A row whose standard deviation is at most `floor`, `(member,)` or one for all, counts as constant (default: 1e-12 of
-    its mean).
+    Args:
+        series: ``(member, sample)``.
+        frequencies: As in `zero_one`.
+        floor: ``(member,)`` or one for all: a row whose standard deviation is at most this counts as constant (default:
+            1e-12 of its mean).
+
+    Returns:
+        ``(member,)``.
+
+    Raises:
+        ValueError: as `zero_one`.
     """
     rows, chosen = _checked(series, ndim=2), _frequencies(frequencies)
     floors = np.broadcast_to(np.asarray(floor, dtype=np.float64), len(rows))
@@ -90,21 +101,40 @@ def zero_one_batch(series: ArrayLike, frequencies: int | ArrayLike = 101, floor:
 
 
 def growth_rates(series: ArrayLike, frequencies: int | ArrayLike = 101) -> Array:
-    """Return K_c for every frequency, `(frequency,)`: the correlation of D_c(n) with n. See `zero_one`."""
+    """K_c for every frequency: the correlation of D_c(n) with n. See `zero_one`.
+
+    Args:
+        series: ``(sample,)``.
+        frequencies: As in `zero_one`.
+
+    Returns:
+        ``(frequency,)``.
+
+    Raises:
+        ValueError: as `zero_one`.
+    """
     values, chosen = _checked(series, ndim=1), _frequencies(frequencies)
     rates: Array = _growth_rates(values[None], chosen, np.full(1, np.nan))[0]
     return rates
 
 
 def displacements(series: ArrayLike, frequencies: int | ArrayLike = 101) -> Array:
-    """Return the modified mean-square displacement D_c(n), n = 1 … N/10, shape `(frequency, n)`, in squared units.
+    """The modified mean-square displacement D_c(n), n = 1 … N/10.
 
     D_c(n) = 1/J Σ_{j=1}^{J} |z_c(j+n) − z_c(j)|² with J = N − N/10, of the series **less its mean**. The modified
     displacement of the papers subtracts (Eφ)² (1 − cos nc)/(1 − cos c), what the mean adds to the walk on average; with
-    the mean gone at the outset that term is zero, and so are the cross terms of mean and signal, which it leaves
-    behind (1 + 10⁻³ · logistic: K = 0.7 with the term alone, 0.997 with the mean removed).
+    the mean gone at the outset that term is zero, and so are the cross terms of mean and signal, which it leaves behind
+    (1 + 10⁻³ · logistic: K = 0.7 with the term alone, 0.997 with the mean removed).
 
-    A constant series gives zeros and one with a value that is not finite NaN. Arguments and errors as `zero_one`.
+    Args:
+        series: ``(sample,)``.
+        frequencies: As in `zero_one`.
+
+    Returns:
+        ``(frequency, n)``, in squared units; zeros for a constant series, NaN for one with a value that is not finite.
+
+    Raises:
+        ValueError: as `zero_one`.
     """
     values, chosen = _checked(series, ndim=1), _frequencies(frequencies)
     (standard,), (spread,) = _standardised(values[None], np.full(1, np.nan))
@@ -118,20 +148,27 @@ def displacements(series: ArrayLike, frequencies: int | ArrayLike = 101) -> Arra
 
 
 def drift(series: ArrayLike, floor: float | None = None) -> float:
-    """Return how far apart the quarters of a series lie: 0 … 4, above `DRIFT_THRESHOLD` = 1 the series has not settled.
+    """How far apart the quarters of a series lie: above `DRIFT_THRESHOLD` = 1 the series has not settled.
 
     drift = max over pairs of quarters of W₁(quarter, quarter) / mean |φ − median φ|
 
     W₁ is the earth mover's distance between the values of two quarters (the mean distance of their sorted values), so
-    the measure sees changes of level and of amplitude, and is the same for a φ + b. A linear ramp gives 3; a decay
-    that ends well inside the series, monotone or oscillating, 4; 1/t gives 3 to 4; a single burst about 4; a random
-    walk and a wave of one turn about 2. Periodic and quasi-periodic series of many turns give about 0. Chaos and white
-    noise give about 5/√N: the threshold raises a false alarm on 3 % of series of 100 samples of white noise, 1 % of
-    the logistic map at r = 4, fewer than 0.1 % from 200 samples on (of 5000). Weak ramps and decays, below the
-    threshold, did not lead K astray.
+    the measure sees changes of level and of amplitude, and is the same for a φ + b. A linear ramp gives 3; a decay that
+    ends well inside the series, monotone or oscillating, 4; 1/t gives 3 to 4; a single burst about 4; a random walk and
+    a wave of one turn about 2. Periodic and quasi-periodic series of many turns give about 0. Chaos and white noise
+    give about 5/√N: the threshold raises a false alarm on 3 % of series of 100 samples of white noise, 1 % of the
+    logistic map at r = 4, fewer than 0.1 % from 200 samples on (of 5000). Weak ramps and decays, below the threshold,
+    did not lead K astray.
 
-    Constant series (see `zero_one`, and `floor` in `zero_one_batch`) give 0, values that are not finite NaN. Raises
-    ValueError as `zero_one`.
+    Args:
+        series: ``(sample,)``.
+        floor: As in `zero_one_batch`.
+
+    Returns:
+        0 … 4; 0 for a constant series (see `zero_one`), NaN for values that are not finite.
+
+    Raises:
+        ValueError: as `zero_one`.
     """
     (standard,), (spread,) = _standardised(_checked(series, ndim=1)[None], np.array([floor], dtype=np.float64))
     if not spread > 0.0:
@@ -143,7 +180,18 @@ def drift(series: ArrayLike, floor: float | None = None) -> float:
 
 
 def drift_batch(series: ArrayLike, floor: ArrayLike | None = None) -> Array:
-    """Return `drift` of every row: `(member, sample)` → `(member,)`; `floor` as in `zero_one_batch`."""
+    """The `drift` of every row.
+
+    Args:
+        series: ``(member, sample)``.
+        floor: As in `zero_one_batch`.
+
+    Returns:
+        ``(member,)``.
+
+    Raises:
+        ValueError: as `zero_one`.
+    """
     rows = _checked(series, ndim=2)
     floors = np.broadcast_to(np.asarray(floor, dtype=np.float64), len(rows))
     return np.array([drift(row, least) for row, least in zip(rows, floors, strict=True)], dtype=np.float64)
@@ -181,9 +229,12 @@ def _growth_rates(rows: Array, frequencies: Array, floors: Array) -> Array:
 
 
 def _standardised(rows: Array, floors: Array) -> tuple[Array, Array]:
-    """Return the rows with mean 0 and standard deviation 1, and the deviations they had: 0 constant, NaN not finite.
+    """The rows with mean 0 and standard deviation 1, and the deviations they had.
 
     Constant is what deviates by no more than the floor `(member,)`, or if that is NaN by rounding only.
+
+    Returns:
+        Both; the deviation is 0 of a constant row, NaN of one that is not finite.
     """
     size = np.max(np.abs(rows), axis=1, keepdims=True)
     finite = np.isfinite(size)
@@ -282,11 +333,20 @@ def _add_products(row: Array, mean: Array, n: float, square: Array, product: Arr
 class ZeroOneTest(Analysis):
     """The 0–1 test of an observable along the orbit: K near 0 is regular, near 1 chaotic.
 
-    Variables: `K (…)`, and `drift (…)`: where it exceeds its attribute `threshold` the series has not settled and K
-    means nothing. White noise gives K = 0.998 as well: the test cannot tell noise from chaos. A constant series gives
-    0, an escaped member NaN. A coordinate that is an angle is observed by its cosine and its sine, since the jump where
-    it wraps round looks like chaos; K is the larger of the two. See `zero_one`. (G. A. Gottwald, I. Melbourne, SIAM J.
-    Appl. Dyn. Syst. 8, 129 (2009), doi:10.1137/080718851.)
+    White noise gives K = 0.998 as well: the test cannot tell noise from chaos. A coordinate that is an angle is
+    observed by its cosine and its sine, since the jump where it wraps round looks like chaos; K is the larger of the
+    two. See `zero_one`.
+
+    Returns:
+        K (…): A constant series gives 0, an escaped member NaN.
+        drift (…): Where it exceeds its attribute `threshold` the series has not settled and K means nothing.
+        escaped (…): The step index of the first non-finite state, -1 = never.
+
+    Raises:
+        ValueError: for an unknown observable, or steps that are no multiple of every or too few.
+
+    Source:
+        G. A. Gottwald, I. Melbourne, SIAM J. Appl. Dyn. Syst. 8, 129 (2009), doi:10.1137/080718851.
     """
 
     observable: str | None = None
@@ -310,7 +370,7 @@ class ZeroOneTest(Analysis):
             )
 
     def __call__(self, ensemble: Ensemble | Recording) -> Result:
-        """Compute the variables. Raises ValueError for an unknown observable."""
+        """Compute the variables."""
         name = first(ensemble, self.observable)
         records, after = ensemble.advance(self.transient).orbit(self.steps, self.every, name)
         turn, floor = turn_of(ensemble, name), floor_of(ensemble, name, records[:, :, 0])

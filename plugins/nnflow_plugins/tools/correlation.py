@@ -13,12 +13,22 @@ Array = npt.NDArray[np.float64]
 
 
 def trajectory_correlation(trajectory: npt.ArrayLike, lags: int, floor: float | None = None) -> Array:
-    """C(τ) = Σ_t ⟨W_t − W̄, W_{t+τ} − W̄⟩ / Σ_t |W_t − W̄|² for τ = 0 … lags, of a trajectory ``(time, component)``.
+    """C(τ) = Σ_t ⟨W_t − W̄, W_{t+τ} − W̄⟩ / Σ_t |W_t − W̄|² for τ = 0 … lags, of a trajectory.
 
-    (Or of a series ``(time,)``.) ⟨·, ·⟩ sums over components: of adjacency matrices, the trace of AᵀB. The sum over t
-    has time − τ terms and is not rescaled, so that |C| ≤ 1. Returns ``(lags + 1,)``; NaN for a trajectory that is not
-    finite or does not move: whose components stay, root mean square, within rounding of the largest one, or within
-    `floor`. Raises ValueError unless 0 ≤ lags < time.
+    ⟨·, ·⟩ sums over components: of adjacency matrices, the trace of AᵀB. The sum over t has time − τ terms and is not
+    rescaled, so that |C| ≤ 1.
+
+    Args:
+        trajectory: ``(time, component)``, or a series ``(time,)``.
+        lags: The longest lag, 0 ≤ lags < time.
+        floor: What is rounding (default: 1e-12 of the largest value).
+
+    Returns:
+        ``(lags + 1,)``; NaN for a trajectory that is not finite or does not move: whose components stay, root mean
+        square, within rounding.
+
+    Raises:
+        ValueError: for another shape or other lags.
 
     >>> trajectory_correlation([[1.0], [-1.0], [1.0], [-1.0]], 2).tolist()
     [1.0, -0.75, 0.5]

@@ -1,4 +1,4 @@
-"""What the built-in analyses share when they draw: colours, and a variable over the axis that was scanned."""
+"""What the built-in analyses share when they draw: colors, and a variable over the axis that was scanned."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ def scanned(data: xr.DataArray, own: str | tuple[str, ...] = ()) -> str | None:
 def over_axis(data: xr.DataArray, axes: Axes, own: str = "", label: str = "{}") -> None:
     """One curve per value of `own`, over the scanned axis: the median, shaded between the quartiles of all other dims.
 
-    Where nothing was scanned: over `own`, else over the initial states, else a single point.
+    Args:
+        data: The variable.
+        axes: Matplotlib axes. Where nothing was scanned: over `own`, else over the initial states, else a single point.
+        own: A dim of the analysis's own, "" for none.
+        label: Of a curve, formatted with its value.
     """
     axis = scanned(data, own) or next((dim for dim in (own, "init") if dim in data.dims), None)
     rows = data if axis else data.expand_dims("member")

@@ -1,7 +1,7 @@
 """The lines of a recurrence plot, counted without the plot: kernels of `recurrence`, in memory O(N).
 
 Diagonals and columns are compared one at a time, each row loop in its own function over contiguous views, which LLVM
-vectorises; where lines begin and end is then found without a branch. Serial, and without the interpreter's lock.
+vectorizes; where lines begin and end is then found without a branch. Serial, and without the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -19,9 +19,17 @@ Counts = NDArray[np.int64]
 def lines_of_points(
     points: Array, turns: Array, power: int, threshold: float, theiler: int
 ) -> tuple[Counts, Counts, Counts, Counts]:
-    """Histograms of diagonal, vertical and white lines and of recurrence times, of points ``(channel, time)``.
+    """Histograms of diagonal, vertical and white lines and of recurrence times.
 
-    A channel that is an angle lies in [0, turn]; of others the turn is infinite.
+    Args:
+        points: ``(channel, time)``.
+        turns: ``(channel,)``: a channel that is an angle lies in [0, turn]; of others the turn is infinite.
+        power: To which the terms of the norm are summed; 0 = not summed.
+        threshold: In units of the points.
+        theiler: Cells |i − j| < theiler are left out.
+
+    Returns:
+        The four histograms, ``(length,)`` each.
     """
     size = points.shape[1]
     diagonal, vertical, white, time = _histograms(size), _histograms(size), _histograms(size), _histograms(size)

@@ -31,16 +31,29 @@ FADED = 1e-2
 def share_of(ensemble: Ensemble | Recording) -> float:
     """The share of the largest value that is rounding, which results tell as `rounding`.
 
-    RECORDED for a recording, which counts as double precision; ROUNDING for a map, more for one in single precision.
+    Args:
+        ensemble: An ensemble of a map, or a recording.
+
+    Returns:
+        RECORDED for a recording, which counts as double precision; ROUNDING for a map, more for one in single
+        precision.
     """
     return RECORDED if isinstance(ensemble, Recording) else max(ROUNDING, 16 * ensemble.map.resolution)
 
 
 def floor_of(ensemble: Ensemble | Recording, name: str, values: Array) -> Array:
-    """``(member,)``: differences of an observable up to this size are rounding, for its ``values (member, sample)``.
+    """Up to which size differences of an observable are rounding.
 
     That is a share of the largest value, or of the turn of an angle. And as to what decays to 0: its numbers get ever
     finer, with noise among them at last, but it has died out where it is about the last digit of what it was at first.
+
+    Args:
+        ensemble: Where it started.
+        name: The observable.
+        values: ``(member, sample)``.
+
+    Returns:
+        ``(member,)``.
     """
     share = share_of(ensemble)
     if (turn := turn_of(ensemble, name)) is not None:
@@ -63,6 +76,12 @@ def exponent_of(series: Array) -> int:
     """e with 2^(e−1) ≤ max |x| < 2^e, of all finite values; 0 if there is none but 0.
 
     Divided by 2^e (`np.ldexp(x, −e)`, exact), squares neither overflow nor vanish.
+
+    Args:
+        series: Of any shape.
+
+    Returns:
+        The exponent e.
     """
     return int(np.frexp(largest_of(series.ravel()))[1])
 

@@ -33,7 +33,7 @@ def detect_period(
     turn: float | None = None,
     floor: ArrayLike | None = None,
 ) -> Integers:
-    """Return the smallest period of every recording, `(member,)` int64: 1 for a fixed point, 0 for none found.
+    """The smallest period of every recording: 1 for a fixed point, 0 for none found.
 
     period = min p: max − min of {x(i), x(i+p), x(i+2p), …} ≤ max(tolerance · range, floor), all i
 
@@ -43,15 +43,20 @@ def detect_period(
     quasi-periodicity and escaped members (a value that is not finite) give 0. A recording shows at least three full
     turns of what is found.
 
-    Arguments:
-        values: `(member, sample)`; fewer than three samples show no period.
+    Args:
+        values: ``(member, sample)``; fewer than three samples show no period.
         tolerance: relative, positive and below 1; about 1e-6.
         maximum: the largest period looked for; a third of the samples when None, and never more.
         turn: the period of the values themselves, if they are angles: differences are taken the shorter way round, and
             the range is what is left of the turn beside the largest gap.
-        floor: `(member,)` or one for all: differences up to this size are none, either; 1e-12 · max |x| when None.
+        floor: ``(member,)`` or one for all: differences up to this size are none, either; 1e-12 · max |x| when None.
 
-    Raises ValueError for another shape, no samples, a tolerance that is not between 0 and 1 or a maximum below 1.
+    Returns:
+        ``(member,)`` int64.
+
+    Raises:
+        ValueError: for another shape, no samples, a tolerance that is not between 0 and 1, a maximum below 1, or a turn
+            that is not positive.
 
     >>> detect_period([[1, 2, 1, 2, 1, 2, 1, 2]])
     array([2])
@@ -81,7 +86,7 @@ def detect_period(
 
 
 def _ranges(rows: Array, turn: float | None) -> Array:
-    """max − min of each row; of angles, the turn less the largest gap between neighbours on the circle."""
+    """max − min of each row; of angles, the turn less the largest gap between neighbors on the circle."""
     if turn is None:
         return np.asarray(np.ptp(rows, axis=1))
     sorted_ = np.sort(rows % turn, axis=1)
@@ -99,10 +104,13 @@ def _periods(rows: Array, widths: Array, turn: float, maximum: int) -> Integers:
 
 @loop()
 def _smallest_period(row: Array, width: float, turn: float, maximum: int) -> int:
-    """Try one period after another.
+    """Try one period after another; 0 if there is none.
 
     Where earlier ones failed is looked at first: a jump or a lone sample breaks most periods, and to find it anew for
     each of them would take time as the square of the samples.
+
+    Returns:
+        The period.
     """
     marks, failures = np.zeros(MARKS, np.int64), 0
     for period in range(1, maximum + 1):

@@ -18,14 +18,24 @@ Array = npt.NDArray[np.float64]
 def at_rest(
     before: Ensemble, after: Ensemble, growth: Array, step: Callable[[Ensemble], Ensemble]
 ) -> tuple[str, npt.NDArray[np.bool_], dict[str, Any]]:
-    """The variable `at_rest (member)`: whether the orbit ended on a point that one more step does not move.
+    """The variable `at_rest`: whether the orbit ended on a point that one more step does not move.
 
-    Not moved means by no more than rounding, of the present state or of that of `before`. `growth (member)`, in nats,
-    is how much the fastest perturbation grew on the way. Where that is more than the digits of a number, −ln
-    resolution, an orbit that got to rest was put there by rounding (at r = 4 the logistic map falls on 0 sooner or
-    later, the doubling map after 55 steps): the growth is then that of a fixed point and not of chaos. That warns
-    (ResolutionWarning), unless the orbit was at rest from the beginning. `step` is one step of an ensemble, by the verb
-    that the analysis uses, for which there is machine code already.
+    Not moved means by no more than rounding, of the present state or of that of `before`. Where the growth is more than
+    the digits of a number, −ln resolution, an orbit that got to rest was put there by rounding (at r = 4 the logistic
+    map falls on 0 sooner or later, the doubling map after 55 steps): the growth is then that of a fixed point and not
+    of chaos.
+
+    Args:
+        before: Where the orbit started.
+        after: Where it ended.
+        growth: ``(member,)``, in nats: how much the fastest perturbation grew on the way.
+        step: One step of an ensemble, by the verb that the analysis uses, for which there is machine code already.
+
+    Returns:
+        Dims, values ``(member,)`` and attributes.
+
+    Warns:
+        ResolutionWarning: of orbits that rounding put to rest, unless they were at rest from the beginning.
     """
     resting, resolution = _rests(after, before, step), after.map.resolution
     put = resting & (growth > -np.log(resolution))

@@ -12,9 +12,18 @@ Windows = npt.NDArray[np.int64]
 
 
 def windows(first: int, last: int, stride: int, shortest: int, longest: int, samples: int) -> Windows:
-    """All windows [start, end) ``(window, 2)`` with start = first, first + stride, … ≤ last and as many lengths.
+    """All windows [start, end) with start = first, first + stride, … ≤ last and as many lengths.
 
-    Lengths run from `shortest` to `longest` by the same stride; windows that end after `samples` are left out.
+    Args:
+        first: The first start.
+        last: The last start.
+        stride: Between starts, and between lengths.
+        shortest: The shortest length.
+        longest: The longest length.
+        samples: Windows that end after so many are left out.
+
+    Returns:
+        ``(window, 2)`` int64.
     """
     starts = np.arange(first, min(last, samples) + 1, stride)
     lengths = np.arange(shortest, min(longest, samples) + 1, stride)
@@ -24,9 +33,15 @@ def windows(first: int, last: int, stride: int, shortest: int, longest: int, sam
 
 
 def fits(y: Array, time: Array, spans: Windows) -> tuple[Array, Array]:
-    """Slope and R² of the least-squares line on each window: ``y (…, time)`` → ``(…, window)`` both.
+    """Slope and R² of the least-squares line on each window.
 
-    R² is 0 where y is constant, NaN where y is not finite.
+    Args:
+        y: ``(…, time)``.
+        time: ``(time,)``.
+        spans: The windows, ``(window, 2)``, in samples.
+
+    Returns:
+        Slopes and R², ``(…, window)`` both. R² is 0 where y is constant, NaN where y is not finite.
     """
     slopes, squares = np.empty((2, *y.shape[:-1], len(spans)))
     for i, (start, end) in enumerate(spans):

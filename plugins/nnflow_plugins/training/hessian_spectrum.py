@@ -24,15 +24,30 @@ Nodes = tuple[Array, Array]  # eigenvalues and their shares of the density, (mem
 class HessianSpectrum(Analysis):
     """Density and counts of the eigenvalues h of the loss Hessian, at the state after the transient.
 
-    Directions that are neutral by a symmetry (`gauge` of them) are taken out first, and counted apart. Variables:
-    `density (…, point)` over `curvature (…, point)`, eigenvalues broadened by Gaussians, integral 1; the counts
-    `negative` (h < −flat · max |h|), `flat` (|h| ≤ flat · max |h|), `unstable` (beyond `threshold`, that of the
-    optimiser: 2/eta for plain gradient descent; of the preconditioned Hessian for Adam and its kin), `gauge`;
-    `stationary_dimension` = flat + gauge, at a trained state the dimension of the manifold of minima it lies on, if
-    `gradient_norm` is near 0; `eigenvalue (…, index)`, descending, where the Hessian is dense. Up to `dense` weights it
-    is, and counts are exact; beyond, density and counts are estimates by stochastic Lanczos quadrature.
-    (Y. Sagun, U. Evci, V. U. Güney, Y. Dauphin, L. Bottou, arXiv:1706.04454; B. Ghorbani, S. Krishnan, Y. Xiao, ICML
-    2019, arXiv:1901.10159.) Needs a map with a loss, else TypeError.
+    Directions that are neutral by a symmetry are taken out first, and counted apart. Up to `dense` weights the Hessian
+    is dense, and counts are exact; beyond, density and counts are estimates by stochastic Lanczos quadrature.
+
+    Returns:
+        curvature (…, point): Where the density is given.
+        density (…, point): Eigenvalues broadened by Gaussians, integral 1.
+        negative (…): How many h < −flat · max |h|.
+        flat (…): How many |h| ≤ flat · max |h|.
+        unstable (…): How many are beyond `threshold`, of the preconditioned Hessian for Adam and its kin.
+        threshold (…): That of the optimizer: 2/eta for plain gradient descent.
+        gauge (…): How many directions are neutral by a symmetry.
+        stationary_dimension (…): flat + gauge, at a trained state the dimension of the manifold of minima it lies on,
+            if `gradient_norm` is near 0.
+        gradient_norm (…): Where the map has this observable.
+        eigenvalue (…, index): Descending, where the Hessian is dense.
+        escaped (…): The step index of the first non-finite state, -1 = never.
+
+    Raises:
+        TypeError: for a map without a loss.
+        ValueError: for settings out of range.
+
+    Source:
+        L. Sagun, U. Evci, V. U. Güney, Y. Dauphin, L. Bottou, arXiv:1706.04454; B. Ghorbani, S. Krishnan, Y. Xiao, ICML
+        2019, arXiv:1901.10159.
     """
 
     transient: int = 0
@@ -90,7 +105,7 @@ class HessianSpectrum(Analysis):
         }
 
     def _unstable(self, now: Ensemble, plain: Nodes, left: int, look: Callable[..., Nodes]) -> Array:
-        """How many directions are beyond the threshold, of the Hessian that the optimiser sees."""
+        """How many directions are beyond the threshold, of the Hessian that the optimizer sees."""
         limit = now.map.threshold(now.parameters, now.t)[:, None]
         if not now.map.preconditioned:
             return self._count(plain[0] > limit, plain[1], left, plain[0])

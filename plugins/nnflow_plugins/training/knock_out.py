@@ -20,13 +20,20 @@ ENTRIES = 2**22  # numbers in the states that are looked at together: 32 MiB
 class KnockOut(Analysis):
     """The loss (or another observable) with one weight at a time set to 0, over that of the intact state.
 
-    Variables: `ratio (…, weight)`, the coordinate naming the weights; `baseline (…)`, the observable of the intact
-    state. A ratio is NaN or inf where the baseline is 0. (K. Danovski, M. C. Soriano, L. Lacasa, Front. Complex Syst.
-    2, 1367957 (2024), arXiv:2404.05782.)
+    Returns:
+        ratio (…, weight): The coordinate names the weights. NaN or inf where the baseline is 0.
+        baseline (…): The observable of the intact state.
+        escaped (…): The step index of the first non-finite state, -1 = never.
+
+    Raises:
+        ValueError: for a pattern that matches nothing, or an unknown observable.
+
+    Source:
+        K. Danovski, M. C. Soriano, L. Lacasa, Front. Complex Syst. 2, 1367957 (2024), arXiv:2404.05782.
     """
 
     where: str = "weights"
-    """Which coordinates: weights (all but optimiser memory), or a pattern of names such as "W1*"."""
+    """Which coordinates: weights (all but optimizer memory), or a pattern of names such as "W1*"."""
     observable: str | None = None
     """What is compared (default: the loss, or the first coordinate)."""
     transient: int = 0
@@ -36,7 +43,7 @@ class KnockOut(Analysis):
         at_least(0, transient=self.transient)
 
     def __call__(self, ensemble: Ensemble) -> Result:
-        """Compute the variables; raises ValueError for a pattern that matches nothing."""
+        """Compute the variables."""
         now, name = ensemble.advance(self.transient), first(ensemble, self.observable)
         columns = np.flatnonzero(now.map.chosen(self.where))
         baseline, _ = now.orbit(1, observe=name)

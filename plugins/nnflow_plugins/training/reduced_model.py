@@ -23,7 +23,16 @@ Array = npt.NDArray[np.float64]
 
 
 def softmax_step(z: Array, kappa: Array, frequencies: Array) -> Array:
-    """z − κ(softmax z − p) along the last axis: ``z (…, class)``, ``kappa (…)``, ``frequencies (class,)``."""
+    """One step of the softmax map, z − κ(softmax z − p), along the last axis.
+
+    Args:
+        z: Logits, ``(…, class)``.
+        kappa: ``(…)``.
+        frequencies: The p, ``(class,)``.
+
+    Returns:
+        ``(…, class)``.
+    """
     e = np.exp(z - z.max(axis=-1, keepdims=True))
     return np.asarray(z - kappa[..., None] * (e / e.sum(axis=-1, keepdims=True) - frequencies))
 
@@ -32,12 +41,18 @@ def softmax_step(z: Array, kappa: Array, frequencies: Array) -> Array:
 class ReducedModel(Analysis):
     """Saturated hidden units, κ and the step-wise residual of the softmax map along a network's orbit.
 
-    Variables, all at t, t + every, …: `stuck_on (…, time)`, the number n of hidden units near their upper limit for
-    every input; `kappa (…, time)`, η(1 + Σh²) from the mean of Σh² over the inputs; `output_range (…, time)`, the
-    largest range of a logit over the inputs, 0 where all are answered alike; `residual (…, time)`, the largest
-    |z(t+1) − [z − κ(softmax z − p)]| of the mean logits, both where the step starts; `loss`.
-    Needs a training map with these observables and plain gradient descent on the cross-entropy (else ValueError).
-    NaN for an escaped member.
+    Returns:
+        stuck_on (…, time): The number n of hidden units near their upper limit for every input, at t, t + every, …. An
+            escaped member gives NaN.
+        kappa (…, time): η(1 + Σh²) from the mean of Σh² over the inputs.
+        output_range (…, time): The largest range of a logit over the inputs, 0 where all are answered alike.
+        residual (…, time): The largest |z(t+1) − [z − κ(softmax z − p)]| of the mean logits, both where the step
+            starts.
+        loss (…, time): In nats.
+        escaped (…): The step index of the first non-finite state, -1 = never.
+
+    Raises:
+        ValueError: unless it is a training map with these observables and plain gradient descent on the cross-entropy.
     """
 
     steps: int = 1000
@@ -90,7 +105,17 @@ class ReducedModel(Analysis):
 
 
 def task(ensemble: Ensemble) -> tuple[Array, Array]:
-    """Each member's learning rate, and the class frequencies; refuses what is not plain gradient descent on logits."""
+    """Each member's learning rate, and the class frequencies.
+
+    Args:
+        ensemble: Of a training map.
+
+    Returns:
+        ``(member,)`` and ``(class,)``.
+
+    Raises:
+        ValueError: for what is not plain full-batch gradient descent on logits.
+    """
     map = ensemble.map
     counts = np.array(map.structure.get("classes", ()), dtype=float)
     plain = map.structure.get("optimizer") == "gd" and map.autonomous and "weight_decay" not in map.parameters

@@ -1,4 +1,4 @@
-"""Sharpness along the orbit: the largest curvatures of the loss, and how near they are to the optimiser's limit."""
+"""Sharpness along the orbit: the largest curvatures of the loss, and how near they are to the optimizer's limit."""
 
 from __future__ import annotations
 
@@ -22,13 +22,25 @@ Array = npt.NDArray[np.float64]
 class Sharpness(Analysis):
     """The k largest eigenvalues of the loss Hessian at t, t + every, …, by Lanczos from the previous eigenvectors.
 
-    Variables: `curvature (…, time, index)`, descending; `residual`, within which of each there is an eigenvalue;
-    `sharpness (…, time)`, the first of them; `threshold`, the curvature beyond which a direction of a minimum is
-    unstable under the optimiser (2/eta for plain gradient descent); `stability`, the ratio of the two (eta S/2), beyond
-    1 at the edge of stability. (An eigenvalue that has just overtaken by less than a per cent may be seen a look late.)
-    With Adam, AdamW and RMSprop the ratio is that of the preconditioned Hessian, whose
-    largest eigenvalue costs a second iteration. Of mini-batches, the curvature is that of the batch of step t.
-    (J. Cohen et al., ICLR 2021, arXiv:2103.00065; 2022, arXiv:2207.14484.) Needs a map with a loss, else TypeError.
+    An eigenvalue that has just overtaken by less than a per cent may be seen a look late. Of mini-batches, the
+    curvature is that of the batch of step t.
+
+    Returns:
+        curvature (…, time, index): Descending.
+        residual (…, time, index): Within which of each there is an eigenvalue.
+        sharpness (…, time): The first of them.
+        threshold (…, time): The curvature beyond which a direction of a minimum is unstable under the optimizer (2/eta
+            for plain gradient descent).
+        stability (…, time): The ratio of the two (eta S/2), beyond 1 at the edge of stability. With Adam, AdamW and
+            RMSprop it is that of the preconditioned Hessian, whose largest eigenvalue costs a second iteration.
+        escaped (…): The step index of the first non-finite state, -1 = never.
+
+    Raises:
+        TypeError: for a map without a loss.
+        ValueError: for k beyond the number of weights, or steps that are no multiple of every.
+
+    Source:
+        J. Cohen et al., ICLR 2021, arXiv:2103.00065; 2022, arXiv:2207.14484.
     """
 
     k: int = 1
@@ -53,7 +65,7 @@ class Sharpness(Analysis):
             raise ValueError(f"steps = {self.steps}, every = {self.every}: steps must be a multiple of every")
 
     def __call__(self, ensemble: Ensemble) -> Result:
-        """Compute the variables; raises ValueError for k beyond the number of weights."""
+        """Compute the variables."""
         now = ensemble.advance(self.transient)
         drawn = now.draw("sharpness", (self.k, now.map.weights), seed=self.seed)
         drawn /= np.sqrt((drawn * drawn).sum(axis=2, keepdims=True))
@@ -104,6 +116,7 @@ class Sharpness(Analysis):
 def _mixed(found: Extreme, drawn: Array) -> Array:
     """Where the next iterations start: at the eigenvectors, and a little of random vectors.
 
-    Eigenvectors alone would hide, but for rounding, another eigenvalue that has overtaken theirs.
+    Returns:
+        Not the eigenvectors alone, which would hide, but for rounding, another eigenvalue that has overtaken theirs.
     """
     return np.where(np.isfinite(found.vectors), found.vectors + 0.1 * drawn, drawn)

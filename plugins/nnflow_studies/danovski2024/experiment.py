@@ -75,9 +75,17 @@ def iris(scale: Scale, states: int, **axes: Any) -> nnflow.Ensemble:
 
 
 def run(analysis: str, ensemble: nnflow.Ensemble, **settings: Any) -> xr.Dataset:
-    """`nnflow.run` with the ensemble's seed for the analysis too, if it draws something, and no bar of its own.
+    """Run an analysis with the ensemble's seed for the analysis too, if it draws something, and no bar of its own.
 
     Perturbations below the resolution are the study's; how many there are is in the datasets.
+
+    Args:
+        analysis: A registered name.
+        ensemble: What it is applied to.
+        **settings: Those of the analysis.
+
+    Returns:
+        The dataset of `nnflow.run`.
     """
     if "seed" in {field.name for field in fields(nnflow.analyses[analysis])}:
         settings["seed"] = ensemble.seed

@@ -24,7 +24,17 @@ TEMPLATE = "report.html"
 def write(
     out: Path, results: Mapping[Experiment, Data], rows: Mapping[Experiment, Sequence[Row]], scale: Scale
 ) -> Path:
-    """Write the figures and report.html into a folder, each whole or not at all; returns the page's path."""
+    """Write the figures and report.html into a folder, each whole or not at all.
+
+    Args:
+        out: The folder.
+        results: The datasets of each experiment.
+        rows: What is compared.
+        scale: The size of the run.
+
+    Returns:
+        The page's path.
+    """
     sections: list[dict[str, Any]] = [
         {
             "experiment": experiment,

@@ -31,6 +31,9 @@ class Danovski2024:
     Into the output folder go one netCDF file for each part of an experiment, the figures, and report.html, one page
     with everything. Parts that are there already, made with the same seed and size by the same version, are not made
     again: after an interruption, give the same command. (Front. Complex Syst. 2, 1367957 (2024), arXiv:2404.05782.)
+
+    Raises:
+        OSError: if the folder cannot be written.
     """
 
     out: Path = Path("danovski2024")
@@ -47,7 +50,7 @@ class Danovski2024:
             raise ValueError(f"seed = {self.seed}: give a whole number, 0 or larger")
 
     def __call__(self) -> None:
-        """Run the study; raises OSError if the folder cannot be written."""
+        """Run the study."""
         began = time.perf_counter()
         out = Path(self.out)
         out.mkdir(parents=True, exist_ok=True)
