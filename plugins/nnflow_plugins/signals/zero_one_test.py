@@ -121,7 +121,8 @@ def growth_rates(series: ArrayLike, frequencies: int | ArrayLike = 101) -> Array
 def displacements(series: ArrayLike, frequencies: int | ArrayLike = 101) -> Array:
     """The modified mean-square displacement D_c(n), n = 1 … N/10.
 
-    D_c(n) = 1/J Σ_{j=1}^{J} |z_c(j+n) − z_c(j)|² with J = N − N/10, of the series **less its mean**. The modified
+    D_c(n) = 1/J Σ_{j=0}^{J−1} |z_c(j+n) − z_c(j)|² with J = N − N/10 and the walk z_c(n) = Σ_{m=1}^{n} φ(m) e^{imc},
+    z_c(0) = 0, of the series φ **less its mean**. The modified
     displacement of the papers subtracts (Eφ)² (1 − cos nc)/(1 − cos c), what the mean adds to the walk on average; with
     the mean gone at the outset that term is zero, and so are the cross terms of mean and signal, which it leaves behind
     (1 + 10⁻³ · logistic: K = 0.7 with the term alone, 0.997 with the mean removed).

@@ -25,7 +25,9 @@ class HessianSpectrum(Analysis):
     """Density and counts of the eigenvalues h of the loss Hessian, at the state after the transient.
 
     Directions that are neutral by a symmetry are taken out first, and counted apart. Up to `dense` weights the Hessian
-    is dense, and counts are exact; beyond, density and counts are estimates by stochastic Lanczos quadrature.
+    is dense, and counts are exact; beyond, density and counts are estimates by stochastic Lanczos quadrature. Of
+    mini-batches, the Hessian is that of the batch of step t (the last of an epoch may be short), while `gradient_norm`
+    is that of all rows.
 
     Returns:
         curvature (…, point): Where the density is given.
