@@ -15,8 +15,7 @@ import numpy.typing as npt
 from numba import njit
 
 from nnflow.systems.rows import exp
-
-Array = npt.NDArray[np.float64]
+from nnflow.typing import Array
 
 BLOCK = 256  # members side by side: enough of them to hide the latency of a step; ensembles are multiples of it
 FAST = {"reassoc", "contract", "arcp", "nsz"}  # as nnflow's own row kernels

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from nnflow.map import project_out as project_out
     from nnflow.names import Refusal as Refusal
     from nnflow.room import room as room
+    from nnflow.typing import Array as Array
+    from nnflow.typing import Integers as Integers
     from nnflow.values import real as real
 
 OFFERED = {
@@ -54,6 +56,7 @@ OFFERED = {
     "nnflow.machine": ("loop",),  # compile a kernel, to be kept on disk
     "nnflow.names": ("Refusal",),  # what misuse raises
     "nnflow.room": ("room",),  # refuse what fits into no memory
+    "nnflow.typing": ("Array", "Integers"),
     "nnflow.values": ("real",),  # arrays of any numbers as float64
 }
 _MODULES = {name: module for module, names in OFFERED.items() for name in names}

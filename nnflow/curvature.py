@@ -17,8 +17,8 @@ from scipy.special import ndtr
 
 from nnflow.map import generator
 from nnflow.names import Refusal
+from nnflow.typing import Array
 
-Array = npt.NDArray[np.float64]
 Products = Callable[[Array], Array]  # v, one vector a row -> H v, of the same shape
 
 

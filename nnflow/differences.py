@@ -11,9 +11,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from nnflow.typing import Array
 
 DIRECTIONS = 2
 NARROWER = 8  # the second width is the first over this

@@ -19,10 +19,8 @@ import numpy.typing as npt
 
 from nnflow.map import (
     NORMS,
-    Array,
     End,
     Gathered,
-    IntArray,
     Into,
     Map,
     TangentRecords,
@@ -35,6 +33,7 @@ from nnflow.map import (
 from nnflow.names import Refusal, shown, unknown
 from nnflow.room import room
 from nnflow.settings import checked, convert, is_bool, numbers, plain, whole
+from nnflow.typing import Array, Integers
 from nnflow.values import leaves, real
 
 STRETCHES = 2**18  # log-stretches of single steps that are held at a time
@@ -90,9 +89,9 @@ class Ensemble:
     state: Any
     parameters: Array
     t: int
-    escaped: IntArray
+    escaped: Integers
     axes: tuple[Axis, ...]
-    init: IntArray
+    init: Integers
     seed: int = 0
     frame: Any = None
     origin: str = "given"  # where the initial states come from, in words
@@ -218,7 +217,7 @@ class Ensemble:
         )
 
     @checked
-    def index(self, axis: str) -> IntArray:
+    def index(self, axis: str) -> Integers:
         """Member indices along an axis.
 
         Args:
@@ -254,7 +253,7 @@ class Ensemble:
         return self.take(rows[i], tuple(a for a in self.axes if a.name != axis))
 
     @checked
-    def split(self, size: int, whole: Sequence[str] = ()) -> list[tuple[IntArray, Ensemble]]:
+    def split(self, size: int, whole: Sequence[str] = ()) -> list[tuple[Integers, Ensemble]]:
         """Cut the ensemble into chunks of about `size` members.
 
         Args:
@@ -571,7 +570,7 @@ class Recording:
     names: Sequence[str] = ("x",)
     t: int = 0
     tick: Tick | None = field(default=None, repr=False)
-    lost: IntArray | None = field(default=None, repr=False)
+    lost: Integers | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         values = real(self.values, "the values of a recording")
@@ -635,7 +634,7 @@ class Recording:
         return tuple(len(axis.values) for axis in self.axes)
 
     @property
-    def escaped(self) -> IntArray:
+    def escaped(self) -> Integers:
         """The index of the first sample that is not finite, per series, of those that `orbit` gave; -1 = none."""
         return np.full(len(self), -1) if self.lost is None else self.lost
 
@@ -661,7 +660,7 @@ class Recording:
         return replace(self, values=self.cube[chosen], lost=self.escaped[chosen])
 
     @checked
-    def split(self, size: int, whole: Sequence[str] = ()) -> list[tuple[IntArray, Recording]]:
+    def split(self, size: int, whole: Sequence[str] = ()) -> list[tuple[Integers, Recording]]:
         """Cut the recording into chunks of at most `size` series.
 
         Args:
@@ -749,7 +748,7 @@ def _whole(steps: Any, every: Any, least: int = 1) -> tuple[int, int, int]:
     return steps, every, steps // every
 
 
-def _members(given: Any, count: int) -> IntArray:
+def _members(given: Any, count: int) -> Integers:
     """Member indices, from indices or from a mask."""
     if np.ma.is_masked(given):
         raise Refusal(f"members = {shown(given)}: some are masked, so that it is not said whether they are meant")
@@ -771,7 +770,7 @@ def _check_shape(what: str, values: Any, wanted: tuple[int, ...]) -> None:
         raise Refusal(f"{what} of shape {shape}: give {wanted}")
 
 
-def _steps(what: str, values: Any, members: int) -> IntArray:
+def _steps(what: str, values: Any, members: int) -> Integers:
     """Whole numbers, one a member."""
     _check_shape(what, values, (members,))
     found = np.asarray(values)

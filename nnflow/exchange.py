@@ -19,9 +19,10 @@ from nnflow.compiled.kernels import once, writing
 from nnflow.compiled.loops import Constants, Shape
 from nnflow.frozen import fingerprint
 from nnflow.machine import loop
-from nnflow.map import Array, Map
+from nnflow.map import Map
 from nnflow.names import unknown
 from nnflow.settings import numbers
+from nnflow.typing import Array
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nnflow.frozen import plain
-from nnflow.map import Array
 from nnflow.names import Refusal
 from nnflow.straight import fault
+from nnflow.typing import Array
 
 MARK = np.array(0x7FF8_5EED_0F0F_0001).view(np.float64)  # a NaN of its own: what is computed from it is still it
 VECTORS = 2  # of a frame

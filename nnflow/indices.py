@@ -11,9 +11,9 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from nnflow.typing import Array
+
 NAMES = {
     "batch", "batches", "count", "counter", "date", "datetime", "day", "elapsed", "epoch", "epochs", "frame",
     "generation", "global step", "hour", "i", "id", "idx", "index", "it", "iter", "iteration", "iterations",

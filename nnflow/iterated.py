@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from nnflow.ensemble import refuse_endless
-from nnflow.map import Array, End, Gathered, Into, Map, TangentRecords, begin
+from nnflow.map import End, Gathered, Into, Map, TangentRecords, begin
 from nnflow.names import Refusal, shown
 from nnflow.settings import whole
+from nnflow.typing import Array
 
 BLOCK = 2**14  # steps of the inner map whose records are held at a time
 

@@ -26,9 +26,8 @@ from nnflow.differences import misfit
 from nnflow.names import Refusal, check_name, check_scannable, shown, unknown
 from nnflow.room import room
 from nnflow.settings import convert, numbers, whole
+from nnflow.typing import Array, Integers
 
-Array = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 Observable = Callable[[Any, Any, int], Any]
 
 NORMS = ("l1", "l2", "max")
@@ -50,7 +49,7 @@ class End(NamedTuple):
     states: Any
     frame: Any
     t: int
-    escaped: IntArray
+    escaped: Integers
 
 
 class Into(NamedTuple):
@@ -756,12 +755,12 @@ def sealed(value: Any) -> Any:
 # -- the small steps the verbs share -----------------------------------------------------------------------------
 
 
-def begin(x: Any) -> IntArray:
+def begin(x: Any) -> Integers:
     """No member has escaped yet."""
     return np.full(len(x), -1, dtype=np.int64)
 
 
-def settle(x: Any, escaped: IntArray, t: int) -> tuple[Any, IntArray]:
+def settle(x: Any, escaped: Integers, t: int) -> tuple[Any, Integers]:
     """Make every state that is not finite NaN, for good, and note the step index t of its first such state.
 
     Args:

@@ -18,8 +18,8 @@ import numpy as np
 
 from nnflow.ensemble import Recording
 from nnflow.indices import direction, is_index, is_named, unevenness
-from nnflow.map import Array
 from nnflow.names import Refusal, unknown
+from nnflow.typing import Array
 from nnflow.values import real
 
 SERIES = (".csv", ".tsv", ".npy")

@@ -35,11 +35,12 @@ from tqdm import tqdm
 from nnflow.analysis import Analysis, Result, check_result, first, refuse_reserved, takes_recordings
 from nnflow.blas import one_blas_thread
 from nnflow.ensemble import Axis, Ensemble, Recording, refuse_endless
-from nnflow.map import IntArray, Map
+from nnflow.map import Map
 from nnflow.names import Refusal, shown, unknown
 from nnflow.registry import PluginError, Registry
 from nnflow.rehearsal import names_of, refuse_clash, rehearse
 from nnflow.settings import as_json, convert, whole
+from nnflow.typing import Integers
 from nnflow.workers import Workers
 
 PACKAGES = ("nnflow", "numpy", "numba", "torch", "scipy", "xarray")
@@ -191,7 +192,7 @@ def _map(
     name: str,
     method: Analysis,
     axes: tuple[Axis, ...],
-    chunks: list[tuple[IntArray, Any]],
+    chunks: list[tuple[Integers, Any]],
     executor: Executor | None,
     bar: tqdm[Any],
 ) -> list[Result]:
@@ -282,7 +283,7 @@ def _shape(
     name: str,
     attributes: dict[str, Any],
     ensemble: Ensemble | Recording,
-    members: list[IntArray],
+    members: list[Integers],
     results: list[Result],
 ) -> xr.Dataset:
     for result in results:
@@ -307,7 +308,7 @@ def _shape(
 
 
 def _joined(
-    name: str, variable: str, members: list[IntArray], parts: list[Any]
+    name: str, variable: str, members: list[Integers], parts: list[Any]
 ) -> tuple[tuple[str, ...], Any, dict[str, Any]]:
     """One variable of all chunks, back in member order."""
     dims = (parts[0][0],) if isinstance(parts[0][0], str) else tuple(parts[0][0])

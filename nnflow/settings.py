@@ -20,16 +20,15 @@ from operator import or_
 from typing import Annotated, Any, Literal, NamedTuple, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BeforeValidator, ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
 from nnflow.names import Refusal, shown
+from nnflow.typing import Array
 from nnflow.values import EXACT, hidden, leaves, real
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Array = npt.NDArray[np.float64]
 LARGEST = 2**63  # whole numbers stay below: compiled loops and files hold 64 bits
 
 

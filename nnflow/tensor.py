@@ -22,8 +22,9 @@ from torch.overrides import TorchFunctionMode
 
 from nnflow.differences import Misfit, misfit
 from nnflow.internals import TorchDispatchMode, custom_function_call, tree_leaves
-from nnflow.map import NORMS, Array, End, IntArray, Into, Map, TangentRecords, new_records, tangent_records
+from nnflow.map import NORMS, End, Into, Map, TangentRecords, new_records, tangent_records
 from nnflow.names import Refusal, unknown
+from nnflow.typing import Array, Integers
 
 TensorRule = Callable[[Tensor, "Named", int], Tensor]
 Gradient = Callable[[Tensor, int], Tensor]
@@ -549,7 +550,7 @@ def _settle(x: Tensor, escaped: Tensor | None, t: int) -> tuple[Tensor, Tensor]:
     return torch.where(bad[:, None], torch.nan, x), torch.where(bad & (escaped < 0), t, escaped)
 
 
-def _steps(escaped: Tensor) -> IntArray:
+def _steps(escaped: Tensor) -> Integers:
     return np.asarray(escaped.cpu().numpy(), dtype=np.int64)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 import nnflow
-from nnflow.map import Array
+from nnflow.typing import Array
 
 
 def symmetric(values: Any, seed: int = 0) -> Array:

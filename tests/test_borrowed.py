@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss, relu
 
 import nnflow
-from nnflow.map import Array
+from nnflow.typing import Array
 
 
 def henon(x: Any, p: Any, t: int) -> Any:

@@ -18,7 +18,8 @@ from numba import njit
 import nnflow
 from nnflow.compiled import Component
 from nnflow.frozen import fingerprint
-from nnflow.map import Array, Map
+from nnflow.map import Map
+from nnflow.typing import Array
 
 FRAME = np.random.default_rng(5).standard_normal((6, 2, 2))
 

@@ -13,8 +13,8 @@ from nnflow_plugins.training.sharpness import Sharpness
 
 import nnflow
 from nnflow.curvature import Lanczos, broadened, largest, quadrature
-from nnflow.map import Array
 from nnflow.testing import check_analysis
+from nnflow.typing import Array
 
 RNG = np.random.default_rng(12)
 SPECTRA = [np.linspace(-2, 5, 30), np.geomspace(1e-6, 10, 30), np.r_[np.zeros(27), 1.0, 2.0, 2.0]]

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import nnflow
-from nnflow.map import Array, Map
+from nnflow.map import Map
 from nnflow.systems.optimisers import OPTIMISERS
+from nnflow.typing import Array
 
 CUBIC, WELL = nnflow.maps["cubic_descent"], nnflow.maps["double_well_descent"]
 LOSSES = {CUBIC: lambda w: w[0] ** 2 / 2 - w[0] ** 3 / 3, WELL: lambda w: (w[0] ** 2 - 1) ** 2 / 4}

@@ -11,7 +11,8 @@ from numba import njit
 
 import nnflow
 from nnflow.exchange import from_mapping, numba_mapping, numpy_mapping, torch_mapping
-from nnflow.map import Array, Map
+from nnflow.map import Map
+from nnflow.typing import Array
 
 
 def plain_henon(u: Array, parameters: Array) -> Array:

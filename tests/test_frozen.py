@@ -28,7 +28,7 @@ from numba.extending import intrinsic, overload
 
 import nnflow
 from nnflow.frozen import fingerprint, frozen, plain
-from nnflow.map import Array
+from nnflow.typing import Array
 
 HELPERS = """
 import enum, numpy as np

@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 import nnflow
-from nnflow.map import Array
 from nnflow.systems.graph import adjacency, distance, graph, layer_distances, layers, matched, permuted
+from nnflow.typing import Array
 
 RNG = np.random.default_rng(4)
 

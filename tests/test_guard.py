@@ -20,7 +20,7 @@ from numba import njit
 
 import nnflow
 from nnflow.differences import misfit
-from nnflow.map import Array
+from nnflow.typing import Array
 
 TABLE = np.arange(10.0)
 

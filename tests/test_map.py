@@ -13,8 +13,9 @@ import pytest
 import torch
 
 import nnflow
-from nnflow.map import Array, length, orthonormalise
+from nnflow.map import length, orthonormalise
 from nnflow.testing import check_map
+from nnflow.typing import Array
 
 
 class Rotation(nnflow.Map):

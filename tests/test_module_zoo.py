@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import nnflow
-from nnflow.map import Array
+from nnflow.typing import Array
 
 RNG = np.random.default_rng(0)
 SERIES, IMAGES, WORDS = RNG.normal(size=(6, 5, 4)), RNG.normal(size=(6, 1, 6, 6)), RNG.integers(0, 7, (6, 5))

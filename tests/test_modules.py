@@ -16,9 +16,9 @@ from torch.nn.functional import cross_entropy, mse_loss
 from torch.nn.utils.prune import random_unstructured
 
 import nnflow
-from nnflow.map import Array
 from nnflow.systems.modules import TensorTraining
 from nnflow.systems.network import CompiledTraining, TrainingMap
+from nnflow.typing import Array
 
 RNG = np.random.default_rng(11)
 X, LABELS, VALUES = RNG.normal(size=(12, 4)), RNG.integers(0, 3, 12), RNG.normal(size=(12, 3))

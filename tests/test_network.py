@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 import nnflow
-from nnflow.map import Array
 from nnflow.systems.data import Split, digits, iris_split, iris_table
 from nnflow.systems.network import TrainingMap, perceptron_map
 from nnflow.systems.perceptron import Perceptron
+from nnflow.typing import Array
 
 HIDDEN, CLASSES, WEIGHTS = 10, 3, 83
 LAYOUT = (("W1", (10, 4)), ("b1", (10,)), ("W2", (3, 10)), ("b2", (3,)))

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 import nnflow
-from nnflow.map import Array
 from nnflow.systems import schedules
 from nnflow.systems.optimisers import OPTIMISERS
+from nnflow.typing import Array
 
 RNG = np.random.default_rng(21)
 X, LABELS = RNG.normal(size=(12, 4)), RNG.integers(0, 3, 12)

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 import nnflow
-from nnflow.map import Array, Map
+from nnflow.map import Map
 from nnflow.testing import check_map
+from nnflow.typing import Array
 
 COMPILED = nnflow.maps["henon"]()
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import nnflow
-from nnflow.map import Array, Map
+from nnflow.map import Map
 from nnflow.testing import check_analysis, check_map
+from nnflow.typing import Array
 
 
 class Good(nnflow.Map):

@@ -8,8 +8,8 @@ from functools import lru_cache
 import numpy as np
 
 from nnflow.arithmetic import add_product, eight, eight_at, fma, sum_of_lanes
-from nnflow.compiled.memory import Array
 from nnflow.compiled.ways import part, part_by_llvm, rule
+from nnflow.typing import Array
 
 LEAST, MOST = 1e-280, 1e280  # squared lengths that have all their digits
 

@@ -15,10 +15,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from nnflow.compiled.loops import Constants, Integers, Rule, Shape, beginning, blank, copy, put, recording
-from nnflow.compiled.memory import Array, sealed, stack
+from nnflow.compiled.loops import Constants, Rule, Shape, beginning, blank, copy, put, recording
+from nnflow.compiled.memory import sealed, stack
 from nnflow.compiled.ways import part, part_by_llvm
 from nnflow.machine import loop
+from nnflow.typing import Array, Integers
 
 LANES = 256  # members side by side: enough of them to hide the latency of a step
 FEW = 24  # fewer members than this are faster one by one

@@ -12,15 +12,14 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from nnflow.compiled.frames import gram_schmidt, inner_product
-from nnflow.compiled.memory import Array, sealed, stack
+from nnflow.compiled.memory import sealed, stack
 from nnflow.compiled.ways import part, rule
 from nnflow.machine import loop
+from nnflow.typing import Array, Integers
 
 Rule = Callable[..., Any]
-Integers = npt.NDArray[np.int64]
 Constants = tuple[Any, ...]
 ROOT = 6.055454452393343e-06  # the third root of the rounding unit: where central differences are most exact
 

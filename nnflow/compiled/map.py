@@ -24,9 +24,10 @@ from nnflow.compiled.trial import compare_observed, compare_steps, try_tangents
 from nnflow.frozen import frozen
 from nnflow.guard import VECTORS, Call, call_plain, is_intrinsic, try_out
 from nnflow.internals import Dispatcher
-from nnflow.map import NORMS, Array, End, Into, Map, TangentRecords, begin, new_records, tangent_records
+from nnflow.map import NORMS, End, Into, Map, TangentRecords, begin, new_records, tangent_records
 from nnflow.names import Refusal, shown, unknown
 from nnflow.straight import reads
+from nnflow.typing import Array
 
 FUNCTIONS = (types.FunctionType, Dispatcher)  # what numba compiles
 SMALL = 8  # a state of at most so many components lies on the stack, and so does its frame

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import cast
 
-import numpy as np
-import numpy.typing as npt
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
 from nnflow.internals import impl_ret_borrowed, populate_array
-
-Array = npt.NDArray[np.float64]
+from nnflow.typing import Array
 
 
 def _stack(context, rows, columns):  # type: ignore[no-untyped-def]

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from nnflow.compiled.loops import Constants, Integers
-from nnflow.compiled.memory import Array, sealed
+from nnflow.compiled.loops import Constants
+from nnflow.compiled.memory import sealed
 from nnflow.compiled.ways import part
 from nnflow.machine import loop
+from nnflow.typing import Array, Integers
 
 Rule = Callable[..., Any]
 

@@ -14,8 +14,8 @@ import numpy as np
 from nnflow.differences import misfit
 from nnflow.frozen import plain
 from nnflow.guard import call_plain
-from nnflow.map import Array
 from nnflow.names import Refusal
+from nnflow.typing import Array
 
 if TYPE_CHECKING:
     from nnflow.compiled.map import CompiledMap

@@ -14,9 +14,8 @@ import numpy.typing as npt
 
 from nnflow.systems.order import Order, permutation
 from nnflow.systems.passes import inner
-from nnflow.systems.rows import Array
+from nnflow.typing import Array, Integers
 
-Integers = npt.NDArray[np.int64]
 LONGEST = 248  # samples in a block
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from nnflow.compiled import CompiledMap
-from nnflow.map import Array
 from nnflow.names import Refusal
 from nnflow.room import room
 from nnflow.settings import whole
+from nnflow.typing import Array
 
 TURN = 2 * math.pi
 ULP = 2.0**-53  # spacing of floats just below 1

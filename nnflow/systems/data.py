@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.map import Array, generator
+from nnflow.map import generator
 from nnflow.settings import at_least, checked, numbers
+from nnflow.typing import Array
 
 Labels = npt.NDArray[np.int64]
 SCALES = ("raw", "unit", "standard")

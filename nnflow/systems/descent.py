@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 
 from nnflow.compiled import CompiledMap
-from nnflow.map import Array, generator
+from nnflow.map import generator
 from nnflow.names import Refusal, shown
 from nnflow.room import room
 from nnflow.settings import checked, numbers
@@ -25,6 +25,7 @@ from nnflow.systems.optimisers import (
     tensor_descent,
 )
 from nnflow.systems.schedules import Schedule, name_of, taken
+from nnflow.typing import Array
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-from nnflow.map import Array, length
+from nnflow.map import length
 from nnflow.systems.network import TrainingMap
+from nnflow.typing import Array
 
 if TYPE_CHECKING:
     import networkx as nx

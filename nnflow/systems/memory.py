@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from nnflow.map import Array
 from nnflow.names import Refusal
 from nnflow.systems.optimisers import OPTIMISERS
+from nnflow.typing import Array
 
 TORCH_MEMORY = {
     "velocity": ("momentum_buffer",),

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from nnflow.map import Array, generator
+from nnflow.map import generator
 from nnflow.names import Refusal
 from nnflow.systems import losses
 from nnflow.systems.checks import FAILURES, check, converted, first_line, refuse, try_step
@@ -50,6 +50,7 @@ from nnflow.systems.witness import (
     witnesses,
 )
 from nnflow.tensor import TensorMap, placed
+from nnflow.typing import Array
 from nnflow.values import hidden
 
 ACTIVATIONS = {

@@ -17,7 +17,7 @@ import numpy as np
 
 from nnflow.compiled import CompiledMap, Component, glue
 from nnflow.compiled.loops import Constants
-from nnflow.map import Array, End, Into, TangentRecords, generator
+from nnflow.map import End, Into, TangentRecords, generator
 from nnflow.names import Refusal, unknown
 from nnflow.room import room
 from nnflow.settings import checked
@@ -28,6 +28,7 @@ from nnflow.systems.memory import remembered
 from nnflow.systems.optimisers import LIMITS, OPTIMISERS, Descent, compiled_descent, memory_names, optimiser
 from nnflow.systems.perceptron import Perceptron, Watched
 from nnflow.systems.schedules import Schedule, factors, taken
+from nnflow.typing import Array
 from nnflow.values import real
 
 if TYPE_CHECKING:

@@ -26,9 +26,10 @@ from numba import njit
 
 from nnflow.compiled import Rule, glue
 from nnflow.compiled.ways import Function
-from nnflow.map import Array, Map
+from nnflow.map import Map
 from nnflow.names import unknown
 from nnflow.systems.schedules import Schedule
+from nnflow.typing import Array
 
 if TYPE_CHECKING:
     from torch import Tensor

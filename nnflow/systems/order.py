@@ -11,12 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from nnflow.names import Refusal
 from nnflow.systems.rows import kernel
-
-Integers = npt.NDArray[np.int64]
+from nnflow.typing import Integers
 
 
 @dataclass(frozen=True)

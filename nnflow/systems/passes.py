@@ -11,12 +11,10 @@ from typing import Any, NamedTuple, cast
 
 import numba
 import numpy as np
-import numpy.typing as npt
 
 from nnflow.arithmetic import fma
 from nnflow.systems.rows import (  # names, not the module: a name is a constant to numba
     OPTIONS,
-    Array,
     Function,
     add_products,
     affine,
@@ -29,8 +27,7 @@ from nnflow.systems.rows import (  # names, not the module: a name is a constant
     softplus_rows,
     tanh_rows,
 )
-
-Integers = npt.NDArray[np.int64]
+from nnflow.typing import Array, Integers
 
 INNER: dict[str, Any] = {"no_cpython_wrapper": True, "inline": "always"}
 

@@ -32,7 +32,6 @@ from nnflow.systems.batches import Batch, blocks_of, in_order, shuffled
 from nnflow.systems.order import Order
 from nnflow.systems.passes import ACTIVATIONS, Passes, PassesAlong, gradient_passes, inner, passes_along
 from nnflow.systems.rows import (  # names, not the module: a name is a constant to numba
-    Array,
     dot_rows,
     exponentials,
     kernel,
@@ -43,8 +42,8 @@ from nnflow.systems.rows import (  # names, not the module: a name is a constant
     softmax_less_target,
     sum_row,
 )
+from nnflow.typing import Array, Integers
 
-Integers = npt.NDArray[np.int64]
 LIMITS = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}  # of the bounded ones
 LOSSES = ("cross_entropy", "mse")
 TOP, TOTAL, WEIGHT, P = range(4)  # first rows of a sheet

@@ -17,11 +17,10 @@ from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
-import numpy.typing as npt
 
 from nnflow.arithmetic import add, add_product, eight, eight_at, eight_of, fma, sum_of_lanes
+from nnflow.typing import Array
 
-Array = npt.NDArray[np.float64]
 Function = TypeVar("Function", bound=Callable[..., object])
 
 

@@ -17,8 +17,8 @@ import numpy as np
 from numba import njit
 
 from nnflow.frozen import frozen
-from nnflow.map import Array
 from nnflow.names import Refusal
+from nnflow.typing import Array
 
 Schedule = Callable[[int], float]
 TRIED = (0, 1, 2, 7, 1000)  # the t at which a schedule is tried

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from numba import njit
 
 from nnflow.compiled import CompiledMap
-from nnflow.map import Array
 from nnflow.settings import numbers
+from nnflow.typing import Array
 
 
 @njit(error_model="numpy")

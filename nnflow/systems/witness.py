@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from nnflow.differences import Misfit, misfit
 from nnflow.internals import TorchDispatchMode, tree_leaves
-from nnflow.map import Array, generator
+from nnflow.map import generator
 from nnflow.names import Refusal
 from nnflow.systems.checks import FAILURES, first_line
 from nnflow.systems.losses import Network, batch_loss, batch_rows, pieces, plain_attention, seeded
@@ -30,6 +30,7 @@ from nnflow.systems.network import Peer
 from nnflow.systems.order import Order
 from nnflow.systems.written import OFF, Written
 from nnflow.tensor import everyday
+from nnflow.typing import Array
 
 if TYPE_CHECKING:
     from nnflow.systems.modules import TensorDescent, TensorTraining, Training

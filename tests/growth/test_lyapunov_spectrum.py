@@ -10,7 +10,7 @@ import pytest
 from nnflow_plugins.growth.lyapunov_spectrum import kaplan_yorke
 
 import nnflow
-from nnflow.map import Array
+from nnflow.typing import Array
 
 
 def linear(*diagonal: float) -> nnflow.CompiledMap:

@@ -11,16 +11,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from nnflow.authors import Analysis, Ensemble, Result, at_least
+from nnflow.authors import Analysis, Array, Ensemble, Result, at_least
 from nnflow_plugins.tools.remarks import at_rest
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
 
-Array = npt.NDArray[np.float64]
 CLIPS = {"none": (-np.inf, np.inf), "negative": (-np.inf, 1.0), "beyond": (-1.0, np.inf)}
 
 

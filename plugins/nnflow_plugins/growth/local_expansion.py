@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import betainc
 
-from nnflow.authors import Analysis, Ensemble, Recording, Result, at_least, first, generator, real
+from nnflow.authors import Analysis, Array, Ensemble, Recording, Result, at_least, first, generator, real
 from nnflow_plugins.tools.observed import ROUNDING, exponent_of, floor_of, gap, largest_of, share_of, turn_of
 from nnflow_plugins.tools.windows import best_window, fits, logarithm, windows
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
 
-Array = npt.NDArray[np.float64]
 Times = npt.NDArray[np.int64]
 
 

@@ -11,16 +11,14 @@ from math import lcm
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from nnflow.authors import Analysis, Ensemble, Gathered, Result, at_least, orthonormalise
+from nnflow.authors import Analysis, Array, Ensemble, Gathered, Result, at_least, orthonormalise
 from nnflow_plugins.tools.remarks import at_rest, start_counts
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
 
-Array = npt.NDArray[np.float64]
 SEGMENT = 2**18  # log-stretches kept at a time, so that a long run needs no memory for them
 UNIT = 256  # blocks that are summed up together: not by memory, since sums must not depend on the chunk
 RENEW = 8  # steps after which gauge directions are set anew: rounding lets them drift towards what grows

@@ -15,15 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.authors import Ensemble, Result, at_least, generator, room
+from nnflow.authors import Array, Ensemble, Result, at_least, generator, room
 from nnflow_plugins.growth.separation import Separation
 from nnflow_plugins.tools.windows import Windows, best_window, fits, logarithm, windows
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
-
-Array = npt.NDArray[np.float64]
 
 
 def guarded(y: Array, time: Array, spans: Windows, slopes: Array, saturation: float | None, growth: float) -> Any:

@@ -9,14 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.authors import NORMS, Analysis, Ensemble, Recording, Result, at_least, length, one_of, project_out
+from nnflow.authors import NORMS, Analysis, Array, Ensemble, Recording, Result, at_least, length, one_of, project_out
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
-
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from nnflow.authors import Analysis, Ensemble, ResolutionWarning, Result, at_least, length
+from nnflow.authors import Analysis, Array, Ensemble, ResolutionWarning, Result, at_least, length
 from nnflow_plugins.tools.remarks import at_rest, start_counts
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
-
-Array = npt.NDArray[np.float64]
 
 
 BENT = 0.05

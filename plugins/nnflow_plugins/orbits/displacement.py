@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from nnflow.authors import Analysis, Ensemble, Result, at_least
 
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
 
-Array = npt.NDArray[np.float64]
 BLOCK = 256  # steps of an orbit that are held at a time (not by memory: sums must not depend on the chunk)
 
 

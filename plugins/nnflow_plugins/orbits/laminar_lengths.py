@@ -14,15 +14,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.authors import Analysis, Ensemble, Recording, Result, at_least, first, real
+from nnflow.authors import Analysis, Array, Ensemble, Integers, Recording, Result, at_least, first, real
 from nnflow_plugins.tools.observed import ROUNDING, exponent_of, floor_of, gap, largest_of, on_circle, share_of, turn_of
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
 
-Array = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 SHARE = 0.05
 """The default tolerance, in standard deviations of the series."""
@@ -31,9 +29,9 @@ SHARE = 0.05
 class Phases(NamedTuple):
     """The laminar phases of a series, in time order, one entry each."""
 
-    start: IntArray
+    start: Integers
     """Index of the first laminar sample."""
-    length: IntArray
+    length: Integers
     """Number of samples."""
     complete: npt.NDArray[np.bool_]
     """Whether it is seen from its beginning to its end, and not cut by an end of the series."""
@@ -99,7 +97,7 @@ def laminar_phases(
 
 def laminar_lengths(
     series: npt.ArrayLike, period: int = 1, tolerance: float | None = None, shortest: int = 2
-) -> IntArray:
+) -> Integers:
     """Lengths of the complete laminar phases of a series; see `laminar_phases`.
 
     Args:
@@ -118,7 +116,7 @@ def laminar_lengths(
     return found.length[found.complete]
 
 
-def length_bins(shortest: int, longest: int, bins: int) -> IntArray:
+def length_bins(shortest: int, longest: int, bins: int) -> Integers:
     """Edges of logarithmic bins of lengths, the last exclusive.
 
     Args:
@@ -205,8 +203,8 @@ class LaminarLengths(Analysis):
         }
 
     def _of(
-        self, series: Array, edges: IntArray, turn: float | None, floor: float
-    ) -> tuple[float, int, float, int, IntArray]:
+        self, series: Array, edges: Integers, turn: float | None, floor: float
+    ) -> tuple[float, int, float, int, Integers]:
         found = laminar_phases(series, self.period, self.tolerance, self.shortest, turn, floor)
         lengths = found.length[found.complete]
         share = found.length.sum() / (len(series) - self.period) if np.isfinite(series).all() else np.nan

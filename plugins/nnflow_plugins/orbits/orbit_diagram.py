@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.authors import Analysis, Ensemble, Recording, Result, at_least, first
+from nnflow.authors import Analysis, Array, Ensemble, Recording, Result, at_least, first
 from nnflow_plugins.tools.observed import floor_of, share_of, turn_of
 from nnflow_plugins.tools.periods import detect_period
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.authors import Analysis, Ensemble, Recording, Result, at_least, first, real, room
+from nnflow.authors import Analysis, Array, Ensemble, Integers, Recording, Result, at_least, first, real, room
 from nnflow_plugins.tools.observed import ROUNDING, exponent_of, floor_of, largest_of, share_of, turn_of
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
 
-Array = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 SHARE = 0.02
 """The default jump, as a share of the range of the series …"""
@@ -40,9 +38,9 @@ SUMMARY = ("segments", "jumps", "plateau_share", "threshold")
 class Segments(NamedTuple):
     """The stretches of a series, in time order, one entry each; together they cover it."""
 
-    start: IntArray
+    start: Integers
     """Index of the first sample."""
-    end: IntArray
+    end: Integers
     """Index of the sample after the last."""
     level: Array
     """Mean of the samples."""
@@ -135,7 +133,7 @@ def smallest_jump(series: Array, block: int, floor: float | None = None) -> floa
     return max(float(np.ldexp(smallest, exponent)), rounding) or 1.0  # of zeros
 
 
-def partition(values: Array, penalty: float) -> IntArray:
+def partition(values: Array, penalty: float) -> Integers:
     """The segments that minimize Σ (v − mean of its segment)² + penalty · k, k being how many there are.
 
     Args:
@@ -169,7 +167,7 @@ def partition(values: Array, penalty: float) -> IntArray:
     return np.array(edges[::-1], dtype=np.int64)
 
 
-def merged(values: Array, edges: IntArray, jump: float = 1.0) -> IntArray:
+def merged(values: Array, edges: Integers, jump: float = 1.0) -> Integers:
     """The edges without those between neighbors whose levels differ by less than a jump; the closest go first."""
     while len(edges) > 2:
         levels = np.add.reduceat(values, edges[:-1]) / np.diff(edges)
@@ -187,7 +185,7 @@ def _check(block: int, jump: float | None, shortest: int) -> None:
         raise ValueError(f"jump = {jump}: give a positive difference of levels")
 
 
-def _flat(values: Array, edges: IntArray, noise: float, shortest: int) -> npt.NDArray[np.bool_]:
+def _flat(values: Array, edges: Integers, noise: float, shortest: int) -> npt.NDArray[np.bool_]:
     """Which segments are plateaus: long enough, and no drift that is both seen and large against a jump (of 1)."""
     flat = np.diff(edges) >= shortest
     for i in np.flatnonzero(flat):
@@ -198,15 +196,15 @@ def _flat(values: Array, edges: IntArray, noise: float, shortest: int) -> npt.ND
     return flat
 
 
-def _united(edges: IntArray, flat: npt.NDArray[np.bool_]) -> tuple[IntArray, npt.NDArray[np.bool_]]:
+def _united(edges: Integers, flat: npt.NDArray[np.bool_]) -> tuple[Integers, npt.NDArray[np.bool_]]:
     """Neighbors that both move become one stretch."""
     kept = np.append(True, flat[1:] | flat[:-1])
     return np.append(edges[:-1][kept], edges[-1]), flat[kept]
 
 
 def _without_transits(
-    values: Array, edges: IntArray, flat: npt.NDArray[np.bool_]
-) -> tuple[IntArray, npt.NDArray[np.bool_]]:
+    values: Array, edges: Integers, flat: npt.NDArray[np.bool_]
+) -> tuple[Integers, npt.NDArray[np.bool_]]:
     """One block between two plateaus, and between their levels, is a jump in mid-block: it goes to the second one."""
     levels = np.add.reduceat(values, edges[:-1]) / np.diff(edges)
     between = (levels[1:-1] - levels[:-2]) * (levels[2:] - levels[1:-1]) > 0
@@ -215,7 +213,7 @@ def _without_transits(
     return np.delete(edges, gone + 1), np.delete(flat, gone)
 
 
-def _sharpened(series: Array, edges: IntArray, flat: npt.NDArray[np.bool_], block: int) -> IntArray:
+def _sharpened(series: Array, edges: Integers, flat: npt.NDArray[np.bool_], block: int) -> Integers:
     """Each edge between two plateaus, moved by at most a block to where the samples change level (least squares)."""
     out = edges.copy()
     for i in np.flatnonzero(flat[:-1] & flat[1:]) + 1:
@@ -226,7 +224,7 @@ def _sharpened(series: Array, edges: IntArray, flat: npt.NDArray[np.bool_], bloc
     return out
 
 
-def _described(series: Array, edges: IntArray, flat: npt.NDArray[np.bool_]) -> Segments:
+def _described(series: Array, edges: Integers, flat: npt.NDArray[np.bool_]) -> Segments:
     parts = [series[a:b] for a, b in pairwise(edges)]
     level, spread = np.array([part.mean() for part in parts]), np.array([np.ptp(part) for part in parts])
     return Segments(edges[:-1], edges[1:], level, spread, flat)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from nnflow.authors import (
     NORMS,
     Analysis,
+    Array,
     Ensemble,
     Recording,
     Result,
@@ -25,8 +25,6 @@ from nnflow.authors import (
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from nnflow.authors import Analysis, Ensemble, Recording, Result, at_least, first, generator, room
+from nnflow.authors import Analysis, Array, Ensemble, Recording, Result, at_least, first, generator, room
 from nnflow_plugins.tools.correlation import trajectory_correlation
 from nnflow_plugins.tools.observed import exponent_of, floor_of, share_of, straightened
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
-
-Array = npt.NDArray[np.float64]
 
 
 def shuffled_band(series: Array, lags: int, shuffles: int, level: float, seed: int) -> tuple[Array, Array]:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nnflow.authors import Analysis, Ensemble, Recording, Refusal, Result, at_least, first, one_of, real
+from nnflow.authors import Analysis, Array, Ensemble, Recording, Refusal, Result, at_least, first, one_of, real
 from nnflow_plugins.tools.lines import Counts, count_recurrences, lines_of_cells, lines_of_points, matrix_of_points
 from nnflow_plugins.tools.observed import ROUNDING, exponent_of, floor_of, largest_of, share_of, straightened, turn_of
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
 
-Array = NDArray[np.float64]
 
 NORMS = {"maximum": 0, "manhattan": 1, "euclidean": 2}
 """The norms, and the power to which their terms are summed; 0 = not summed, each term must be small."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from nnflow.authors import Analysis, Ensemble, Recording, Result, at_least
 from nnflow_plugins.tools.correlation import trajectory_correlation
@@ -15,8 +14,6 @@ from nnflow_plugins.tools.observed import largest_of, share_of, straightened
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

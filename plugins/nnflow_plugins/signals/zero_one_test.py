@@ -24,17 +24,16 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import fft
 
-from nnflow.authors import Analysis, Ensemble, Recording, Result, at_least, first, loop, real, room
+from nnflow.authors import Analysis, Array, Ensemble, Recording, Result, at_least, first, loop, real, room
 from nnflow_plugins.tools.observed import ROUNDING, floor_of, on_circle, share_of, turn_of
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
 
-Array = NDArray[np.float64]
 
 SHORTEST = 100
 """Fewest samples that are tested: the displacement is then known at ten n."""

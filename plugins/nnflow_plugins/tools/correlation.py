@@ -6,10 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.fft import irfft, next_fast_len, rfft
 
-from nnflow.authors import real
+from nnflow.authors import Array, real
 from nnflow_plugins.tools.observed import ROUNDING, exponent_of, largest_of
-
-Array = npt.NDArray[np.float64]
 
 
 def trajectory_correlation(trajectory: npt.ArrayLike, lags: int, floor: float | None = None) -> Array:

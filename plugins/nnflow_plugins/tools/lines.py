@@ -9,9 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from nnflow.authors import loop
+from nnflow.authors import Array, loop
 
-Array = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 

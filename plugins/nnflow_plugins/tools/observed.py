@@ -10,11 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
-from nnflow.authors import Ensemble, Recording
-
-Array = npt.NDArray[np.float64]
+from nnflow.authors import Array, Ensemble, Recording
 
 ROUNDING = 1e-12
 """Differences below this share of the largest value are rounding: some thousands of units in the last place.

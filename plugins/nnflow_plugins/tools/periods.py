@@ -12,13 +12,10 @@ measure of equality and the number of turns asked for are choices, stated in `de
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from nnflow.authors import loop, real
+from nnflow.authors import Array, Integers, loop, real
 from nnflow_plugins.tools.observed import RECORDED, ROUNDING
-
-Array = NDArray[np.float64]
-Integers = NDArray[np.int64]
 
 MARKS = 16  # samples at which periods failed that are remembered
 

@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.authors import Ensemble, ResolutionWarning
-
-Array = npt.NDArray[np.float64]
+from nnflow.authors import Array, Ensemble, ResolutionWarning
 
 
 def at_rest(

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from nnflow.authors import Array
+
 Windows = npt.NDArray[np.int64]
 
 

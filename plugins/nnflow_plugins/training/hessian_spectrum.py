@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.authors import Analysis, Ensemble, Result, at_least, broadened, project_out, quadrature, room
+from nnflow.authors import Analysis, Array, Ensemble, Result, at_least, broadened, project_out, quadrature, room
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
 
-Array = npt.NDArray[np.float64]
 ROWS = 64  # Hessian-vector products at a time
 Nodes = tuple[Array, Array]  # eigenvalues and their shares of the density, (member, node) both
 

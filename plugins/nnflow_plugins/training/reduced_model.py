@@ -11,15 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from nnflow.authors import Analysis, Ensemble, Result, at_least
+from nnflow.authors import Analysis, Array, Ensemble, Result, at_least
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
-
-Array = npt.NDArray[np.float64]
 
 
 def softmax_step(z: Array, kappa: Array, frequencies: Array) -> Array:
