@@ -123,7 +123,7 @@ class TrainingMap(Descent):
 
         from nnflow.systems.checks import converted
 
-        values, parameters = self.to_numpy(state), self._fitting(module)
+        values, parameters = np.array(self.to_numpy(state)), self._fitting(module)
         if values.shape != (self.dim,):
             raise Refusal(f"the state has shape {values.shape}: give one state of shape ({self.dim},)")
         kind = getattr(self, "dtype", torch.float64)

@@ -388,7 +388,8 @@ def _threshold(points: Points, threshold: float | None, rate: float | None, thei
     while below < wanted < above and above - below > 2 and low < (middle := 0.5 * (low + high)) < high:
         number = count_recurrences(points.values, points.turns, power, middle, theiler)
         low, below, high, above = (middle, number, high, above) if number < wanted else (low, below, middle, number)
-    low, high = max(points.rounding, low - points.rounding), high + points.rounding  # not amid equal distances
+    aside = min(points.rounding, ROUNDING * _longest(points.values))  # not amid distances that are equal
+    low, high = max(points.rounding, low - aside), high + aside
     below, above = (count_recurrences(points.values, points.turns, power, edge, theiler) for edge in (low, high))
     return low if wanted - below < above - wanted else high
 
