@@ -7,7 +7,7 @@ differences disagree, and what rounding does to them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +25,14 @@ class Misfit(NamedTuple):
     component: int
     claimed: float
     found: float
+
+    def said(self, derivative: str, function: str, coordinates: Sequence[str], x: Array) -> str:
+        """The same in words: of which derivative, by differences of which function, at x."""
+        return (
+            f"{derivative} says that {coordinates[self.component]} changes by {self.claimed:g} along a direction in "
+            f"which differences of the {function} say {self.found:g}, at x = {np.array2string(x, threshold=8)}: mend "
+            "it, or leave it out"
+        )
 
 
 def misfit(

@@ -27,7 +27,6 @@ from nnflow.map import (
     begin,
     generator,
     project_out,
-    sealed,
     settle,
 )
 from nnflow.names import Refusal, shown, unknown
@@ -162,7 +161,9 @@ class Ensemble:
         members, dim = len(self.parameters), self.map.dim
         _check_shape("states", self.state, (members, dim))
         _check_shape("parameters", self.parameters, (members, len(self.map.parameters)))
-        object.__setattr__(self, "parameters", sealed(self.parameters))
+        parameters = np.asarray(self.parameters).view()
+        parameters.flags.writeable = False
+        object.__setattr__(self, "parameters", parameters)
         object.__setattr__(self, "escaped", _steps("escaped", self.escaped, members))
         object.__setattr__(self, "init", _steps("init", self.init, members))
         _check_tick(self.tick)

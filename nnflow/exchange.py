@@ -70,9 +70,9 @@ def numba_mapping(map: Map, clock: bool = False) -> NumbaMapping:
             f"{map.name} depends on the step index t: call numba_mapping(map, clock=True), "
             "which puts t into the state as its last component"
         )
-    schedule = getattr(map, "schedule", None)
     if map.constants is None:
         return _mapping_once(map.functions, map._shape, clock, map.check, map.name, ())
+    schedule = getattr(map, "schedule", None)
     return _mapping(map.functions, map._shape, clock, map.check, map.name, map.constants, schedule)
 
 
@@ -101,12 +101,8 @@ def _mapping(
     schedule: Schedule | None = None,
 ) -> NumbaMapping:  # fmt: skip
     """Both functions, compiled once a machine, but for `jacobian` itself, which takes any further arguments."""
-    mark, dim, parameters = (
-        fingerprint(functions, shape, clock, checked, name, c, schedule),
-        shape.dim,
-        shape.parameters,
-    )
-    handed = _handing(c, schedule)
+    mark = fingerprint(functions, shape, clock, checked, name, c, schedule)
+    dim, parameters, handed = shape.dim, shape.parameters, _handing(c, schedule)
     step = writing(functions.rule, shape, checked, 1)
     frame_tangent = tangent_of(functions, shape, checked)
     sizes = f"{name} takes u of shape ({dim + clock},) and parameters of shape ({parameters},)"

@@ -79,16 +79,14 @@ def _misfit(call: Call, constants: str) -> str:
     """How a function is to be written that cannot be called with so many arguments; nothing if it can."""
     reads = ("v" if len(shape) == 1 else "V" for shape in call.reads)
     wanted = ["x", "p", "t", *constants, *reads, *("out", "W")[: len(call.writes)]]
+    found = inspect.signature(getattr(call.function, "py_func", call.function))
     try:
-        found = inspect.signature(getattr(call.function, "py_func", call.function))
         found.bind(*wanted)
     except TypeError:
         short = call.kind.partition(" ")[0]
         returning = "" if call.writes else ", returning a number"
         missing = " (there are no constants)" if "c" in found.parameters and not constants else ""
         return f"takes {found}{missing}: write it as {short}({', '.join(wanted)}){returning}"
-    except ValueError:  # of no known signature
-        pass
     return ""
 
 

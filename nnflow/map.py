@@ -22,7 +22,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.differences import misfit
+from nnflow.methods import called, try_method
 from nnflow.names import Refusal, check_name, check_scannable, shown, unknown
 from nnflow.room import room
 from nnflow.settings import convert, numbers, whole
@@ -96,9 +96,6 @@ def generator(seed: int, purpose: str) -> np.random.Generator:
     """The random generator of one purpose ("states", "frame", "perturbation", …) under one seed."""
     seed = whole("seed", seed, 0)
     return np.random.default_rng([seed, *purpose.encode()])
-
-
-UNTRIED = "(check=False leaves this out)"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -500,99 +497,31 @@ class Map:
         Returns:
             ``(member,)``.
         """
-        return np.asarray(self._called(f"observable {name}", self.observables[name], (len(x),), x, p, t))
+        return np.asarray(called(f"the observable {name} of {self.name!r}", self.observables[name], (len(x),), x, p, t))
 
     def ahead(self, x: Any, p: Any, t: int) -> Any:
         """`step`, as the verbs use it: it cannot change what it is given. Raises Refusal if it gives no such states."""
         if not self._own("step"):
             return self.step(x, p, t)
-        return self._called("step", self.step, np.shape(x), x, p, t)
+        return called(f"the step of {self.name!r}", self.step, np.shape(x), x, p, t)
 
     def turned(self, x: Any, p: Any, t: int, v: Any) -> Any:
         """`tangent`, likewise. Raises Refusal if it is not the derivative of the step, too."""
         if not self._own("tangent"):
             return self.tangent(x, p, t, v)
-        return self._called("tangent", self.tangent, np.shape(v), x, p, t, v)
+        return called(f"the tangent of {self.name!r}", self.tangent, np.shape(v), x, p, t, v)
 
     def _own(self, kind: str) -> bool:
         """Whether a method was written in numpy by the map's author; it is tried at first. Raises Refusal."""
         own = type(self).advance is Map.advance and getattr(type(self), kind) is not getattr(Map, kind)
         if own and self.check and kind not in self._tried:
-            self._try(kind)
-            self._tried.add(kind)
+            try_method(self, kind)
+            self._tried.add(kind)  # only now: what is refused once is refused again
         return own
 
     @cached_property
     def _tried(self) -> set[str]:
         return set()
-
-    def _try(self, kind: str) -> None:
-        """Try a method on a few drawn states, with a parameter each: of another number than components."""
-        count = 2 if self.dim != 2 else 3
-        p = np.tile(list(self.parameters.values()), (count, 1)).astype(np.float64)
-        p += 1e-3 * np.arange(count)[:, None] * np.maximum(np.abs(p), 1.0)
-        try:
-            x = self.initial_states(count, 0)
-        except Exception:  # where nothing can be drawn, nothing is said
-            return
-        try:
-            with np.errstate(all="ignore"):
-                self._try_members(kind, x, p)
-                if kind == "tangent":
-                    self._try_derivative(x, p)
-        except Refusal:
-            raise
-        except Exception:  # not at these states: what is wrong elsewhere shows there
-            return
-
-    def _try_members(self, kind: str, x: Array, p: Array) -> None:
-        """Refuse a method that mixes members up, or gives something else each time."""
-        v = generator(0, "tangent").standard_normal((len(x), 3 if self.dim != 3 else 4, self.dim))
-        rest, shape = ((v,), v.shape) if kind == "tangent" else ((), x.shape)
-        function = getattr(self, kind)
-        together, again = (self._called(kind, function, shape, x, p, 0, *rest) for _ in range(2))
-        if not np.array_equal(together, again, equal_nan=True):
-            raise Refusal(f"the {kind} of {self.name!r} gives another result each time: draw by (seed, t) {UNTRIED}")
-        for i in range(len(x)):
-            one = slice(i, i + 1)
-            alone = self._called(kind, function, (1, *shape[1:]), x[one], p[one], 0, *(v[one] for v in rest))
-            if not np.allclose(together[one], alone, rtol=1e-6, atol=1e-9, equal_nan=True):
-                raise Refusal(
-                    f"the {kind} of {self.name!r} takes a member to {shown(together[i])} beside others and to "
-                    f"{shown(alone[0])} alone: members are rows of x (member, dim) and p (member, parameter), and do "
-                    f"not see one another {UNTRIED}"
-                )
-
-    def _try_derivative(self, x: Array, p: Array) -> None:
-        """Refuse a tangent that differs from differences of the step."""
-        for i, state in enumerate(x):
-
-            def step(x: Array, p: Array = p[[i]]) -> Array:
-                return np.asarray(self._called("step", self.step, x.shape, x, p.repeat(len(x), axis=0), 0))
-
-            def tangent(x: Array, v: Array, p: Array = p[[i]]) -> Array:
-                moved: Array = self._called("tangent", self.tangent, (1, *v.shape), x, p, 0, v[None])[0]
-                return moved
-
-            found = misfit(step, tangent, state, self.resolution, self.difference)
-            if found is not None:
-                raise Refusal(
-                    f"the tangent of {self.name!r} says that {self.coordinates[found.component]} changes by "
-                    f"{found.claimed:g} along a direction in which differences of the step say {found.found:g}, at "
-                    f"x = {np.array2string(state, threshold=8)} {UNTRIED}"
-                )
-
-    def _called(self, kind: str, function: Callable[..., Any], shape: tuple[int, ...], *given: Any) -> Any:
-        """What a function of arrays gives, from copies of its own, and is to have a shape. Raises Refusal."""
-        found = function(*(np.array(value) if isinstance(value, np.ndarray) else value for value in given))
-        if not isinstance(given[0], np.ndarray):
-            return found
-        array = np.asarray(found) if isinstance(found, (list, tuple)) else found
-        plain = type(array) is np.ndarray and array.dtype.kind in "fiub"
-        if not (plain and array.shape == shape):
-            what = f"an array of shape {array.shape}, {array.dtype}" if plain else shown(found)
-            raise Refusal(f"the {kind} of {self.name!r} returns {what}: give a numpy array of numbers of shape {shape}")
-        return array
 
     def observe(self, x: Any, p: Any, t: int, names: Sequence[str]) -> Array:
         """The named coordinates and observables of every member.
@@ -742,14 +671,6 @@ class Map:
                 end.frame[:, j] = self.advance(end.frame[:, j], p, end.t, every).states
             end = follow(end, self.advance(end.states, p, end.t, every))._replace(frame=end.frame)
         return distances, end
-
-
-def sealed(value: Any) -> Any:
-    """An array that cannot be written to; anything else itself."""
-    if isinstance(value, np.ndarray):
-        value = value.view()
-        value.flags.writeable = False
-    return value
 
 
 # -- the small steps the verbs share -----------------------------------------------------------------------------

@@ -391,3 +391,22 @@ def test_the_trial_can_be_left_out() -> None:
         nnflow.from_mapping(lambda u, parameters: 0.5 * u, wrong, dim=1)
     map = nnflow.from_mapping(lambda u, parameters: 0.5 * u, wrong, dim=1, check=False)
     assert nnflow.run("lyapunov_spectrum", map, steps=5)["exponent"].item() == pytest.approx(np.log(3.0))
+
+
+@pytest.mark.parametrize("optimizer", ["gd", "adamw"])
+def test_a_scheduled_network_with_its_clock(optimizer: str) -> None:
+    """The map gets its schedule's values as an array; a mapping has to compute them."""
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=(12, 4)), rng.integers(0, 3, 12)
+    module, loss = torch.nn.Sequential(torch.nn.Linear(4, 3)), torch.nn.functional.cross_entropy
+    map = nnflow.training_map(module, loss, *data, optimizer, schedule=lambda t: 1.0 / (1 + t), eta=0.5)
+    mapping, jacobian = numba_mapping(map, clock=True)
+    u, p = np.append(map.start, 0.0), np.array(list(map.parameters.values()))
+    for _ in range(4):
+        u = mapping(u, p)
+    np.testing.assert_array_equal(u[:-1], nnflow.Ensemble.grid(map).advance(4).states[0])
+    known = map.tangent(u[None, :-1], p[None], 4, np.eye(map.dim)[None])[0].T
+    np.testing.assert_allclose(jacobian(u, p)[:-1, :-1], known, rtol=0, atol=1e-12)
+    told = nnflow.training_map(module, loss, *data, optimizer, schedule=lambda t: torch.tensor(1.0 / (1 + t)), eta=0.5)
+    with pytest.raises(nnflow.Refusal, match="numba cannot compile it"):
+        numba_mapping(told, clock=True)

@@ -25,7 +25,7 @@ FLOORS = {
     "nnflow": {
         "names": 0, "typing": 0, "process": 0, "workers": 0, "blas": 0, "internals": 0, "arithmetic": 0,
         "indices": 1, "differences": 1, "values": 1, "room": 1, "writing": 1, "registry": 1, "unassigned": 1,
-        "settings": 2, "frozen": 2,
+        "settings": 2, "frozen": 2, "methods": 2,
         "straight": 3, "machine": 3,
         "map": 3,
         "ensemble": 4, "curvature": 4, "guard": 4,

@@ -572,6 +572,23 @@ def test_so_does_every_verb_and_whatever_it_compiles() -> None:
             use()
 
 
+def test_a_joint_that_leads_elsewhere_later_is_refused() -> None:
+    def rule(x: Array, p: Array, t: int, out: Array) -> None:
+        out[0] = 0.5 * x[0]
+
+    def joint(x: Array, p: Array, t: int, V: Array, out: Array, W: Array) -> None:
+        out[0] = 0.5 * x[0] + (0.1 if t == 1 else 0.0)
+        for j in range(V.shape[0]):
+            W[j, 0] = 0.5 * V[j, 0]
+
+    def tangent(x: Array, p: Array, t: int, v: Array, out: Array) -> None:
+        out[0] = 0.5 * v[0]
+
+    both = nnflow.CompiledMap(rule, tangent, joint=joint)
+    with pytest.raises(nnflow.Refusal, match="the joint of 'rule' leads to"):
+        nnflow.Ensemble.grid(both).with_frame(1).tangent_orbit(3)
+
+
 def test_rounding_in_another_order_means_the_same() -> None:
     def kept(x: Array, p: Array, t: int, out: Array) -> None:
         out[:] = x

@@ -146,9 +146,9 @@ class CompiledMap(Map):
     def step(self, x: Array, p: Array, t: int) -> Array:
         """One step of every member, by the rule as plain Python."""
         x = np.asarray(x, dtype=np.float64)
-        out = np.full(x.shape, np.nan)
+        out, behind = np.full(x.shape, np.nan), self.behind(t)
         for m in range(len(x)):
-            call_plain(self.functions.rule, x[m], p[m], t, *self.behind(t), out=out[m])
+            call_plain(self.functions.rule, x[m], p[m], t, *behind, out=out[m])
         return out
 
     @property
@@ -167,13 +167,13 @@ class CompiledMap(Map):
         if not self.exact_tangent:
             return np.asarray(super().tangent(x, p, t, v))
         x, v = np.asarray(x, dtype=np.float64), np.asarray(v, dtype=np.float64)
-        out = np.full(v.shape, np.nan)
+        out, behind = np.full(v.shape, np.nan), self.behind(t)
         for m in range(len(x)):
             if self.functions.frame_tangent is not None:
-                call_plain(self.functions.frame_tangent, x[m], p[m], t, *self.behind(t), v[m], out=out[m])
+                call_plain(self.functions.frame_tangent, x[m], p[m], t, *behind, v[m], out=out[m])
                 continue
             for j in range(v.shape[1]):
-                call_plain(self.functions.tangent, x[m], p[m], t, *self.behind(t), v[m, j], out=out[m, j])
+                call_plain(self.functions.tangent, x[m], p[m], t, *behind, v[m, j], out=out[m, j])
         return out
 
     def curvature(self, x: Array, p: Array, t: int, v: Array) -> Array:
@@ -200,10 +200,8 @@ class CompiledMap(Map):
 
     def observable(self, name: str, x: Array, p: Array, t: int) -> Array:
         """One observable of every member, ``(member,)``."""
-        return np.array(
-            [call_plain(self.observables[name], x[m], p[m], t, *self.behind(t)) for m in range(len(x))],
-            dtype=np.float64,
-        )
+        function, behind = self.observables[name], self.behind(t)
+        return np.array([call_plain(function, *of, t, *behind) for of in zip(x, p, strict=True)], dtype=np.float64)
 
     # -- the verbs, compiled ---------------------------------------------------------------------------------------
 
@@ -221,13 +219,14 @@ class CompiledMap(Map):
             self._observe(x, p, t, steps, every, observe, records[:, first : first + steps // every], escaped)
         else:
             columns = np.array([self.column(name) for name in observe], dtype=np.int64)
-            self._follow(x, p, t, steps, every, columns, records, first, escaped)
+            self._follow(x, p, t, self.handed(t, steps), steps, every, columns, records, first, escaped)
         return records, End(x, None, t + steps, escaped)
 
-    def _follow(self, x: Array, p: Array, t: int, steps: int, every: int, columns: Any, *records: Any) -> None:
+    def _follow(
+        self, x: Array, p: Array, t: int, c: Constants, steps: int, every: int, columns: Any, *records: Any
+    ) -> None:
         """Advance x in place, recording coordinates."""
         loop = kernels.orbit(self.functions.rule, self._shape, self.check, len(x) >= lanes.FEW)
-
         scratch = np.empty((2, 1, self.dim))
 
         def one_step(x: Array, p: Array, t: int) -> tuple[Array, None]:
@@ -236,7 +235,7 @@ class CompiledMap(Map):
             return ahead, None
 
         self._try_first(loop, partial(compare_steps, self, one_step))
-        self._call(loop, x, p, t, self.handed(t, steps), steps, every, columns, *records, *scratch)
+        self._call(loop, x, p, t, c, steps, every, columns, *records, *scratch)
 
     def _try_first(self, loop: Rule, compare: Callable[[], None]) -> None:
         """Compare a loop with plain Python, before its first use."""
@@ -263,17 +262,18 @@ class CompiledMap(Map):
         chosen = [(i, self.column(name)) for i, name in enumerate(observe) if name not in self.observables]
         for first in range(0, steps // every, blocks):
             tile, now = out[:, first : first + blocks], t + first * every
-            states = np.empty((len(x), tile.shape[1], self.dim))
-            self._follow(x, p, now, tile.shape[1] * every, every, columns, states, 0, escaped)
+            states, few = np.empty((len(x), tile.shape[1], self.dim)), tile.shape[1] * every
+            c = self.handed(now, few)
+            self._follow(x, p, now, c, few, every, columns, states, 0, escaped)
             for loop, (channels, entries) in loops:
-                tile[:, :, channels] = self._see(loop, entries, states, p, now, every)
+                tile[:, :, channels] = self._see(loop, entries, states, p, now, c, every)
             for i, column in chosen:
                 tile[:, :, i] = states[:, :, column]
 
-    def _see(self, loop: Rule, entries: Any, states: Array, p: Array, t: int, every: int) -> Array:
+    def _see(self, loop: Rule, entries: Any, states: Array, p: Array, t: int, c: Constants, every: int) -> Array:
         """Entries of what is observed at ``states (member, time, dim)``, of one layout, for which there is code."""
         found = np.empty((*states.shape[:2], len(entries)))
-        self._call(loop, states, _given(p), t, self.handed(t, states.shape[1] * every), every, entries, found)
+        self._call(loop, states, _given(p), t, c, every, entries, found)
         return found
 
     def _entries(self, observe: Sequence[str]) -> dict[tuple[Rule, int | None], npt.NDArray[np.int64]]:

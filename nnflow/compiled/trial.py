@@ -14,6 +14,7 @@ import numpy as np
 from nnflow.differences import misfit
 from nnflow.frozen import plain
 from nnflow.guard import call_plain
+from nnflow.methods import UNTRIED
 from nnflow.names import Refusal
 from nnflow.typing import Array
 
@@ -84,11 +85,8 @@ def try_tangents(map: CompiledMap, states: Array) -> None:
 
         for x in states:
             if found := misfit(step, derivative, x, map.resolution, map.difference):
-                raise Refusal(
-                    f"the {kind} of {map.name!r} says that {map.coordinates[found.component]} changes by "
-                    f"{found.claimed:g} along a direction in which differences of the rule say {found.found:g}, at "
-                    f"x = {np.array2string(x, threshold=8)}: mend it, or leave it out (check=False leaves this out)"
-                )
+                where = found.said(f"the {kind} of {map.name!r}", "rule", map.coordinates, x)
+                raise Refusal(f"{where} {UNTRIED}")
 
 
 def compare_steps(map: CompiledMap, compiled: Compiled, k: int = 0) -> None:
@@ -100,6 +98,8 @@ def compare_steps(map: CompiledMap, compiled: Compiled, k: int = 0) -> None:
         try:
             ahead = functions.step(x, t)
             images = np.array([functions.images(kind, state, t, unit) for state in x]) if kind and k else None
+        except Refusal:
+            raise
         except Exception:  # it cannot run as plain Python, here or on the way: nothing is said of it
             return
         found, turned = compiled(x, p, t)
@@ -109,8 +109,8 @@ def compare_steps(map: CompiledMap, compiled: Compiled, k: int = 0) -> None:
                 _compare(map, kind, turned[m] - images[m], turned[m], images[m], state, t)
 
 
-def compare_observed(map: CompiledMap, names: Sequence[str], seen: Callable[[Array, Array, int, int], Array]) -> None:
-    """Compare observables, as `seen(states (member, time, dim), p, t, every)`, with plain Python. Raises Refusal."""
+def compare_observed(map: CompiledMap, names: Sequence[str], seen: Callable[..., Array]) -> None:
+    """Compare observables, as `seen(states (member, time, dim), p, t, c, every)`, with plain Python. Raises Refusal."""
     functions, known = plain([map.observables[name] for name in names]), np.empty((MEMBERS, TRIED, len(names)))
     states = map.initial_states(MEMBERS * TRIED, 0).reshape(MEMBERS, TRIED, map.dim)
     p = np.array(list(map.parameters.values()))
@@ -119,7 +119,7 @@ def compare_observed(map: CompiledMap, names: Sequence[str], seen: Callable[[Arr
             known[m, t, i] = call_plain(functions[i], states[m, t], p, t, *map.behind(t))
     except Exception:  # it cannot run as plain Python: nothing is said of it
         return
-    found = seen(states, np.tile(p, (MEMBERS, 1)), 0, 1)
+    found = seen(states, np.tile(p, (MEMBERS, 1)), 0, map.handed(0, TRIED), 1)
     for m, t, i in np.ndindex(found.shape):
         ours, theirs = found[m, t, i : i + 1], known[m, t, i : i + 1]
         _compare(map, f"observable {names[i]}", ours - theirs, ours, theirs, states[m, t], t)
@@ -134,5 +134,5 @@ def _compare(map: CompiledMap, kind: str, away: Array, found: Array, known: Arra
         raise Refusal(
             f"the {kind} of {map.name!r} gives {known[i]:g} as plain Python and {found[i]:g} when compiled, from "
             f"x = {np.array2string(x, threshold=8)} at t = {t}: whole numbers are not float64, write them as 2.0 or "
-            "float(t) (check=False leaves this out)"
+            f"float(t) {UNTRIED}"
         )

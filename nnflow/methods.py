@@ -1,0 +1,110 @@
+"""Maps written in numpy: what the methods of their authors are given, what they may give back, and a trial of them.
+
+A method gets copies, so that it may work in place; what it returns has a shape and is of numbers. At its first use it
+is tried on a few drawn states: whether members see one another, whether it gives the same twice, and whether a tangent
+is what differences of the step show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnflow.differences import misfit
+from nnflow.names import Refusal, shown
+from nnflow.typing import Array
+
+if TYPE_CHECKING:
+    from nnflow.map import Map
+
+UNTRIED = "(check=False leaves this out)"
+
+
+def called(of: str, function: Callable[..., Any], shape: tuple[int, ...], *given: Any) -> Any:
+    """Call a function of arrays, on copies of its own.
+
+    Args:
+        of: What it is, as in "the step of 'henon'".
+        function: A method or an observable.
+        shape: What its result is to have, where it is given numpy arrays.
+        *given: Its arguments.
+
+    Returns:
+        What it gives; a list as an array.
+
+    Raises:
+        Refusal: if that is no numpy array of real numbers, or has another shape.
+    """
+    found = function(*(np.array(value) if isinstance(value, np.ndarray) else value for value in given))
+    if not isinstance(given[0], np.ndarray):
+        return found
+    array = np.asarray(found) if isinstance(found, (list, tuple)) else found
+    plain = type(array) is np.ndarray and array.dtype.kind in "fiub"
+    if not (plain and array.shape == shape):
+        what = f"an array of shape {array.shape}, {array.dtype}" if plain else shown(found)
+        raise Refusal(f"{of} returns {what}: give a numpy array of numbers of shape {shape}")
+    return array
+
+
+def try_method(map: Map, kind: str) -> None:
+    """Try the step or the tangent of a map on a few drawn states, with other parameters each.
+
+    Args:
+        map: A map in numpy.
+        kind: "step" or "tangent".
+
+    Raises:
+        Refusal: if it mixes members up, gives something else each time or in another shape, or is no derivative.
+    """
+    count = 2 if map.dim != 2 else 3  # of another number than components, to tell rows from columns
+    p = np.tile(list(map.parameters.values()), (count, 1)).astype(np.float64)
+    p += 1e-3 * np.arange(count)[:, None] * np.maximum(np.abs(p), 1.0)
+    try:
+        x = map.initial_states(count, 0)
+    except Exception:  # where nothing can be drawn, nothing is said
+        return
+    try:
+        with np.errstate(all="ignore"):
+            _try_members(map, kind, x, p)
+            if kind == "tangent":
+                _try_derivative(map, x, p)
+    except Refusal:
+        raise
+    except Exception:  # not at these states: what is wrong elsewhere shows there
+        return
+
+
+def _try_members(map: Map, kind: str, x: Array, p: Array) -> None:
+    """Refuse a method that mixes members up, or gives something else each time."""
+    v = np.random.default_rng(0).standard_normal((len(x), 3 if map.dim != 3 else 4, map.dim))
+    rest, shape = ((v,), v.shape) if kind == "tangent" else ((), x.shape)
+    of, function = f"the {kind} of {map.name!r}", getattr(map, kind)
+    together, again = (called(of, function, shape, x, p, 0, *rest) for _ in range(2))
+    if not np.array_equal(together, again, equal_nan=True):
+        raise Refusal(f"{of} gives another result each time: draw random numbers by (seed, t) {UNTRIED}")
+    for i in range(len(x)):
+        one = slice(i, i + 1)
+        alone = called(of, function, (1, *shape[1:]), x[one], p[one], 0, *(v[one] for v in rest))
+        if not np.allclose(together[one], alone, rtol=1e-6, atol=1e-9, equal_nan=True):
+            raise Refusal(
+                f"{of} takes a member to {shown(together[i])} beside others and to {shown(alone[0])} alone: members "
+                f"are rows of x (member, dim) and p (member, parameter), and do not see one another {UNTRIED}"
+            )
+
+
+def _try_derivative(map: Map, x: Array, p: Array) -> None:
+    """Refuse a tangent that differs from differences of the step."""
+    for i, state in enumerate(x):
+
+        def step(x: Array, p: Array = p[[i]]) -> Array:
+            return np.asarray(called("the step", map.step, x.shape, x, p.repeat(len(x), axis=0), 0))
+
+        def tangent(x: Array, v: Array, p: Array = p[[i]]) -> Array:
+            moved: Array = called("the tangent", map.tangent, (1, *v.shape), x, p, 0, v[None])[0]
+            return moved
+
+        if found := misfit(step, tangent, state, map.resolution, map.difference):
+            where = found.said(f"the tangent of {map.name!r}", "step", map.coordinates, state)
+            raise Refusal(f"{where} {UNTRIED}")
