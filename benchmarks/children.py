@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnflow.systems.data import iris_split
+from nnflow.data import iris_split
 
 PEERS = Path(__file__).with_name("peers")
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from nnflow.systems.rows import exp
+from nnflow.systems.perceptron.rows import exp
 from nnflow.typing import Array
 
 BLOCK = 256  # members side by side: enough of them to hide the latency of a step; ensembles are multiples of it

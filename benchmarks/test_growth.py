@@ -40,7 +40,7 @@ from tables import Report, seconds
 from timing import timed
 
 from nnflow import Ensemble, maps, training_map
-from nnflow.systems.data import iris_split
+from nnflow.data import iris_split
 from nnflow.tensor import ROOM
 
 RESULTS = Path(__file__).with_name("results")

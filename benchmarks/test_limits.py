@@ -25,8 +25,8 @@ from tables import Report, digits, seconds
 from timing import timed
 
 from nnflow import Ensemble, maps
-from nnflow.systems.data import iris_split
-from nnflow.systems.rows import exp
+from nnflow.data import iris_split
+from nnflow.systems.perceptron.rows import exp
 
 Array = np.ndarray
 PROMISE = 1.5  # a general verb takes at most this multiple of a hand-written kernel's time

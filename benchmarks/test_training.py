@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import nnflow
-from nnflow.systems.data import iris_split
+from nnflow.data import iris_split
 
 MEMBERS, STEPS, TAME = 512, 20, 0.1
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from nnflow.plotting import plot
     from nnflow.results import load, save
     from nnflow.runner import run
-    from nnflow.systems.descent import gradient_map
-    from nnflow.systems.network import training_map
+    from nnflow.systems.gradient import gradient_map
+    from nnflow.systems.training.choose import training_map
     from nnflow.tensor import TensorMap
     from nnflow.writing import check_writable, write
 
@@ -53,7 +53,7 @@ _LAZY = {
     "TensorMap": "nnflow.tensor",
     "check_writable": "nnflow.writing",
     "from_mapping": "nnflow.exchange",
-    "gradient_map": "nnflow.systems.descent",
+    "gradient_map": "nnflow.systems.gradient",
     "iterate": "nnflow.iterated",
     "load": "nnflow.results",
     "numba_mapping": "nnflow.exchange",
@@ -62,7 +62,7 @@ _LAZY = {
     "run": "nnflow.runner",
     "save": "nnflow.results",
     "torch_mapping": "nnflow.exchange",
-    "training_map": "nnflow.systems.network",
+    "training_map": "nnflow.systems.training.choose",
     "write": "nnflow.writing",
 }
 

@@ -27,7 +27,7 @@ from nnflow.typing import Array
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nnflow.systems.schedules import Schedule
+    from nnflow.schedules import Schedule
 
 
 class NumbaMapping(NamedTuple):
@@ -85,7 +85,7 @@ def _handing(constants: Constants, schedule: Schedule | None) -> Callable[[int],
             return constants
 
         return handed
-    from nnflow.systems.schedules import compiled
+    from nnflow.schedules import compiled
 
     factor = compiled(schedule)
 

@@ -106,6 +106,8 @@ class TensorMap(Map):
             the optimizer's memory) and t.
         device: Of states, frames and parameters (default: cpu).
         dtype: Of states, frames and parameters (default: torch.float64).
+        seeded: Whether the rule seeds torch's random numbers by t, so that they are the same for all members; without,
+            it may draw none.
         check: False goes without the comparisons, and `structure` says so.
         **settings: `Map`'s fields, with `observables`: name → `f(x, p, t)` → scalar tensor.
 
@@ -120,11 +122,11 @@ class TensorMap(Map):
     grouped = False  # whether only so many members go at a time as there is room for
     _first: tuple[Tensor, Tensor, int, Tensor] | None = None  # (x, p, t) of the first step of a verb, and its end
     _differentiated = False  # whether a tangent was compared with differences
-    randomness = "error"  # "same": the rule seeds torch's random numbers by t, the same for all members
     rule: TensorRule
     gradient: Gradient | None
     device: torch.device
     dtype: torch.dtype
+    seeded: bool
 
     def __init__(
         self,
@@ -133,6 +135,7 @@ class TensorMap(Map):
         gradient: Gradient | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
+        seeded: bool = False,
         check: bool = True,
         **settings: Any,
     ) -> None:
@@ -140,7 +143,7 @@ class TensorMap(Map):
             raise TypeError(f"rule = {rule!r}: give a function")
         place, kind = placed(device, dtype)
         super().__init__(**{"name": getattr(rule, "__name__", "map"), "check": check, **settings})
-        held = {"rule": rule, "gradient": gradient, "device": place, "dtype": kind}
+        held = {"rule": rule, "gradient": gradient, "device": place, "dtype": kind, "seeded": seeded}
         for name, value in held.items():
             object.__setattr__(self, name, value)
 
@@ -395,7 +398,7 @@ class TensorMap(Map):
             return torch.zeros_like(out) if out._is_zerotensor() else out  # a derivative that is 0 has no memory
 
     def _vmap(self, function: Callable[..., Tensor], size: int | None = None) -> Callable[..., Tensor]:
-        return vmap(function, randomness=self.randomness, chunk_size=size)
+        return vmap(function, randomness="same" if self.seeded else "error", chunk_size=size)
 
     def _made(self, kind: Hashable, function: Callable[..., Tensor], *members: Tensor) -> int:
         """How many bytes the operations of a function make for one member: found out once, at its first step."""

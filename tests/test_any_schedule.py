@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import nnflow
 from nnflow.frozen import fingerprint
-from nnflow.systems.network import CompiledTraining
+from nnflow.systems.training.compiled import CompiledTraining
 
 RNG = np.random.default_rng(6)
 X, LABELS = RNG.normal(size=(12, 4)), RNG.integers(0, 3, 12)

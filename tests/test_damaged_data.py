@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 import nnflow
-from nnflow.systems.files import arrays, read_idx, table
+from nnflow.data.files import arrays, read_idx, table
 
 
 @pytest.mark.parametrize(

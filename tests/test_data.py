@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from scipy.special import ndtr
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from nnflow.systems import data, files
+from nnflow import data
+from nnflow.data import files
 
 # -------------------------------------------------------------------------------------------------------------- splits
 

@@ -11,7 +11,7 @@ import torch
 
 import nnflow
 from nnflow.map import Map
-from nnflow.systems.optimisers import OPTIMISERS
+from nnflow.systems.optimisers.table import OPTIMISERS
 from nnflow.typing import Array
 
 CUBIC, WELL = nnflow.maps["cubic_descent"], nnflow.maps["double_well_descent"]

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 import nnflow
-from nnflow.systems.graph import adjacency, distance, graph, layer_distances, layers, matched, permuted
+from nnflow.systems.training.graph import adjacency, distance, graph, layer_distances, layers, matched, permuted
 from nnflow.typing import Array
 
 RNG = np.random.default_rng(4)

@@ -12,7 +12,7 @@ from torch.nn.functional import mse_loss
 
 import nnflow
 from nnflow import iterate
-from nnflow.systems.order import Order
+from nnflow.data.order import Order
 from nnflow.testing import check_map
 
 RNG = np.random.default_rng(3)

@@ -355,7 +355,7 @@ def test_a_random_map_has_exponents() -> None:
 
 @pytest.mark.parametrize("shuffle", [None, 3])
 def test_mini_batches_are_those_of_torch(shuffle: int | None) -> None:
-    from nnflow.systems.order import Order
+    from nnflow.data.order import Order
 
     module = nn.Sequential(nn.Linear(4, 3))
     maps = [

@@ -16,8 +16,9 @@ from torch.nn.functional import cross_entropy, mse_loss
 from torch.nn.utils.prune import random_unstructured
 
 import nnflow
-from nnflow.systems.modules import TensorTraining
-from nnflow.systems.network import CompiledTraining, TrainingMap
+from nnflow.systems.training.compiled import CompiledTraining
+from nnflow.systems.training.state import TrainingMap
+from nnflow.systems.training.tensor import TensorTraining
 from nnflow.typing import Array
 
 RNG = np.random.default_rng(11)

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 import nnflow
-from nnflow.systems.data import Split, digits, iris_split, iris_table
-from nnflow.systems.network import TrainingMap, perceptron_map
-from nnflow.systems.perceptron import Perceptron
+from nnflow.data import Split, digits, iris_split, iris_table
+from nnflow.systems.perceptron.network import Perceptron
+from nnflow.systems.training.compiled import perceptron_map
+from nnflow.systems.training.state import TrainingMap
 from nnflow.typing import Array
 
 HIDDEN, CLASSES, WEIGHTS = 10, 3, 83

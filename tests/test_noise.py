@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import nnflow.systems.dropout
-from nnflow.systems.dropout import WrittenOut, dropout
-from nnflow.systems.losses import plain_attention
+import nnflow.systems.training.dropout
+from nnflow.systems.training.dropout import WrittenOut, dropout
+from nnflow.systems.training.losses import plain_attention
 
 RNG = np.random.default_rng(0)
 SERIES, LABELS = RNG.normal(size=(6, 5, 4)), RNG.integers(0, 3, 6)
@@ -78,7 +78,7 @@ def test_nothing_else_is_changed(name: str, monkeypatch: pytest.MonkeyPatch) -> 
         whole = module.eval()(x)
         with WrittenOut():
             dropped = module.train()(x)
-            monkeypatch.setattr(nnflow.systems.dropout, "dropout", lambda x, *rest, **more: x)
+            monkeypatch.setattr(nnflow.systems.training.dropout, "dropout", lambda x, *rest, **more: x)
             kept = module(x)
     np.testing.assert_allclose(kept, whole, rtol=0, atol=1e-14)
     assert (dropped - whole).abs().max() > 1e-4

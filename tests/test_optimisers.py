@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 import nnflow
-from nnflow.systems import schedules
-from nnflow.systems.optimisers import OPTIMISERS
+from nnflow import schedules
+from nnflow.systems.optimisers.table import OPTIMISERS
 from nnflow.typing import Array
 
 RNG = np.random.default_rng(21)
@@ -116,7 +116,7 @@ def test_the_iris_network_contracts_volume_exactly(optimizer: str, values: Any, 
 
     At Adam's very first step, from a memory of 0, the tangent map has entries up to 1/g², and rounding shows at 1e-6.
     """
-    from nnflow.systems.data import iris_split
+    from nnflow.data import iris_split
 
     data = iris_split(0)
     module = nn.Sequential(nn.Linear(4, 10), nn.Sigmoid(), nn.Linear(10, 3))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from nnflow.systems.order import Order, permutation
+from nnflow.data.order import Order, permutation
 
 
 @settings(max_examples=40, deadline=None)

@@ -10,9 +10,9 @@ import scipy.special
 import torch
 from numba import njit
 
-from nnflow.systems.batches import blocks_of
-from nnflow.systems.order import Order
-from nnflow.systems.perceptron import Kernels, Perceptron
+from nnflow.data.order import Order
+from nnflow.systems.perceptron.batches import blocks_of
+from nnflow.systems.perceptron.network import Kernels, Perceptron
 
 LAYERS = {"sigmoid": torch.nn.Sigmoid, "tanh": torch.nn.Tanh, "relu": torch.nn.ReLU, "identity": torch.nn.Identity}
 

@@ -6,7 +6,7 @@ import numba
 import numpy as np
 import pytest
 
-from nnflow.systems import rows
+from nnflow.systems.perceptron import rows
 
 EPS = np.finfo(np.float64).eps
 

@@ -24,10 +24,10 @@ import pytest
 from conftest import Command
 
 import nnflow
+from nnflow import data
 from nnflow.ensemble import Ensemble, Recording
 from nnflow.names import Refusal
 from nnflow.settings import convert, numbers
-from nnflow.systems import data
 from nnflow.testing import check_analysis
 
 

@@ -68,7 +68,7 @@ def test_it_is_a_saturated_network() -> None:
     def logits(w: np.ndarray) -> np.ndarray:
         return w[50:80].reshape(3, 10)[:, :4].sum(axis=1) + w[80:]
 
-    from nnflow.systems.data import iris_split
+    from nnflow.data import iris_split
 
     frequencies = tuple(np.bincount(iris_split(0).targets) / 120)
     after = nnflow.Ensemble.grid(iris, states=[weights]).advance(1).states[0]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nnflow
-from nnflow.systems.network import CompiledTraining
+from nnflow.systems.training.compiled import CompiledTraining
 
 RNG = np.random.default_rng(0)
 X, LABELS, VALUES = RNG.normal(size=(12, 4)), RNG.integers(0, 3, 12), RNG.normal(size=(12, 3))

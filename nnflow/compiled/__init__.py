@@ -1,8 +1,8 @@
 """Maps that numba compiles: how a rule becomes machine code.
 
 `map` is the map and its verbs; `kernels` chooses and builds the loops of one map; `loops` and `lanes` are the loops of
-the verbs, `observing` those of observables; `frames` is Gram–Schmidt, `memory` room on the stack; `ways` are the three
-ways in which anything is compiled.
+the verbs, `observing` those of observables; `frames` is Gram–Schmidt, `memory` room on the stack; `ways` are the ways
+in which anything is compiled.
 """
 
 from __future__ import annotations

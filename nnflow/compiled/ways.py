@@ -1,10 +1,9 @@
-"""The three ways in which the loops of a map are compiled: by themselves, in place, or as entry points.
-
-A network's rows and passes have ways of their own.
+"""The ways in which anything is compiled: by itself, in place, or as an entry point.
 
 | way | what it is for | how | may allocate | kept on disk |
 |---|---|---|---|---|
 | `rule` | what a map is made of, and what is as large | a function of its own | yes | within the loops |
+| `kernel` | formulas of this package, a network's rows | a function of its own | yes | within the loops |
 | `part` | a piece of a loop | put in place: by numba, or (`part_by_llvm`) by LLVM | no | within the loops |
 | `nnflow.machine.loop` | an entry point, called from Python | by itself, GIL released | if asked to | yes |
 
@@ -32,6 +31,13 @@ def rule(function: Function, **options: Any) -> Function:
     settings: dict[str, Any] = {
         "nogil": True, "error_model": "numpy", "_nrt": True, "pipeline_class": Careful, **options
     }  # fmt: skip
+    return cast(Function, njit(**settings)(function))
+
+
+def kernel(function: Function) -> Function:
+    """A loop or a formula of this package, which assigns what it reads; a division by zero gives inf or NaN."""
+    # a C callback of each of some thirty kernels would cost a tenth of the compile time
+    settings: dict[str, Any] = {"error_model": "numpy", "no_cfunc_wrapper": True, "_nrt": True}
     return cast(Function, njit(**settings)(function))
 
 

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from nnflow.compiled import CompiledMap
+from nnflow.compiled.ways import kernel
 from nnflow.settings import numbers
 from nnflow.typing import Array
 
 
-@njit(error_model="numpy")
+@kernel
 def _softmax(z: Array, out: Array) -> float:
     """Write softmax z into out; returns ln Σ exp z. Nothing overflows."""
     top, total = z[0], 0.0

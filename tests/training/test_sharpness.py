@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import nnflow
-from nnflow.systems import data
+from nnflow import data
 
 
 def test_sharpness_of_the_cubic_is_its_second_derivative() -> None:

@@ -7,15 +7,13 @@ weights, the derivatives of all of these, which make a Hessian-vector product (P
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
-import numba
 import numpy as np
 
 from nnflow.arithmetic import fma
-from nnflow.systems.rows import (  # names, not the module: a name is a constant to numba
-    OPTIONS,
-    Function,
+from nnflow.compiled.ways import part
+from nnflow.systems.perceptron.rows import (  # names, not the module: a name is a constant to numba
     add_products,
     affine,
     combine,
@@ -29,46 +27,38 @@ from nnflow.systems.rows import (  # names, not the module: a name is a constant
 )
 from nnflow.typing import Array, Integers
 
-INNER: dict[str, Any] = {"no_cpython_wrapper": True, "inline": "always"}
-
-
-def inner(function: Function) -> Function:
-    """A kernel for other kernels only, put in place there: by itself it would optimize all that it calls once more."""
-    return cast(Function, numba.njit(**OPTIONS, **INNER)(function))
-
-
 # -------------------------------------------------------------------------------------------------------------- layers
 # The activations of `rows`, and here their curvatures: bend = delta f''(z) / f'(z) = dL/da f''(z), written without the
 # division. Both find the regions of a unit at multiples of `gap`, the number of units: slope 1, delta 2, bend 3.
 
 
-@inner
+@part
 def _no_rows(t: Array, a: int, count: int, gap: int) -> None:
     pass
 
 
-@inner
+@part
 def _straight(t: Array, a: int, count: int, gap: int) -> None:
     for r in range(count):
         for s in range(t.shape[1]):
             t[a + 3 * gap + r, s] = 0.0
 
 
-@inner
+@part
 def _sigmoid_bend(t: Array, a: int, count: int, gap: int) -> None:
     for r in range(count):
         for s in range(t.shape[1]):
             t[a + 3 * gap + r, s] = t[a + 2 * gap + r, s] * fma(-2.0, t[a + r, s], 1.0)
 
 
-@inner
+@part
 def _tanh_bend(t: Array, a: int, count: int, gap: int) -> None:
     for r in range(count):
         for s in range(t.shape[1]):
             t[a + 3 * gap + r, s] = t[a + 2 * gap + r, s] * (-2.0 * t[a + r, s])
 
 
-@inner
+@part
 def _softplus_bend(t: Array, a: int, count: int, gap: int) -> None:
     for r in range(count):
         for s in range(t.shape[1]):
@@ -87,20 +77,20 @@ ACTIVATIONS = tuple(CURVES)
 IDENTITY = ACTIVATIONS.index("identity")
 
 
-def _by_code(codes: frozenset[int], part: int) -> Callable[[Array, int, int, int, int], None]:
+def _by_code(codes: frozenset[int], which: int) -> Callable[[Array, int, int, int, int], None]:
     """A kernel that chooses by code among those that occur: what a network does not use is not compiled."""
     code = max(codes)
-    chosen = CURVES[ACTIVATIONS[code]][part]
+    chosen = CURVES[ACTIVATIONS[code]][which]
 
-    @inner
+    @part
     def alone(t: Array, this: int, a: int, count: int, gap: int) -> None:
         chosen(t, a, count, gap)
 
     if len(codes) == 1:
         return alone
-    others = _by_code(codes - {code}, part)
+    others = _by_code(codes - {code}, which)
 
-    @inner
+    @part
     def choice(t: Array, this: int, a: int, count: int, gap: int) -> None:
         if this == code:
             chosen(t, a, count, gap)
@@ -142,14 +132,14 @@ def gradient_passes(sizes: tuple[int, ...], codes: tuple[int, ...], first: int) 
     n, row, matrix, bias, step, none = _layout(sizes, first)
     activate = _by_code(frozenset(codes), 0)
 
-    @inner
+    @part
     def forward(w: Array, t: Array) -> None:
         for i in range(layers):
             a = row[i + 1]
             affine(t, a, n[i + 1], row[i], n[i], w, matrix[i], n[i], step[i], bias[i])
             activate(t, code[i], a, n[i + 1], gap)
 
-    @inner
+    @part
     def backward(w: Array, t: Array) -> None:
         for i in range(layers - 1, -1, -1):
             a, before = row[i + 1], row[i]
@@ -158,7 +148,7 @@ def gradient_passes(sizes: tuple[int, ...], codes: tuple[int, ...], first: int) 
             if i > 0:
                 affine(t, before + 2 * gap, n[i], a + 2 * gap, n[i + 1], w, matrix[i], step[i], n[i], none[i])
 
-    @inner
+    @part
     def collect(t: Array, g: Array) -> None:
         for i in range(layers):
             delta = row[i + 1] + 2 * gap
@@ -181,12 +171,12 @@ def passes_along(sizes: tuple[int, ...], codes: tuple[int, ...], first: int) -> 
     n, row, matrix, bias, step, none = _layout(sizes, first)
     bend_rows = _by_code(frozenset(codes), 1)
 
-    @inner
+    @part
     def bend(t: Array) -> None:
         for i in range(layers):
             bend_rows(t, code[i], row[i + 1], n[i + 1], gap)
 
-    @inner
+    @part
     def push(w: Array, v: Array, t: Array) -> None:
         for i in range(layers):
             a, before = row[i + 1], row[i]
@@ -198,7 +188,7 @@ def passes_along(sizes: tuple[int, ...], codes: tuple[int, ...], first: int) -> 
             if code[i] != IDENTITY:
                 multiply_rows(t, ra, n[i + 1], a + gap)
 
-    @inner
+    @part
     def pull(w: Array, v: Array, t: Array, g: Array) -> None:
         for i in range(layers - 1, -1, -1):
             a, before = row[i + 1], row[i]

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nnflow.compiled.ways import kernel
 from nnflow.names import Refusal
-from nnflow.systems.rows import kernel
 from nnflow.typing import Integers
 
 

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.systems.order import Order, permutation
-from nnflow.systems.passes import inner
+from nnflow.compiled.ways import part
+from nnflow.data.order import Order, permutation
 from nnflow.typing import Array, Integers
 
 LONGEST = 248  # samples in a block
@@ -65,7 +65,7 @@ def shape(samples: int) -> tuple[int, int]:
 Batch = Callable[[Any, int], tuple[Array, Array, Array, Integers, int, int]]
 
 
-@inner
+@part
 def in_order(data: Any, t: int) -> tuple[Array, Array, Array, Integers, int, int]:
     """The batch of step t: the arrays of all data, and its first block and its last but one."""
     inputs, targets, weights, counts, _, numbers = data
@@ -77,7 +77,7 @@ def shuffled(loss: str) -> Batch:
     """The batch of step t, gathered from data in one batch by the order of its epoch."""
     hot = loss == "cross_entropy"
 
-    @inner
+    @part
     def batch(data: Any, t: int) -> tuple[Array, Array, Array, Integers, int, int]:
         inputs, targets, weights, _, _, numbers = data
         blocks, length, samples, batches, size = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from nnflow.systems.written import rrelu
+from nnflow.systems.training.written import rrelu
 
 RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 

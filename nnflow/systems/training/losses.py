@@ -1,6 +1,6 @@
 """The loss of a torch module as a function of its flat weights: batches, microbatches, noise, and what one watches.
 
-Training sees the batch of step t with the module as it was given, evaluation all rows with the module in evaluation
+Task sees the batch of step t with the module as it was given, evaluation all rows with the module in evaluation
 mode. Attention and recurrent layers are computed by torch's plain kernels, since the fused ones have no forward-mode
 derivative.
 """
@@ -22,12 +22,12 @@ from torch.func import functional_call, grad, vjp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nnflow.map import generator
-from nnflow.systems.dropout import WrittenOut
-from nnflow.systems.written import Written
+from nnflow.systems.training.dropout import WrittenOut
+from nnflow.systems.training.written import Written
 from nnflow.tensor import Component
 
 if TYPE_CHECKING:
-    from nnflow.systems.modules import Training
+    from nnflow.systems.training.task import Task
 
 Loss = Callable[[Tensor], Tensor]  # of the flat weights
 
@@ -72,7 +72,7 @@ def seeded(seed: int | None, t: int, device: torch.device) -> Iterator[None]:
 class Network:
     """The outputs of a module as a function of its flat weights and of input rows; `training`: as it was given."""
 
-    def __init__(self, task: Training, training: bool) -> None:
+    def __init__(self, task: Task, training: bool) -> None:
         self.module = copy.deepcopy(task.module).to(task.device)
         if not training:
             self.module.eval()
@@ -114,12 +114,12 @@ def pieces(size: int, rows: Any, *data: Tensor) -> Iterator[tuple[float, list[Te
         yield (last - first) / count, piece
 
 
-def batch_rows(task: Training, t: int) -> Any:
+def batch_rows(task: Task, t: int) -> Any:
     """The rows that the step at t sees; None: all."""
     return task.order.rows(t) if task.order.batches > 1 else None
 
 
-def mean_loss(task: Training, inputs: npt.NDArray[Any], targets: npt.NDArray[Any], size: int | None = None) -> Loss:
+def mean_loss(task: Task, inputs: npt.NDArray[Any], targets: npt.NDArray[Any], size: int | None = None) -> Loss:
     """The loss over all rows in evaluation mode, in pieces of a size (default: the task's microbatch)."""
     network, data = Network(task, training=False), (task.data(inputs), task.data(targets))
 
@@ -130,9 +130,7 @@ def mean_loss(task: Training, inputs: npt.NDArray[Any], targets: npt.NDArray[Any
     return loss
 
 
-def batch_loss(
-    task: Training, transform: Callable[[Loss], Loss] = lambda loss: loss
-) -> Callable[[Tensor, int], Tensor]:
+def batch_loss(task: Task, transform: Callable[[Loss], Loss] = lambda loss: loss) -> Callable[[Tensor, int], Tensor]:
     """What the step at t descends on, as `f(w, t)`; or what `transform` makes of it, summed over microbatches."""
     network, data = Network(task, training=True), (task.data(task.inputs), task.data(task.targets))
 
@@ -148,7 +146,7 @@ def batch_loss(
     return function
 
 
-def batch_gradient(task: Training) -> Callable[[Tensor, int], Tensor]:
+def batch_gradient(task: Task) -> Callable[[Tensor, int], Tensor]:
     """∇L of the batch of step t, as `gradient(w, t)`; the graph of one microbatch is gone before the next begins."""
     return batch_loss(task, grad)
 
@@ -163,7 +161,7 @@ def _total(terms: Iterator[Tensor]) -> Tensor:
 # -- observables -------------------------------------------------------------------------------------------------
 
 
-def observables(task: Training) -> dict[str, Any]:
+def observables(task: Task) -> dict[str, Any]:
     """Name → function of (state, parameters, t); only those that are asked for are ever computed."""
     loss, size = mean_loss(task, task.inputs, task.targets), sum(task.sizes)
     found: dict[str, Loss] = {"loss": loss}
@@ -184,7 +182,7 @@ def observables(task: Training) -> dict[str, Any]:
     return named | {"batch_loss": lambda x, p, t: step(x[:size], t)} | _predictions(task)
 
 
-def _accuracy(task: Training, inputs: npt.NDArray[Any], targets: npt.NDArray[Any]) -> Loss:
+def _accuracy(task: Task, inputs: npt.NDArray[Any], targets: npt.NDArray[Any]) -> Loss:
     """The share of right answers among the rows that the loss does not ignore."""
     counted = seen(task, targets)
     weights = torch.as_tensor(counted / max(counted.sum(), 1), dtype=task.dtype, device=task.device)
@@ -197,7 +195,7 @@ def _accuracy(task: Training, inputs: npt.NDArray[Any], targets: npt.NDArray[Any
     return accuracy
 
 
-def seen(task: Training, targets: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+def seen(task: Task, targets: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Which labels the loss looks at: no class (-100, 255), or one that it ignores, is told by its gradient.
 
     It is taken at small drawn outputs, at which no row is so sure that its gradient vanishes by rounding.
@@ -221,7 +219,7 @@ def seen(task: Training, targets: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     return np.asarray(valid & np.isin(targets, counted))
 
 
-def _norms(task: Training) -> dict[str, Loss]:
+def _norms(task: Task) -> dict[str, Loss]:
     """L1 and L2 of each parameter."""
     ends = np.cumsum(task.sizes)
     spans = {
@@ -238,7 +236,7 @@ def _norms(task: Training) -> dict[str, Loss]:
     }
 
 
-def _predictions(task: Training) -> dict[str, Component]:
+def _predictions(task: Task) -> dict[str, Component]:
     """The outputs for the probe rows, computed once for all that are asked for."""
     if task.probe is None:
         return {}

@@ -13,26 +13,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
 
-import numba
 import numpy as np
 
 from nnflow.arithmetic import add, add_product, eight, eight_at, eight_of, fma, sum_of_lanes
+from nnflow.compiled.ways import kernel
 from nnflow.typing import Array
-
-Function = TypeVar("Function", bound=Callable[..., object])
-
-
-# A C callback for each of some thirty kernels would cost a tenth of the compile time. They may allocate, also where
-# they are called from loops that do not count references (`_nrt`).
-OPTIONS: dict[str, Any] = {"error_model": "numpy", "no_cfunc_wrapper": True, "_nrt": True}
-
-
-def kernel(function: Function) -> Function:
-    """Compile a loop or a formula; a division by zero gives inf or NaN, never an exception."""
-    return cast(Function, numba.njit(**OPTIONS)(function))
-
 
 # ------------------------------------------------------------------------------------------ functions of one number
 

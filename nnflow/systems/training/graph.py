@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
 from nnflow.map import length
-from nnflow.systems.network import TrainingMap
+from nnflow.systems.training.state import TrainingMap
 from nnflow.typing import Array
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnflow.data.split import Split, split_rows
 from nnflow.names import Refusal, unknown
 from nnflow.recorded import parted, uncommented
-from nnflow.systems.data import Split, split_rows
 
 Bytes = npt.NDArray[np.uint8]
 PIXELS = ("unit", "raw")

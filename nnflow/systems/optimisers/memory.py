@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from nnflow.names import Refusal
-from nnflow.systems.optimisers import OPTIMISERS
+from nnflow.systems.optimisers.table import OPTIMISERS
 from nnflow.typing import Array
 
 TORCH_MEMORY = {

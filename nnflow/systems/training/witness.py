@@ -20,20 +20,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nnflow.differences import Misfit, misfit
+from nnflow.data.order import Order
 from nnflow.internals import TorchDispatchMode, tree_leaves
 from nnflow.map import generator
 from nnflow.names import Refusal
-from nnflow.systems.checks import FAILURES, first_line
-from nnflow.systems.losses import Network, batch_loss, batch_rows, pieces, plain_attention, seeded
-from nnflow.systems.network import Peer
-from nnflow.systems.order import Order
-from nnflow.systems.written import OFF, Written
+from nnflow.systems.derivatives import differentiate
+from nnflow.systems.failures import FAILURES, first_line
+from nnflow.systems.training.losses import Network, batch_loss, batch_rows, pieces, plain_attention, seeded
+from nnflow.systems.training.written import OFF, Written
 from nnflow.tensor import everyday
 from nnflow.typing import Array
 
 if TYPE_CHECKING:
-    from nnflow.systems.modules import TensorDescent, TensorTraining, Training
+    from nnflow.systems.training.task import Task
+    from nnflow.systems.training.tensor import TensorTraining
 
 NEARBY = 1e-3  # how far the second point is, relative to the weights
 FAR = 1.0  # and the third
@@ -57,7 +57,7 @@ class Witness(NamedTuple):
     slope: Slope
 
 
-def attest(map: TensorTraining, task: Training, module: nn.Module, loss_fn: Callable[[Any, Any], Any]) -> None:
+def attest(map: TensorTraining, task: Task, module: nn.Module, loss_fn: Callable[[Any, Any], Any]) -> None:
     """Compare a tensor map with torch on the user's own module and loss. Raises Refusal with what differs most."""
     _watch_reads(task, module)
     ours, near, far = witnesses(task, partial(_slope_of_map, map, task))
@@ -72,14 +72,14 @@ def attest(map: TensorTraining, task: Training, module: nn.Module, loss_fn: Call
     differentiate(map, near.weights, task.parameter_at)
 
 
-def witnesses(task: Training, slope: Callable[[Array], Slope]) -> list[Witness]:
+def witnesses(task: Task, slope: Callable[[Array], Slope]) -> list[Witness]:
     """Where training starts, a point nearby and one far away; nearer ones where there is no loss, at last the start."""
     own = task.start(0)
     here = Witness(own, NEARBY, slope(own))
     return [here, *(_reached(task, slope, here, way) for way in (NEARBY, FAR))]
 
 
-def _reached(task: Training, slope: Callable[[Array], Slope], here: Witness, far: float) -> Witness:
+def _reached(task: Task, slope: Callable[[Array], Slope], here: Witness, far: float) -> Witness:
     for way in (far * share for share in SHORTER):
         point = nearby(task, here.weights, way)
         try:
@@ -91,7 +91,7 @@ def _reached(task: Training, slope: Callable[[Array], Slope], here: Witness, far
     return here
 
 
-def _slope_of_either(task: Training, module: nn.Module, loss_fn: Callable[[Any, Any], Any]) -> Slope:
+def _slope_of_either(task: Task, module: nn.Module, loss_fn: Callable[[Any, Any], Any]) -> Slope:
     """Of the module as it is; or where torch cannot train that, a loss with weights in float64 say, of the copy."""
     try:
         return slope_of_torch(module, loss_fn, task)
@@ -99,21 +99,21 @@ def _slope_of_either(task: Training, module: nn.Module, loss_fn: Callable[[Any, 
         return slope_of_torch(at(task, task.module, task.start(0)), task.loss_fn, task)
 
 
-def nearby(task: Training, w: Array, way: float = NEARBY) -> Array:
+def nearby(task: Task, w: Array, way: float = NEARBY) -> Array:
     """Other weights ``(weights,)``, some way off, each by its own size and by that of its parameter."""
     parts = np.split(w, np.cumsum(task.sizes)[:-1])
     sizes = np.concatenate([np.abs(part) + (np.sqrt(np.mean(part**2)) or 1.0) for part in parts])
     return np.asarray(w + way * sizes * generator(0, "nearby").standard_normal(len(w)))
 
 
-def at(task: Training, module: nn.Module, w: Array) -> nn.Module:
+def at(task: Task, module: nn.Module, w: Array) -> nn.Module:
     """A copy of a module on the map's device, with other weights."""
     moved = copy.deepcopy(module).to(task.device)
     nn.utils.vector_to_parameters(task.flat(w), moved.parameters())
     return moved
 
 
-def rounding(task: Training) -> float:
+def rounding(task: Task) -> float:
     """How far two orders of the same operations may be apart, relative to what is summed.
 
     A sum of n terms is off by about √n roundings, n being all weights and all numbers of the data at most; 50 is room
@@ -146,20 +146,20 @@ def room_of(off: float, own: Witness, near: Witness, far: Witness) -> Slope:
     """
     here, there, away = (point.slope for point in (own, near, far))
     loss = abs(here.loss) + abs(there.loss - here.loss) / near.way + abs(away.loss)
-    gradient = _most(here.gradient) + _most(there.gradient - here.gradient) / near.way + _most(away.gradient)
+    gradient = most(here.gradient) + most(there.gradient - here.gradient) / near.way + most(away.gradient)
     return Slope(float(off * np.nan_to_num(loss)), np.asarray(off * np.nan_to_num(gradient)))
 
 
 def differs(ours: Slope, theirs: Slope, room: Slope) -> bool:
     """Whether two slopes at one point differ by more than the room, or one of them has no value."""
-    near = abs(ours.loss - theirs.loss) <= room.loss and _most(ours.gradient - theirs.gradient) <= room.gradient
+    near = abs(ours.loss - theirs.loss) <= room.loss and most(ours.gradient - theirs.gradient) <= room.gradient
     return not near
 
 
-def _compare(task: Training, ours: Slope, theirs: Slope, room: Slope) -> None:
+def _compare(task: Task, ours: Slope, theirs: Slope, room: Slope) -> None:
     """Refuse a gradient or a loss that differs by more than the room."""
     apart = np.nan_to_num(np.abs(ours.gradient - theirs.gradient))
-    if _most(apart) > room.gradient:
+    if most(apart) > room.gradient:
         worst = int(apart.argmax())
         raise Refusal(
             f"the gradient of {task.parameter_at(worst)} is {theirs.gradient[worst]:.6g} by torch on the module "
@@ -173,7 +173,8 @@ def _compare(task: Training, ours: Slope, theirs: Slope, room: Slope) -> None:
         )
 
 
-def _most(values: Array) -> float:
+def most(values: Array) -> float:
+    """The largest absolute value; 0 of none."""
     return float(np.abs(values).max(initial=0.0))
 
 
@@ -182,7 +183,7 @@ def _numbers(values: Tensor) -> Array:
     return np.asarray(held.to("cpu", torch.float64).numpy()).ravel()
 
 
-def _slope_of_map(map: TensorTraining, task: Training, w: Array) -> Slope:
+def _slope_of_map(map: TensorTraining, task: Task, w: Array) -> Slope:
     """What the map descends on at step 0, by way of its own batching."""
     gradient = map.gradient
     assert gradient is not None
@@ -195,7 +196,7 @@ def _slope_of_map(map: TensorTraining, task: Training, w: Array) -> Slope:
 
 
 def slope_of_torch(
-    module: nn.Module, loss_fn: Callable[[Any, Any], Any], task: Training, t: int = 0, size: int | None = None
+    module: nn.Module, loss_fn: Callable[[Any, Any], Any], task: Task, t: int = 0, size: int | None = None
 ) -> Slope:
     """Loss and `.grad` of a module on the batch of step t, by calling it and `loss.backward()`; it is left as it was.
 
@@ -290,7 +291,7 @@ def _restore(value: Any, before: Any) -> None:
 # -- whole and cut -----------------------------------------------------------------------------------------------
 
 
-def compare_pieces(task: Training) -> None:
+def compare_pieces(task: Task) -> None:
     """Refuse microbatches that are not, together, the whole: the loss is no mean over independent samples.
 
     Of all data and of test data in evaluation mode, as they are watched, and of the batches that steps see (with noise,
@@ -312,7 +313,7 @@ def _steps(order: Order) -> list[int]:
     return sorted(set(np.linspace(0, last, STEPS).astype(int).tolist()))
 
 
-def _compare_cut(task: Training, t: int, kind: str) -> None:
+def _compare_cut(task: Task, t: int, kind: str) -> None:
     """Compare whole and pieces of the batch of step t, where the whole has a value."""
     if task.microbatch >= task.order.size:
         return
@@ -335,7 +336,7 @@ def _compare_cut(task: Training, t: int, kind: str) -> None:
             )
 
 
-def _difference(task: Training, whole: Slope, parts: Slope, room: Slope, kind: str) -> str:
+def _difference(task: Task, whole: Slope, parts: Slope, room: Slope, kind: str) -> str:
     what, one, other = "loss", whole.loss, parts.loss
     if abs(one - other) <= room.loss:
         worst = int(np.nan_to_num(np.abs(whole.gradient - parts.gradient), nan=np.inf).argmax())
@@ -361,7 +362,7 @@ class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-def _watch_reads(task: Training, module: nn.Module) -> None:
+def _watch_reads(task: Task, module: nn.Module) -> None:
     """Refuse a module or a loss that reads a parameter of the user's module, or of its copy, behind the map's back."""
     network = Network(task, training=True)
     held = [module, task.module, network.module]
@@ -382,67 +383,3 @@ def _watch_reads(task: Training, module: nn.Module) -> None:
             "module.parameters(), a stored reference, a closure), where the map would see the initial weights for ever:"
             " compute it in forward from self, and weight decay by weight_decay=…"
         )
-
-
-# -- the derivative of the gradient ------------------------------------------------------------------------------
-
-
-def differentiate(map: TensorTraining | TensorDescent, w: Array, named: Callable[[int], str]) -> None:
-    """Refuse a curvature, or a tangent, that is not the derivative of the map's own gradient, or step, at w."""
-    eps, size = map.resolution, map.weights
-
-    def slopes(w: Array) -> Array:
-        return map.to_numpy(map.each("gradient", lambda w: map.slope(w, 0), map.native(w)))
-
-    slopes(w[None])  # here it has to have a value
-    p = easy(map)
-    x = np.concatenate([w, np.zeros(map.memory)])
-
-    def bent(w: Array, v: Array) -> Array:
-        return np.asarray(map.to_numpy(map.unchecked_curvature(w, 0, v[None])[0])[0])
-
-    def step(x: Array) -> Array:
-        return map.to_numpy(map.step(x, p.repeat(len(x), 0), 0))
-
-    def moved(x: Array, v: Array) -> Array:
-        return np.asarray(map.to_numpy(map.unchecked_tangent(x, p, 0, v[None])[0])[0])
-
-    pairs = [
-        (partial(misfit, slopes, bent, w, eps), "curvature"),
-        (partial(misfit, step, moved, x, eps, free=size), "tangent"),
-    ]
-    for compared, kind in pairs:
-        found = _unless_undefined(compared)
-        if found is not None:
-            raise Refusal(
-                f"the {kind} of {named(found.component % size)} is {found.claimed:.6g} by automatic "
-                f"differentiation, and {found.found:.6g} by differences of the map's own "
-                f"{'gradient' if kind == 'curvature' else 'step'}: torch's forward mode does not see through detach(), "
-                ".data, or an autograd.Function without the right jvp (check=False goes on anyway)"
-            )
-
-
-def _unless_undefined(compared: Callable[[], Misfit | None]) -> Misfit | None:
-    """A comparison with differences; nothing where a point beside has no value (that of the point itself was tried)."""
-    try:
-        return compared()
-    except FAILURES:
-        return None
-
-
-def peer(map: TensorTraining, task: Training) -> Peer:
-    """A step and a tangent vector of the tensor backend, for a compiled map to be compared with."""
-    p, v = easy(map), generator(0, "peer").standard_normal(map.dim)
-    own = task.start(map.memory)
-    near = np.concatenate([nearby(task, task.start(0)), np.zeros(map.memory)])
-    points = np.stack([own, near])
-    states = map.to_numpy(map.step(points, p.repeat(2, 0), 0))
-    moved = map.to_numpy(map.tangent(points, p.repeat(2, 0), 0, np.stack([v, v])[:, None]))[:, 0]
-    off = rounding(task)
-    room = [off * (_most(pair[1]) + _most(pair[1] - pair[0]) / NEARBY) for pair in (states, moved)]
-    return Peer(near[None], p, v, states[1], moved[1], room[0], room[1])
-
-
-def easy(map: Any) -> Array:
-    """Parameters ``(1, parameter)`` that let a step show its gradient: eta 1, and epsilon 1, which tames a quotient."""
-    return np.array([[{"eta": 1.0, "epsilon": 1.0}.get(name, value) for name, value in map.parameters.items()]])

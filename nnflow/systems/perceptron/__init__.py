@@ -1,0 +1,1 @@
+"""Small fully connected networks, compiled: `rows`, `passes`, `costs`, then `gradients`, `observables`, `network`."""

@@ -1,0 +1,149 @@
+"""`training_map`: from a torch module to a map.
+
+    module, loss, data → Task (`task`: copied, tried out) → the tensor map (`tensor`), compared with torch on the user's
+    own module (`witness`) → the compiled map instead, where the task is `recognise`d as a plain perceptron
+
+A small fully connected network in float64 gets the compiled rule; any other module, device or dtype the tensor rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from nnflow.names import Refusal, unknown
+from nnflow.schedules import Schedule, taken
+from nnflow.settings import checked
+from nnflow.systems.optimisers.table import optimiser
+from nnflow.systems.training.checks import try_out
+from nnflow.systems.training.compiled import perceptron_map
+from nnflow.systems.training.peer import peer
+from nnflow.systems.training.recognise import Unrecognized, recognise
+from nnflow.systems.training.state import TrainingMap
+from nnflow.systems.training.task import Task, task_of
+from nnflow.systems.training.tensor import TensorTraining, tensor_training
+from nnflow.systems.training.witness import attest, compare_pieces
+from nnflow.tensor import everyday
+
+BACKENDS = ("auto", "compiled", "tensor")
+SMALL = 2**20  # bytes of data up to which a compiled network is chosen unasked
+
+
+@checked
+def training_map(
+    module: torch.nn.Module,
+    loss_fn: Callable[[Any, Any], Any],
+    inputs: Any,
+    targets: Any,
+    optimizer: str = "gd",
+    test: tuple[Any, Any] | None = None,
+    device: Any = None,
+    backend: str = "auto",
+    *,
+    schedule: Schedule | None = None,
+    batch: int | None = None,
+    shuffle: int | None = None,
+    noise: int | None = None,
+    probe: Any = None,
+    microbatch: int | None = None,
+    dtype: Any = None,
+    scale: float | None = None,
+    check: bool = True,
+    **defaults: float,
+) -> TrainingMap:
+    """Task of a torch module as a map: W' = W − η∇L(W) and its kin, L = loss_fn(module(inputs), targets).
+
+    The map works on a float64 copy; the module is never changed. An ensemble that asks for no states starts from the
+    module's own weights; others are drawn by its `reset_parameters`, seeded, or as `scale` says. Observables, over the
+    full data in evaluation mode: loss, accuracy (of classes; rows that the loss ignores left out), test_loss,
+    test_accuracy, l1 and l2 (also of each parameter, l2.0.weight), gradient_norm, probe[i,c] (output c for row i of
+    `probe`), on tensors batch_loss (of the step at t). When it is made, the map is compared with torch on the module
+    itself: loss and gradient to rounding, the tangent with differences of the step (see `witness`).
+
+    Args:
+        module: The network; its weights are where an ensemble starts.
+        loss_fn: Of the module's outputs and the targets.
+        inputs: Array or tensor, ``(sample, …)``.
+        targets: Array or tensor, ``(sample, …)``.
+        optimizer: "gd", "heavy_ball", "nesterov", "adam", "adamw" or "rmsprop", see `nnflow.systems.optimisers`.
+        test: (inputs, targets) for test_loss and test_accuracy.
+        device: Of the tensor backend (default: cpu).
+        backend: "compiled" for a Sequential of Linear layers and sigmoid, tanh, ReLU, softplus or identity, with
+            cross-entropy or mean squared error, on the CPU in float64; "tensor" for anything else; "auto": the compiled
+            one where it applies and the data are under 1 MB.
+        schedule: A function of t that multiplies eta.
+        batch: Samples a step, in the order of the data (default: all of them).
+        shuffle: A seed: the order is drawn anew for each epoch. It makes a random map, with the same numbers at t for
+            all members.
+        noise: The seed of everything random in the module (dropout). It makes a random map, with the same numbers at t
+            for all members.
+        probe: Inputs whose outputs are observed, ``(row, …)``.
+        microbatch: At most so many samples go through the module at once, for large data (the loss must be a mean over
+            samples).
+        dtype: torch.float32 instead of torch.float64.
+        scale: Draw kernels N(0, scale²), biases 0, other vectors (the gain of a layer norm) as in the module.
+        check: False goes without the comparison, and `structure` says so.
+        **defaults: Defaults of the optimizer's parameters eta, beta, beta1, beta2, epsilon, weight_decay (any value,
+            but eta ≥ 0).
+
+    Returns:
+        A map whose state is the parameters in the module's order, each flattened, then the optimizer's memory.
+
+    Raises:
+        Refusal: (a ValueError) for what differs from torch, an unknown backend, optimizer or parameter, outputs that do
+            not fit the loss, and a loss that is not finite or no fixed function of all its parameters (batch-norm in
+            training mode; dropout without `noise`).
+        TypeError: for what is no module or no floating torch dtype.
+    """
+    if backend not in BACKENDS:
+        raise Refusal(unknown("backend", backend, BACKENDS))
+    optimiser(optimizer, defaults)
+    schedule = taken(schedule)
+    with everyday(), torch.enable_grad():
+        task = task_of(
+            module,
+            loss_fn,
+            inputs,
+            targets,
+            test=test,
+            device=device,
+            dtype=dtype,
+            scale=scale,
+            batch=batch,
+            shuffle=shuffle,
+            noise=noise,
+            probe=probe,
+            microbatch=microbatch,
+        )
+        try_out(task)
+        compare_pieces(task)
+        tensor = tensor_training(task, optimizer, schedule, check, **defaults)
+        if check:  # with torch on the module itself, unless torch could not train that at all
+            trainable = not any(p.is_inference() for p in module.parameters())
+            attest(tensor, task, *((module, loss_fn) if trainable else (task.module, task.loss_fn)))
+        return tensor if backend == "tensor" else _faster(task, tensor, backend, check)
+
+
+def _faster(task: Task, tensor: TensorTraining, backend: str, check: bool) -> TrainingMap:
+    """The compiled map where there is one, and it is asked for or the data are small; else the tensor map."""
+    if backend == "auto" and task.inputs.nbytes + task.targets.nbytes > SMALL:
+        return tensor
+    try:
+        network = recognise(task)
+    except Unrecognized as reason:
+        if backend == "compiled":
+            raise Refusal(f"backend = 'compiled': {reason}; use backend='tensor'") from None
+        return tensor
+    settings: dict[str, Any] = {
+        **tensor.parameters,
+        "schedule": tensor.schedule,
+        "layout": task.layout,
+        "initial": tensor.initial,
+        "start": tensor.start,
+        "structure": {} if check else {"check": False},
+        "name": task.name,
+        "peer": peer(tensor, task) if check else None,
+    }
+    return perceptron_map(network, tensor.optimizer, **settings)

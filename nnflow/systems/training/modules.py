@@ -1,0 +1,103 @@
+"""What a torch module must be to be a map, and its copy in the map's number type."""
+
+from __future__ import annotations
+
+import copy
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+from nnflow.names import Refusal
+from nnflow.systems.failures import FAILURES, first_line
+
+
+def converted(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A deep copy on the cpu in another number type; complex buffers stay complex, of that precision.
+
+    Args:
+        module: It stays as it is.
+        dtype: A floating torch dtype.
+
+    Returns:
+        The copy.
+
+    Raises:
+        Refusal: for a module that holds a computed tensor: a pruned or weight-normed layer.
+    """
+    try:
+        own = copy.deepcopy(module).to(device="cpu")
+    except FAILURES as error:
+        raise Refusal(
+            f"the module cannot be copied: {first_line(error)} (an old weight_norm, spectral_norm or pruned layer: "
+            "take those of torch.nn.utils.parametrizations, or prune.remove it)"
+        ) from error
+    waves = {name: buffer.to(dtype.to_complex()) for name, buffer in own.named_buffers() if buffer.is_complex()}
+    for name, buffer in waves.items():
+        path, _, leaf = name.rpartition(".")
+        setattr(own.get_submodule(path), leaf, buffer.real)  # .to() would drop the imaginary part, with a warning
+    own.to(dtype=dtype)
+    for name, buffer in waves.items():
+        path, _, leaf = name.rpartition(".")
+        setattr(own.get_submodule(path), leaf, buffer)
+    return own
+
+
+def refuse(module: nn.Module, noise: int | None) -> None:
+    """Refuse modules that are no fixed function of trainable parameters."""
+    if isinstance(module, torch.jit.ScriptModule | nn.DataParallel):
+        raise Refusal(
+            f"module is a {type(module).__name__}, whose parameters torch cannot replace: give the module in it"
+        )
+    if not any(True for _ in module.parameters()):
+        raise Refusal("the module has no parameters: there is nothing to train")
+    for name, parameter in module.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise Refusal(f"parameter {name} has no shape yet: call the module once on its inputs")
+        if not parameter.requires_grad:
+            raise Refusal(
+                f"parameter {name} does not require gradients: the state holds all parameters, so none may be frozen; "
+                "make it a buffer (register_buffer) if it is a constant"
+            )
+        if parameter.is_complex():
+            raise Refusal(f"parameter {name} is complex: a state is real; make it two parameters, torch.complex(a, b)")
+        if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
+            raise Refusal(
+                f"parameter {name} has a hook on its gradient, which the map would not call: remove it, and mask or "
+                "scale in forward or in the loss"
+            )
+    _refuse_shared_memory(module)
+    for name, part in module.named_modules():
+        kind = f"{name or 'the module'} is a {type(part).__name__} in training mode"
+        if part.training and isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is not None:
+            raise Refusal(f"{kind}: its running averages would be a state of their own: call module.eval()")
+        if part.training and _drops(part) and noise is None:
+            raise Refusal(
+                f"{kind}, so a step is no fixed map: call module.eval(), or give noise=, the seed of a random map"
+            )
+
+
+def _drops(part: nn.Module) -> bool:
+    """Whether a layer in training mode draws what it drops."""
+    if isinstance(part, nn.RNNBase):
+        return part.dropout > 0 and part.num_layers > 1
+    p = part.p if isinstance(part, nn.modules.dropout._DropoutNd) else getattr(part, "dropout", 0.0)
+    return (
+        isinstance(p, float | int) and p > 0 and isinstance(part, nn.modules.dropout._DropoutNd | nn.MultiheadAttention)
+    )
+
+
+def _refuse_shared_memory(module: nn.Module) -> None:
+    """Refuse parameters that lie in the same memory without being one: a step of torch would move both."""
+    spans = sorted(
+        (
+            p.data_ptr(),
+            p.data_ptr() + (1 + sum((n - 1) * s for n, s in zip(p.shape, p.stride(), strict=True))) * p.itemsize,
+            name,
+        )
+        for name, p in module.named_parameters()
+        if p.numel()
+    )
+    for (_, end, one), (start, _, other) in pairwise(spans):
+        if start < end:
+            raise Refusal(f"parameters {one} and {other} share their memory: make them one parameter, or copies")

@@ -1,0 +1,182 @@
+"""What every training map can do beside the verbs: carry states to and from modules, and name its symmetries.
+
+The state is the parameters in the module's order, each flattened, then the optimizer's memory. Only what takes a torch
+module imports torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnflow.map import generator
+from nnflow.names import Refusal
+from nnflow.room import room
+from nnflow.systems.optimisers.memory import remembered
+from nnflow.systems.optimisers.stability import Descent
+from nnflow.systems.optimisers.table import memory_names
+from nnflow.typing import Array
+from nnflow.values import real
+
+if TYPE_CHECKING:
+    import torch
+
+
+Layout = tuple[tuple[str, tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainingMap(Descent):
+    """What every training map can do beside the verbs: carry states to and from modules, and name its symmetries.
+
+    Attributes:
+        layout: (name, shape) of the module's parameters in the order of the state.
+        softmax: Where the logits come from, if a softmax follows: for each parameter of the last layer its place in the
+            state and its shape.
+    """
+
+    layout: Layout = ()
+    softmax: tuple[tuple[int, tuple[int, ...]], ...] = ()
+
+    def structure_hint(self, name: str) -> str:
+        """What to say when `name` is structure, what others call a parameter, or an accuracy that is not there."""
+        if name in ("accuracy", "test_accuracy"):
+            tests = " and test data" if name != "accuracy" else ""
+            return f"{name} needs targets that are class indices, one whole number a sample{tests}."
+        return super().structure_hint(name)
+
+    def gauge(self, x: Any, p: Any) -> Array:
+        """Directions along which L does not change: softmax does not see a constant that is added to all logits.
+
+        So each of the H columns of the last weight matrix, and the biases, may be shifted by a constant. The tangent
+        map leaves these directions as they are, but for weight decay, under which they shrink.
+
+        Args:
+            x: States ``(member, dim)``.
+            p: Parameters ``(member, parameter)``.
+
+        Returns:
+            ``(member, g, dim)``, orthonormal rows, g = H + 1 (g = 0 where no softmax follows a linear layer).
+        """
+        rows = []
+        for start, (classes, *inputs) in self.softmax:
+            width = inputs[0] if inputs else 1
+            for column in range(start, start + width):
+                row = np.zeros(self.dim)
+                row[column : column + classes * width : width] = classes**-0.5
+                rows.append(row)
+        basis = np.array(rows).reshape(len(rows), self.dim)
+        return np.broadcast_to(basis, (len(x), *basis.shape))
+
+    def state_of(self, module: Any, optimizer: Any = None) -> Array:
+        """The state of a module of this map's shape, or of a checkpoint.
+
+        Args:
+            module: A torch module, or its `state_dict()`.
+            optimizer: A torch optimizer of the module's parameters, or its `state_dict()`, from which the optimizer
+                memory is taken (for Adam, start at its step: ``ensemble.with_states(states, t=step)``); without one it
+                is 0. Such a dict has names only if the optimizer was made of `module.named_parameters()`; without, it
+                is refused where two parameters have the same shape, whose memories could be interchanged: give the
+                optimizer itself.
+
+        Returns:
+            ``(dim,)`` float64: the weights, then the optimizer's memory.
+
+        Raises:
+            Refusal: if module, checkpoint or optimizer do not fit, or if the optimizer steps by another rule than this
+                map.
+        """
+        saved = isinstance(module, Mapping)
+        parameters = self._checkpoint(module) if saved else self._fitting(module)
+        named = {name: parameter for (name, _), parameter in zip(self.layout, parameters, strict=True)}
+        return np.concatenate([*map(_flat, parameters), *remembered(self.optimizer, optimizer, named, not saved)])
+
+    def load_state(self, module: torch.nn.Module, state: Any) -> torch.nn.Module:
+        """A copy of a module of this map's shape with the weights of a state; the module stays as it is.
+
+        Args:
+            module: A torch module.
+            state: ``(dim,)``, numpy or a tensor.
+
+        Returns:
+            The copy, in the map's number type (float64, unless it was given another), on the module's device, so that
+            `state_of` gives the same weights back.
+
+        Raises:
+            Refusal: if module or state do not fit.
+        """
+        import torch
+
+        from nnflow.systems.training.modules import converted
+
+        values, parameters = np.array(self.to_numpy(state)), self._fitting(module)
+        if values.shape != (self.dim,):
+            raise Refusal(f"the state has shape {values.shape}: give one state of shape ({self.dim},)")
+        kind = getattr(self, "dtype", torch.float64)
+        copied = converted(module, kind).to(parameters[0].device)
+        weights = torch.as_tensor(values[: self.weights], dtype=kind, device=parameters[0].device)
+        torch.nn.utils.vector_to_parameters(weights.clone(), copied.parameters())
+        return copied
+
+    def _checkpoint(self, values: Mapping[str, Any]) -> list[Any]:
+        """The parameters of a state_dict in the order of the state."""
+        for name, shape in self.layout:
+            found = tuple(values[name].shape) if name in values else None
+            if found != shape:
+                known = f"has shape {found}" if found is not None else f"is missing; there are {', '.join(values)}"
+                raise Refusal(f"the checkpoint does not fit: {name} {known}; this map needs shape {shape}")
+        return [values[name] for name, _ in self.layout]
+
+    def _fitting(self, module: torch.nn.Module) -> list[torch.nn.Parameter]:
+        parameters = list(module.parameters())
+        shapes, wanted = [tuple(p.shape) for p in parameters], [shape for _, shape in self.layout]
+        if shapes != wanted:
+            raise Refusal(f"the module has parameters of shapes {shapes}; this map has {wanted}")
+        return parameters
+
+
+def _flat(values: Any) -> Array:
+    if hasattr(values, "detach"):
+        held = values.detach().cpu()
+        values = held.resolve_conj().numpy() if held.is_complex() else held.double().numpy()
+    return real(values, "weights").ravel()
+
+
+def coordinate_names(layout: Layout, optimizer: str) -> tuple[str, ...]:
+    """A name for every component of the state: "0.weight[2,1]", "0.bias[2]", …, "velocity.0.weight[2,1]", …."""
+    room("weights (each has a name and a box)", sum(math.prod(shape) for _, shape in layout), 25)
+    names = [
+        f"{name}[{','.join(map(str, index))}]" if shape else name
+        for name, shape in layout
+        for index in np.ndindex(*shape)
+    ]
+    return (*names, *memory_names(optimizer, tuple(names)))
+
+
+def last_layer(layout: Layout) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    """The place in the state and the shape of the last two parameters: a weight matrix and its biases."""
+    ends = np.cumsum([int(np.prod(shape)) for _, shape in layout])
+    return tuple(
+        (int(end) - int(np.prod(shape)), shape) for end, (_, shape) in list(zip(ends, layout, strict=True))[-2:]
+    )
+
+
+class Drawn:
+    """Initial states of a network: kernels N(0, scale²), the rest as in `base (dim,)` (default: 0)."""
+
+    def __init__(self, layout: Layout, memory: int, scale: float = 1.0, base: Array | None = None) -> None:
+        kernel = [np.full(int(np.prod(shape)), len(shape) > 1) for _, shape in layout]
+        self.kernels = np.concatenate([*kernel, np.zeros(memory, dtype=bool)])
+        self.scale = scale
+        self.base = np.zeros(len(self.kernels)) if base is None else base
+
+    def __call__(self, n: int, seed: int) -> Array:
+        """``(n, dim)`` drawn states."""
+        states = np.tile(self.base, (n, 1))
+        drawn = generator(seed, "states").standard_normal((n, int(self.kernels.sum())))
+        states[:, self.kernels] = self.scale * drawn
+        return states

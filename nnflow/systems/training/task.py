@@ -1,0 +1,182 @@
+"""A task: a torch module with its loss and its data, what both backends start from."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from nnflow.data.order import Order
+from nnflow.names import Refusal
+from nnflow.systems.failures import FAILURES, first_line
+from nnflow.systems.training import losses
+from nnflow.systems.training.modules import converted, refuse
+from nnflow.systems.training.reset import Reset
+from nnflow.systems.training.state import Drawn, Layout
+from nnflow.tensor import placed
+from nnflow.typing import Array
+from nnflow.values import hidden
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A copy of a module with its loss and its data: what both backends start from."""
+
+    module: nn.Module
+    loss_fn: Callable[[Any, Any], Any]
+    inputs: npt.NDArray[Any]
+    targets: npt.NDArray[Any]
+    test: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None
+    device: torch.device
+    dtype: torch.dtype
+    scale: float | None
+    order: Order
+    noise: int | None
+    probe: npt.NDArray[Any] | None
+    microbatch: int
+    name: str
+    layout: Layout
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many weights each parameter has."""
+        return [int(np.prod(shape)) for _, shape in self.layout]
+
+    def flat(self, w: Array) -> Tensor:
+        """Weights ``(weights,)`` as a tensor of the map."""
+        return torch.as_tensor(w, dtype=self.dtype, device=self.device)
+
+    def parameter_at(self, component: int) -> str:
+        """The name of the parameter that a component of the weights belongs to."""
+        return self.layout[int(np.searchsorted(np.cumsum(self.sizes), component, side="right"))][0]
+
+    def outputs(self, inputs: npt.NDArray[Any]) -> Any:
+        """What the module in evaluation mode makes of inputs, with its parameters. Raises Refusal if it fails."""
+        module = copy.deepcopy(self.module).to(self.device).eval()
+        try:
+            with torch.no_grad(), losses.plain_attention():
+                return module(self.data(inputs))
+        except FAILURES as error:
+            raise Refusal(
+                f"the module in evaluation mode fails on inputs {inputs.shape} of {inputs.dtype}: {first_line(error)}"
+            ) from error
+
+    @property
+    def classes(self) -> tuple[int, ...] | None:
+        """How many training rows each class has, if there is an accuracy; rows that the loss ignores left out."""
+        if self.width is None:
+            return None
+        labels = self.targets[losses.seen(self, self.targets)]
+        return tuple(np.bincount(labels, minlength=self.width).tolist())
+
+    @cached_property
+    def width(self) -> int | None:
+        """How many classes there are, if there is an accuracy: one integer label a sample, one output a class."""
+        if self.targets.ndim != 1 or self.targets.dtype.kind not in "iu":
+            return None
+        outputs = self.outputs(self.inputs[: self.microbatch])
+        return outputs.shape[1] if isinstance(outputs, Tensor) and outputs.ndim == 2 else None
+
+    def data(
+        self, values: npt.NDArray[Any], device: torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """An array as a tensor: integers as int64, the rest in a dtype (default: on the map's device, in its dtype)."""
+        kind = torch.int64 if values.dtype.kind in "iu" else dtype or self.dtype
+        return torch.as_tensor(values, dtype=kind, device=device or self.device)
+
+    def start(self, memory: int) -> Array:
+        """The state ``(dim,)`` of the module's own weights, with optimizer memory 0."""
+        own = [p.detach().double().numpy().ravel() for p in self.module.parameters()]
+        return np.concatenate([*own, np.zeros(memory)])
+
+    def initial(self, memory: int) -> Callable[[int, int], Array]:
+        """How states are drawn: with a scale, or by the module's own reset_parameters; optimizer memory 0."""
+        if self.scale is None:
+            return Reset(self.module, memory)
+        base = [
+            p.detach().double().numpy().ravel() * ("bias" not in name) for name, p in self.module.named_parameters()
+        ]
+        return Drawn(self.layout, memory, self.scale, np.concatenate([*base, np.zeros(memory)]))
+
+
+def task_of(
+    module: nn.Module,
+    loss_fn: Callable[[Any, Any], Any],
+    inputs: Any,
+    targets: Any,
+    *,
+    test: tuple[Any, Any] | None,
+    device: Any,
+    dtype: Any,
+    scale: float | None,
+    batch: int | None,
+    shuffle: int | None,
+    noise: int | None,
+    probe: Any,
+    microbatch: int | None,
+) -> Task:
+    """Copy module and data. Raises Refusal or TypeError with what cannot be a map (see `training_map`)."""
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module = {module!r}: give a torch.nn.Module")
+    if scale is not None and not 0 <= scale < np.inf:
+        raise Refusal(f"scale = {scale}: give the standard deviation of the kernels, 0 or larger")
+    if test is not None and len(test) != 2:
+        raise Refusal(f"test has {len(test)} entries: give a pair, (inputs, targets)")
+    if noise is not None and noise < 0:
+        raise Refusal(f"noise = {noise!r}: give the seed of the noise, a whole number from 0 on")
+    device, dtype = placed(device, dtype)
+    refuse(module, noise)
+    own, rows = converted(module, dtype), _array(inputs, "inputs")
+    tests = None if test is None else (_array(test[0], "test inputs"), _array(test[1], "test targets"))
+    if microbatch is not None and not 1 <= microbatch <= len(rows):
+        raise Refusal(f"microbatch = {microbatch}: give 1 to {len(rows)} samples, or None for all at once")
+    return Task(
+        module=own,
+        loss_fn=_own_loss(loss_fn, device, dtype),
+        inputs=rows,
+        targets=_array(targets, "targets"),
+        test=tests,
+        device=device,
+        dtype=dtype,
+        scale=scale,
+        order=Order(len(rows), batch, shuffle),
+        noise=noise,
+        probe=None if probe is None else _array(probe, "probe"),
+        microbatch=microbatch or max(len(rows), len(tests[0]) if tests else 0),
+        name=type(module).__name__.lower(),
+        layout=tuple((name, tuple(p.shape)) for name, p in own.named_parameters()),
+    )
+
+
+def _own_loss(
+    loss_fn: Callable[[Any, Any], Any], device: torch.device, dtype: torch.dtype
+) -> Callable[[Any, Any], Any]:
+    """A copy of a loss that is a module; refused if it is trained, too."""
+    if not isinstance(loss_fn, nn.Module):
+        return loss_fn
+    if learnt := [name for name, value in loss_fn.named_parameters() if value.requires_grad]:
+        raise Refusal(
+            f"the loss has parameters of its own ({', '.join(learnt)}), which would not be trained: let the "
+            "module hold them, or fix them by requires_grad_(False)"
+        )
+    return copy.deepcopy(loss_fn).to(device=device, dtype=dtype)
+
+
+def _array(values: Any, name: str) -> npt.NDArray[Any]:
+    if isinstance(values, Tensor):
+        held = values.detach().cpu()
+        held = held.to_dense() if held.layout != torch.strided else held.resolve_conj().resolve_neg()
+        values = (held.float() if held.dtype == torch.bfloat16 else held).numpy()
+    if hidden(values):
+        raise Refusal(f"{name} are masked: leave out the rows with what is missing, or fill it")
+    array = np.array(values)
+    if array.dtype.kind not in "fiu" or array.ndim < 1 or not len(array):
+        raise Refusal(f"{name} of shape {array.shape} and {array.dtype}: give numbers, one row a sample")
+    return array

@@ -1,0 +1,103 @@
+"""Any torch module in training as a tensor map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nnflow.map import generator
+from nnflow.schedules import Schedule
+from nnflow.systems.failures import FAILURES
+from nnflow.systems.optimisers.table import LIMITS, is_repeating, optimiser, structure_of
+from nnflow.systems.optimisers.tensor import tensor_descent
+from nnflow.systems.training import losses
+from nnflow.systems.training.checks import try_step
+from nnflow.systems.training.state import TrainingMap, coordinate_names, last_layer
+from nnflow.systems.training.task import Task
+from nnflow.tensor import TensorMap
+
+
+class TensorTraining(TensorMap, TrainingMap):
+    """A torch module in training, on tensors.
+
+    Members go as many at a time as their values on the way fit into half a GiB, on every machine alike; at least one.
+    """
+
+    grouped = True
+    _differentiated = True  # when the map was made (see `witness`)
+
+
+def tensor_training(
+    task: Task, optimizer: str, schedule: Schedule | None = None, check: bool = True, **defaults: float
+) -> TensorTraining:
+    """The tensor map of a task."""
+    parameters = optimiser(optimizer, defaults)
+    coordinates = coordinate_names(task.layout, optimizer)
+    size, order = sum(task.sizes), task.order
+    gradient = losses.batch_gradient(task)
+    made = TensorTraining(
+        tensor_descent(gradient, optimizer, schedule),
+        gradient=gradient,
+        device=task.device,
+        dtype=task.dtype,
+        dim=len(coordinates),
+        name=task.name,
+        parameters=parameters,
+        limits=LIMITS,
+        repeats=is_repeating(optimizer, schedule, order.shuffle, task.noise),
+        epoch=order.batches,
+        coordinates=coordinates,
+        observables=losses.observables(task),
+        initial=task.initial(len(coordinates) - size),
+        memory=len(coordinates) - size,
+        structure=structure_of(
+            optimizer, schedule, batch=order.batch, shuffle=order.shuffle, noise=task.noise, classes=task.classes
+        ),
+        start=task.start(len(coordinates) - size),
+        check=check,
+        seeded=task.noise is not None,
+        optimizer=optimizer,
+        schedule=schedule,
+        layout=task.layout,
+        softmax=_softmax(task),
+    )
+    try_step(made, task)
+    return made
+
+
+def _softmax(task: Task) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    """The last layer, if the loss does not see a constant that is added to all its outputs. Without biases, too.
+
+    Tried out with large constants, on the loss that a step descends on, at three drawn weight vectors: at one alone, a
+    zero head say, the loss may not see a layer for another reason.
+
+    Returns:
+        For each parameter of that layer its place in the state and its shape; none if the loss sees it.
+    """
+    found = last_layer(task.layout)
+    matrix = [(start, shape) for start, shape in found if len(shape) == 2]
+    if not matrix or found[-1][1][0] != matrix[-1][1][0]:
+        return ()
+    found = found[found.index(matrix[-1]) :]
+    shift = torch.zeros(sum(task.sizes), dtype=task.dtype, device=task.device)
+    for start, shape in found:
+        part = shift[start : start + int(np.prod(shape))].view(shape)
+        part += torch.linspace(-1.0, 2.0, part[0].numel(), dtype=task.dtype, device=task.device).view(part[0].shape)
+    own = torch.cat([p.detach().ravel() for p in task.module.parameters()]).to(task.device)
+    drawn = torch.as_tensor(generator(0, "symmetry").standard_normal((3, len(own)))).to(own)
+    unseen = all(_unseen(losses.batch_loss(task), own + 0.5 * move, shift, shift * move) for move in drawn)
+    return found if unseen else ()
+
+
+def _unseen(loss: Callable[[Tensor, int], Tensor], w: Tensor, shift: Tensor, other: Tensor) -> bool:
+    """Whether a loss has the same value at w and at w + shift: up to rounding, and beside what another shift does."""
+    try:
+        with torch.no_grad():
+            before, after, elsewhere = (float(loss(w + by, 0)) for by in (0.0 * shift, shift, other))
+    except FAILURES:  # drawn weights may be none that the module can take
+        return False
+    change, seen, rounding = abs(after - before), abs(elsewhere - before), 1e3 * torch.finfo(w.dtype).eps
+    return change < 1e-3 * seen and change <= rounding * max(seen, abs(before))
