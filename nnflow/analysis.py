@@ -28,7 +28,7 @@ from typing import Any, TypeAlias, get_type_hints
 import numpy as np
 
 from nnflow.ensemble import Ensemble, Recording
-from nnflow.names import Refusal, shown
+from nnflow.names import Refusal, WrongKind, shown
 from nnflow.settings import at_least as at_least
 from nnflow.settings import convert_fields, refusing
 from nnflow.settings import one_of as one_of
@@ -144,23 +144,23 @@ def check_result(name: str, result: Any) -> None:
         result: What it returned.
 
     Raises:
-        TypeError: for another form or kind of numbers.
-        ValueError: where `escaped` is missing.
+        WrongKind: (a TypeError) for another form or kind of numbers.
+        Refusal: (a ValueError) where `escaped` is missing.
     """
     if not isinstance(result, Mapping):
-        raise TypeError(f"{name} returned {shown(result)}: return {{name: (dims, array)}}, first dim 'member'")
+        raise WrongKind(f"{name} returned {shown(result)}: return {{name: (dims, array)}}, first dim 'member'")
     if "escaped" not in result:
-        raise ValueError(f"{name} returned no 'escaped': return {{…, 'escaped': ('member', after.escaped)}}")
+        raise Refusal(f"{name} returned no 'escaped': return {{…, 'escaped': ('member', after.escaped)}}")
     for variable, part in result.items():
         if not (isinstance(variable, str) and _is_variable(part)):
-            raise TypeError(
+            raise WrongKind(
                 f"{name}: variable {shown(variable)} is {shown(part)}: return {{name: (dims, array)}} or "
                 "{name: (dims, array, attributes)}, first dim 'member'"
             )
         if hidden(part[1]):
-            raise TypeError(f"{name}: variable {variable!r} is masked: fill it, with nan what is missing")
+            raise WrongKind(f"{name}: variable {variable!r} is masked: fill it, with nan what is missing")
         if (found := _unwritable(part[1])) is not None:
-            raise TypeError(
+            raise WrongKind(
                 f"{name}: variable {variable!r} is {found}, which no file holds: return an array of numbers or texts, "
                 "of complex numbers the real and the imaginary part as two variables"
             )

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from nnflow.map import orthonormalise as orthonormalise
     from nnflow.map import project_out as project_out
     from nnflow.names import Refusal as Refusal
+    from nnflow.names import WrongKind as WrongKind
+    from nnflow.progress import heard_by as heard_by
+    from nnflow.progress import tick as tick
     from nnflow.room import room as room
     from nnflow.typing import Array as Array
     from nnflow.typing import Integers as Integers
@@ -54,7 +57,8 @@ OFFERED = {
     ),
     "nnflow.curvature": ("Extreme", "largest", "quadrature", "broadened"),  # of a Hessian, by its products with vectors
     "nnflow.machine": ("loop",),  # compile a kernel, to be kept on disk
-    "nnflow.names": ("Refusal",),  # what misuse raises
+    "nnflow.names": ("Refusal", "WrongKind"),  # what misuse raises
+    "nnflow.progress": ("tick", "heard_by"),  # let Ctrl-C through; do steps that are none of the run's
     "nnflow.room": ("room",),  # refuse what fits into no memory
     "nnflow.typing": ("Array", "Integers"),
     "nnflow.values": ("real",),  # arrays of any numbers as float64

@@ -53,10 +53,10 @@ class Lanczos:
         """Go on by one product.
 
         Raises:
-            ValueError: if the basis is complete already.
+            Refusal: (a ValueError) if the basis is complete already.
         """
         if self.order == self.most:
-            raise ValueError(f"order = {self.order + 1}: there are no more than {self.most} orthogonal vectors")
+            raise Refusal(f"order = {self.order + 1}: there are no more than {self.most} orthogonal vectors")
         if self.held + self.order == self.basis.shape[1]:
             self.basis = np.concatenate([self.basis, np.empty_like(self.basis)], axis=1)
         self.basis[:, self.held + self.order] = self.next

@@ -8,9 +8,8 @@ whatever the chunking. `Recording` is measured data in the same clothes: it offe
 from __future__ import annotations
 
 import os
-import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
@@ -29,23 +28,20 @@ from nnflow.map import (
     project_out,
     settle,
 )
-from nnflow.names import Refusal, shown, unknown
+from nnflow.names import Refusal, WrongKind, shown, unknown
+from nnflow.progress import blocks, tick
 from nnflow.room import room
 from nnflow.settings import checked, convert, is_bool, numbers, plain, whole
 from nnflow.typing import Array, Integers
 from nnflow.values import leaves, real
 
 STRETCHES = 2**18  # log-stretches of single steps that are held at a time
-CALL = 0.15  # seconds: how long one call of a verb is meant to take, so that Ctrl-C and progress bars work
 FASTEST = 0.5e-9  # seconds: no map takes less for a step of a member on one core (the logistic map: 2 ns)
 MONTH = 30 * 86400.0  # seconds: what takes longer at the fastest is a slip of the pen
 
 
 class ResolutionWarning(UserWarning):
     """A perturbation is near or below the distance of neighboring floating-point numbers."""
-
-
-Tick = Callable[[int], None]
 
 
 class Axis(NamedTuple):
@@ -75,10 +71,10 @@ class Ensemble:
         axes: They shape the members, the last axis varying fastest.
         init: ``(member,)`` int64: the index of each member's initial state.
         seed: Of whatever is drawn: initial states, frames, perturbations.
-        frame: What the last `tangent_orbit` or `separation_orbit` carried along; None after other verbs.
+        frame: Tangent vectors ``(member, k, dim)``, native; see `frames` for numpy. None unless carried along.
+        neighbors: Perturbed states ``(member, perturbation, dim)``, native; see `displacements` for numpy. None after a
+            verb that carries none.
         origin: Where the initial states come from, in words.
-        tick: Called after each block of a verb with how many steps of members it took.
-        pace: Member-steps per second of each verb, last seen.
 
     Raises:
         Refusal: (a ValueError) for shapes that do not fit.
@@ -93,9 +89,8 @@ class Ensemble:
     init: Integers
     seed: int = 0
     frame: Any = None
+    neighbors: Any = None
     origin: str = "given"  # where the initial states come from, in words
-    tick: Tick | None = field(default=None, repr=False)
-    pace: dict[str, float] = field(default_factory=dict, repr=False)  # member-steps per second of each verb, last seen
 
     @classmethod
     def grid(
@@ -126,7 +121,7 @@ class Ensemble:
         Raises:
             Refusal: (a ValueError) for a name the map does not have, an empty axis, values or states that are not
                 finite or do not fit.
-            TypeError: if `map` is no Map.
+            WrongKind: (a TypeError) if `map` is no Map.
 
         >>> import nnflow
         >>> scan = Ensemble.grid(nnflow.maps["henon"](), inits=3, a=[1.0, 1.2, 1.4])
@@ -134,7 +129,7 @@ class Ensemble:
         (9, (3, 3))
         """
         if not isinstance(map, Map):
-            raise TypeError(f"{map!r} is not a map: make one first, e.g. nnflow.maps['henon']()")
+            raise WrongKind(f"{map!r} is not a map: make one first, e.g. nnflow.maps['henon']()")
         origin = "given" if states is not None else "drawn from the seed"
         if states is None and inits is None and seed is None and map.start is not None:
             states, origin = map.start[None], "the map's own"
@@ -166,9 +161,9 @@ class Ensemble:
         object.__setattr__(self, "parameters", parameters)
         object.__setattr__(self, "escaped", _steps("escaped", self.escaped, members))
         object.__setattr__(self, "init", _steps("init", self.init, members))
-        _check_tick(self.tick)
-        if self.frame is not None:
-            _check_shape("frame", self.frame, (members, *np.shape(self.frame)[1:2], dim))
+        for carried, values in (("frame", self.frame), ("neighbors", self.neighbors)):
+            if values is not None:
+                _check_shape(carried, values, (members, *np.shape(values)[1:2], dim))
         if int(np.prod(self.shape, dtype=int)) != members:
             raise Refusal(f"axes of lengths {self.shape} for {members} members: their product is not the number")
 
@@ -185,6 +180,20 @@ class Ensemble:
     def states(self) -> Array:
         """The current states as numpy, ``(member, dim)``: a copy."""
         return np.array(self.map.to_numpy(self.state))
+
+    @property
+    def frames(self) -> Array:
+        """The tangent vectors as numpy, ``(member, k, dim)``: a copy. Raises Refusal if there are none."""
+        if self.frame is None:
+            raise Refusal("the ensemble carries no frame: call .with_frame(k) first")
+        return np.array(self.map.to_numpy(self.frame))
+
+    @property
+    def displacements(self) -> Array:
+        """Neighbors minus states as numpy, ``(member, perturbation, dim)``. Raises Refusal if there are none."""
+        if self.neighbors is None:
+            raise Refusal("the ensemble carries no neighbors: call .with_neighbors(states) first")
+        return self.difference(self.map.to_numpy(self.neighbors), self.states[:, None])
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -285,7 +294,7 @@ class Ensemble:
             t: The step index (default: the present one).
 
         Returns:
-            An ensemble without a frame, its `origin` "given".
+            An ensemble without frame and neighbors, its `origin` "given".
 
         Raises:
             Refusal: for another shape, or what is no number.
@@ -295,7 +304,7 @@ class Ensemble:
             raise Refusal("states are complex: give real numbers")
         state = self.map.native(states.clone() if tensor else numbers("states", states))
         now = self.t if t is None else t
-        return replace(self, state=state, frame=None, escaped=begin(self.init), t=now, origin="given")
+        return replace(self, state=state, frame=None, neighbors=None, escaped=begin(self.init), t=now, origin="given")
 
     # -- drawing by init index -------------------------------------------------------------------------------------
 
@@ -324,47 +333,47 @@ class Ensemble:
         return np.asarray(drawn[self.init])
 
     @checked
-    def neighbours(
+    def perturbed(
         self,
         size: float,
         count: int = 1,
         *,
-        kind: str = "uniform",
+        distribution: str = "uniform",
         where: str | Sequence[str] = "weights",
-        without_gauge: bool = False,
+        gauge: bool = True,
         seed: int | None = None,
-    ) -> Any:
+    ) -> Array:
         """Perturbed copies of the states, drawn per init (`draw`).
 
         Args:
-            size: Each component is moved by size · U(−1, 1) or, of `kind` "normal", size · N(0, 1).
+            size: Each component is moved by size · U(−1, 1) or, "normal", size · N(0, 1).
             count: Copies of each state.
-            kind: "uniform" or "normal".
+            distribution: "uniform" or "normal".
             where: Which components are moved: "weights" (the state without optimizer memory), or one or more patterns
                 of coordinate names, such as "0.weight*", or "*" for all.
-            without_gauge: Take out what lies along the map's gauge directions.
+            gauge: Without, what lies along the map's gauge directions is taken out.
             seed: Of the draw (default: the ensemble's).
 
         Returns:
-            ``(member, count, dim)``, native.
+            ``(member, count, dim)`` float64, as the map's number type resolves them.
 
         Warns:
             ResolutionWarning: of perturbations that rounding drowns.
 
         Raises:
-            Refusal: (a ValueError) for a size that is not positive, a count below 1, another kind, or patterns that
-                match nothing.
+            Refusal: (a ValueError) for a size that is not positive, a count below 1, another distribution, or patterns
+                that match nothing.
         """
-        if not size > 0 or count < 1 or kind not in ("uniform", "normal"):
+        if not size > 0 or count < 1 or distribution not in ("uniform", "normal"):
             raise Refusal(
-                f"size = {size}, count = {count}, kind = {kind!r}: give a positive size, 1 or more copies, and "
-                "'uniform' or 'normal'"
+                f"size = {size}, count = {count}, distribution = {distribution!r}: give a positive size, "
+                "1 or more copies, and 'uniform' or 'normal'"
             )
         room("perturbed copies", len(self), count, self.map.dim)
-        moved = size * self.draw("perturbation", (count, self.map.dim), kind, seed) * self.map.chosen(where)
-        if without_gauge:
-            moved = project_out(moved, self.map.gauge(self.state, self.parameters))
-        drawn = self.state[:, None] + self.map.native(moved)
+        moved = size * self.draw("perturbation", (count, self.map.dim), distribution, seed) * self.map.chosen(where)
+        if not gauge:
+            moved = project_out(moved, self.gauge())
+        drawn = self.map.to_numpy(self.state[:, None] + self.map.native(moved))
         if (unresolved := self.unresolved(drawn)).any():
             warnings.warn(
                 f"{unresolved.sum()} of {unresolved.size} perturbations of size {size:g} are near or below the "
@@ -374,33 +383,33 @@ class Ensemble:
             )
         return drawn
 
-    def unresolved(self, neighbours: Any) -> npt.NDArray[np.bool_]:
+    def unresolved(self, neighbors: Any) -> npt.NDArray[np.bool_]:
         """Whether a neighbor is nearer than 10 resolutions of the state: rounding, mostly.
 
         Nearer means max |y − x| < 10 · resolution · max |x| (`Map.resolution`); a neighbor that is the state itself
         counts, too.
 
         Args:
-            neighbours: ``(member, perturbation, dim)``, numpy or native.
+            neighbors: ``(member, perturbation, dim)``, numpy or native.
 
         Returns:
             ``(member, perturbation)`` bool.
         """
         x = self.states[:, None]
-        moved = np.abs(self.map.difference(self.map.to_numpy(neighbours), x)).max(axis=2)
+        moved = np.abs(self.map.difference(self.map.to_numpy(neighbors), x)).max(axis=2)
         return np.asarray(moved < 10 * self.map.resolution * np.abs(x).max(axis=2))
 
     @checked
-    def with_frame(self, k: int, seed: int | None = None, without_gauge: bool = False) -> Ensemble:
+    def with_frame(self, k: int, seed: int | None = None, gauge: bool = True) -> Ensemble:
         """The same ensemble with a Haar-random orthonormal frame of k vectors, drawn per init (`draw`).
 
-        With `without_gauge` the map's g gauge directions come first, and the k vectors after them are orthogonal to
+        Without `gauge` the map's g gauge directions come first, and the k vectors after them are orthogonal to
         them: a Gram–Schmidt that starts with directions the tangent map keeps takes them out of all the others.
 
         Args:
             k: How many vectors, 1 ≤ k ≤ dim, without gauge dim − g.
             seed: Of the draw (default: the ensemble's).
-            without_gauge: Begin the frame with the gauge directions.
+            gauge: Without, the frame begins with the gauge directions.
 
         Returns:
             An ensemble whose `frame` is ``(member, k, dim)``, native, or ``(member, g + k, dim)`` without gauge.
@@ -409,16 +418,54 @@ class Ensemble:
             Refusal: (a ValueError) for another k.
         """
         none = np.zeros((len(self), 0, self.map.dim))
-        basis = self.map.gauge(self.state, self.parameters) if without_gauge else none
+        basis = none if gauge else self.gauge()
         most = self.map.dim - basis.shape[1]
         if not 1 <= k <= most:
-            limit = f"dim {self.map.dim}" + (f" and {basis.shape[1]} gauge directions" if without_gauge else "")
+            limit = f"dim {self.map.dim}" + ("" if gauge else f" and {basis.shape[1]} gauge directions")
             raise Refusal(f"k = {k}: {self.map.name} has {limit}, so 1 <= k <= {most}")
         room("frames", len(self), k, self.map.dim)
         drawn = np.concatenate([basis, self.draw("frame", (k, self.map.dim), seed=seed)], axis=1)
         q, r = np.linalg.qr(drawn.transpose(0, 2, 1))
         sign = np.where(np.einsum("mjj->mj", r) < 0, -1.0, 1.0)
-        return replace(self, frame=self.map.native((q * sign[:, None, :]).transpose(0, 2, 1)))
+        return self.with_vectors((q * sign[:, None, :]).transpose(0, 2, 1))
+
+    def with_vectors(self, vectors: Any) -> Ensemble:
+        """The same ensemble with these tangent vectors ``(member, k, dim)``, numpy or native, as its frame."""
+        return replace(self, frame=self.map.native(vectors))
+
+    def with_neighbors(self, states: Any) -> Ensemble:
+        """The same ensemble with these perturbed states ``(member, perturbation, dim)``, numpy or native."""
+        return replace(self, neighbors=self.map.native(states))
+
+    # -- what the map knows of the states, numpy in and numpy out --------------------------------------------------
+
+    def difference(self, x: Any, y: Any) -> Array:
+        """x − y of states ``(…, dim)``, angles the shorter way round."""
+        return np.asarray(self.map.difference(np.asarray(x), np.asarray(y)))
+
+    def gauge(self) -> Array:
+        """An orthonormal basis of directions along which the map is known to be neutral, ``(member, g, dim)``."""
+        return np.asarray(self.map.gauge(self.state, self.parameters))
+
+    def threshold(self) -> Array:
+        """The (effective) curvature beyond which a direction is unstable, ``(member,)``. Raises WrongKind if none."""
+        return self.map.threshold(self.parameters, self.t)
+
+    def curvature(self, v: Any, effective: bool = False) -> Array:
+        """The loss Hessian at the states times vectors of weights.
+
+        Args:
+            v: ``(member, k, weights)``, one vector a row.
+            effective: As the optimizer sees it, preconditioned.
+
+        Returns:
+            The products, ``(member, k, weights)`` float64.
+
+        Raises:
+            WrongKind: (a TypeError) if the map has no loss.
+        """
+        product = self.map.effective_curvature if effective else self.map.curvature
+        return self.map.to_numpy(product(self.state, self.parameters, self.t, self.map.native(v)))
 
     # -- the verbs -------------------------------------------------------------------------------------------------
 
@@ -429,12 +476,12 @@ class Ensemble:
             steps: How many; 0 is allowed, and only notes states that are not finite.
 
         Returns:
-            The ensemble after them; any frame is dropped.
+            The ensemble after them; frame and neighbors are dropped.
 
         Raises:
             Refusal: for negative steps.
         """
-        now = replace(self, frame=None, escaped=settle(self.states, self.escaped, self.t)[1])
+        now = replace(self, frame=None, neighbors=None, escaped=settle(self.states, self.escaped, self.t)[1])
         for block in self._blocks("advance", steps, 1, least=0):
             now = now._moved(now.map.advance(now.state, now.parameters, now.t, block))
         return now
@@ -457,7 +504,7 @@ class Ensemble:
         names = self.map.channels(observe)
         steps, every, blocks = _whole(steps, every)
         room("the records of the orbit", len(self), blocks, len(names))
-        now, records = replace(self, frame=None), np.empty((len(self), blocks, len(names)))
+        now, records = replace(self, frame=None, neighbors=None), np.empty((len(self), blocks, len(names)))
         for block in self._blocks("orbit", steps, every):
             done = (now.t - self.t) // every
             _, end = now.map.orbit(now.state, now.parameters, now.t, block, every, names, Into(records, done))
@@ -484,66 +531,56 @@ class Ensemble:
         keep, k = convert("keep", keep, tuple[str, ...]), self.frame.shape[1]
         entries = 1 + (self.map.dim if "frames" in keep else 0) + (k if "factors" in keep else 0)
         room("the records of the tangent orbit", len(self), blocks, k, entries)
-        now, gathered = self, Gathered(len(self), steps, every, k, self.map.dim, keep)
+        now, gathered = replace(self, neighbors=None), Gathered(len(self), steps, every, k, self.map.dim, keep)
         for size in self._blocks("tangent_orbit", steps, 1, most=max(1, STRETCHES // (max(1, len(self)) * k))):
             records, end = now.map.tangent_orbit(now.state, now.parameters, now.t, now.frame, size, 1, keep)
             gathered.add(records)
-            now = now._moved(end)
+            now = now._moved(end, "frame")
         return gathered.records, now
 
-    def separation_orbit(self, neighbours: Any, steps: int, every: int = 1, norm: str = "l1") -> tuple[Array, Ensemble]:
+    def separation_orbit(self, neighbors: Any, steps: int, every: int = 1, norm: str = "l1") -> tuple[Array, Ensemble]:
         """Distances of perturbed states from the orbit, at t, t + every, ….
 
         Args:
-            neighbours: Perturbed states ``(member, perturbation, dim)``, numpy or native.
+            neighbors: Perturbed states ``(member, perturbation, dim)``, numpy or native.
             steps: How many, a positive multiple of `every`.
             every: Steps between two distances.
             norm: "l1", "l2" or "max".
 
         Returns:
             Distances ``(member, perturbation, steps // every)`` float64, and the ensemble after `steps` steps, which
-            holds the neighbors, where they ended, as its `frame`.
+            holds the neighbors where they ended.
 
         Raises:
             Refusal: (a ValueError) if shapes do not fit, for an unknown norm, or if `steps` is not a positive multiple
                 of `every`.
         """
-        shape = np.shape(neighbours)
+        shape = np.shape(neighbors)
         if len(shape) != 3 or shape[::2] != (len(self), self.map.dim):
-            raise Refusal(f"neighbours have shape {tuple(shape)}: give ({len(self)}, perturbations, {self.map.dim})")
+            raise Refusal(f"neighbors have shape {tuple(shape)}: give ({len(self)}, perturbations, {self.map.dim})")
         if convert("norm", norm, str) not in NORMS:
             raise Refusal(unknown("norm", norm, NORMS))
-        neighbours = self.map.native(neighbours)
         steps, every, blocks = _whole(steps, every)
         room("the distances", len(self), shape[1], blocks)
-        now, seen = replace(self, frame=neighbours), []
+        now, seen = replace(self, frame=None).with_neighbors(neighbors), []
         for block in self._blocks("separation_orbit", steps, every):
-            distances, end = now.map.separation_orbit(now.state, now.frame, now.parameters, now.t, block, every, norm)
+            beside, at = now.neighbors, (now.parameters, now.t)
+            distances, end = now.map.separation_orbit(now.state, beside, *at, block, every, norm)
             seen.append(distances)
-            now = now._moved(end)
+            now = now._moved(end, "neighbors")
         return np.concatenate(seen, axis=2), now
 
-    def _moved(self, end: End) -> Ensemble:
+    def _moved(self, end: End, carried: str = "") -> Ensemble:
+        """Where a verb ended, and what it carried along."""
         escaped = np.where(self.escaped >= 0, self.escaped, end.escaped)
-        if self.tick is not None:
-            self.tick((end.t - self.t) * len(self))
-        return replace(self, state=end.states, frame=end.frame, t=end.t, escaped=escaped)
+        tick((end.t - self.t) * len(self))
+        return replace(self, state=end.states, t=end.t, escaped=escaped, **{carried: end.frame} if carried else {})
 
     def _blocks(self, verb: str, steps: int, every: int, least: int = 1, most: int | None = None) -> Iterator[int]:
-        """Cut the time into calls of a fraction of a second.
-
-        Yields:
-            Sizes: multiples of `every`, of at most `most` times as many steps, that add up to `steps`.
-        """
-        steps, every, left = _whole(steps, every, least)
+        """Multiples of `every`, of at most `most` times as many steps, that add up to `steps` (see `progress`)."""
+        steps, every, count = _whole(steps, every, least)
         refuse_endless(len(self) * steps * self.map.substeps)
-        while left > 0:
-            began = time.perf_counter()
-            pace = CALL * self.pace.get(verb, 0.0) / (max(1, len(self)) * every)
-            size = min(left, most or left, max(1, int(pace)))
-            yield size * every
-            left -= size
-            self.pace[verb] = len(self) * size * every / max(time.perf_counter() - began, 1e-6)
+        return blocks(self.map, verb, len(self), every, count, most)
 
 
 @dataclass(frozen=True, eq=False)
@@ -556,7 +593,6 @@ class Recording:
         values: ``(time,)``, ``(time, channel)`` or ``(series, time, channel)``. Masked samples are missing, NaN.
         names: Of the channels, one each.
         t: The present time, in samples; `advance` drops samples from the start.
-        tick: Called after each verb with how many samples of series it took.
         lost: ``(series,)`` int64: the first sample that is not finite, of those that `orbit` has given, -1 = none;
             `escaped` tells it.
 
@@ -570,7 +606,6 @@ class Recording:
     values: npt.ArrayLike
     names: Sequence[str] = ("x",)
     t: int = 0
-    tick: Tick | None = field(default=None, repr=False)
     lost: Integers | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -594,7 +629,6 @@ class Recording:
             raise Refusal(f"t = {self.t}: the recording has {cube.shape[1]} samples, give 0 … {cube.shape[1]}")
         if self.lost is not None:
             object.__setattr__(self, "lost", _steps("lost", self.lost, len(cube)))
-        _check_tick(self.tick)
 
     def __repr__(self) -> str:
         left = f"{self.samples} samples left from t = {self.t}"
@@ -604,11 +638,11 @@ class Recording:
         """What only an ensemble of a map has: a recording has it not.
 
         Raises:
-            TypeError: for what an ensemble has.
+            WrongKind: (a TypeError) for what an ensemble has.
             AttributeError: for what neither has.
         """
         if not name.startswith("_") and name in {*vars(Ensemble), *(f.name for f in fields(Ensemble))}:
-            raise TypeError(f"a recording has no map, so no {name}: only analyses of observed series apply to it")
+            raise WrongKind(f"a recording has no map, so no {name}: only analyses of observed series apply to it")
         raise AttributeError(f"a recording has no {name!r}")
 
     @property
@@ -642,7 +676,7 @@ class Recording:
     @property
     def map(self) -> Map:
         """There is none: raises TypeError."""
-        raise TypeError("a recording has no map: only analyses of observed series apply to it")
+        raise WrongKind("a recording has no map: only analyses of observed series apply to it")
 
     def take(self, members: npt.ArrayLike, axes: tuple[Axis, ...] | None = None) -> Recording:
         """The series of these indices, or those that a mask marks.
@@ -694,8 +728,7 @@ class Recording:
         steps = whole("steps", steps)
         if not 0 <= steps <= self.samples:
             raise Refusal(f"steps = {steps}: the recording has {self.samples} samples left")
-        if self.tick is not None:
-            self.tick(steps * len(self))
+        tick(steps * len(self))
         return replace(self, t=self.t + steps)
 
     def orbit(self, steps: int, every: int = 1, observe: str | Sequence[str] | None = None) -> tuple[Array, Recording]:
@@ -727,7 +760,7 @@ class Recording:
 
 
 def _named(axes: Sequence[Axis], names: Sequence[str]) -> list[Axis]:
-    """The axes of these names, in the ensemble's order. Raises ValueError for a name that is not there."""
+    """The axes of these names, in the ensemble's order. Raises Refusal for a name that is not there."""
     known = [axis.name for axis in axes]
     for name in names:
         if name not in known:
@@ -778,11 +811,6 @@ def _steps(what: str, values: Any, members: int) -> Integers:
     if found.dtype.kind not in "iu":
         raise Refusal(f"{what} = {shown(values)}: give whole numbers")
     return found.astype(np.int64, copy=False)
-
-
-def _check_tick(tick: Any) -> None:
-    if tick is not None and not callable(tick):
-        raise Refusal(f"tick = {shown(tick)}: give a function that is called with steps of members, or None")
 
 
 def refuse_endless(member_steps: float) -> None:

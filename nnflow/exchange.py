@@ -20,7 +20,7 @@ from nnflow.compiled.loops import Constants, Shape
 from nnflow.frozen import fingerprint
 from nnflow.machine import loop
 from nnflow.map import Map
-from nnflow.names import unknown
+from nnflow.names import Refusal, WrongKind, unknown
 from nnflow.settings import numbers
 from nnflow.typing import Array
 
@@ -54,9 +54,9 @@ def numba_mapping(map: Map, clock: bool = False) -> NumbaMapping:
         raise ValueError for a u or parameters of another size.
 
     Raises:
-        TypeError: for a map that is not compiled.
-        ValueError: for one that is not autonomous, without `clock`: whose fields say so, or whose rule or tangent looks
-            at t without a word of its fields (`repeats`).
+        WrongKind: (a TypeError) for a map that is not compiled.
+        Refusal: (a ValueError) for one that is not autonomous, without `clock`: whose fields say so, or whose rule or
+            tangent looks at t without a word of its fields (`repeats`).
 
     >>> import nnflow
     >>> mapping, jacobian = numba_mapping(nnflow.maps["henon"]())
@@ -64,9 +64,9 @@ def numba_mapping(map: Map, clock: bool = False) -> NumbaMapping:
     [[-1.4, 1.0], [0.3, 0.0]]
     """
     if not isinstance(map, CompiledMap):
-        raise TypeError(f"{map!r:.80} is not a CompiledMap, which numba could call: use nnflow.numpy_mapping")
+        raise WrongKind(f"{map!r:.80} is not a CompiledMap, which numba could call: use nnflow.numpy_mapping")
     if not (clock or map.autonomous):
-        raise ValueError(
+        raise Refusal(
             f"{map.name} depends on the step index t: call numba_mapping(map, clock=True), "
             "which puts t into the state as its last component"
         )
@@ -190,7 +190,7 @@ def torch_mapping(map: Map) -> Callable[..., Tensor]:
         `numpy_mapping`, but knows no limits.
 
     Raises:
-        TypeError: for a map that is not on tensors, for torch has no derivative of compiled code.
+        WrongKind: (a TypeError) for a map that is not on tensors, for torch has no derivative of compiled code.
 
     >>> import torch, nnflow
     >>> f = torch_mapping(nnflow.gradient_map(lambda w: (w * w).sum(), 2, eta=0.25))  # w' = (1 − 2 eta) w
@@ -203,7 +203,7 @@ def torch_mapping(map: Map) -> Callable[..., Tensor]:
     from nnflow.tensor import TensorMap
 
     if not isinstance(map, TensorMap):
-        raise TypeError(
+        raise WrongKind(
             f"{map!r:.80} is not a TensorMap, and torch cannot differentiate anything else: use nnflow.numpy_mapping, "
             'or make the map on tensors, as training_map(…, backend="tensor") does'
         )
@@ -221,7 +221,7 @@ def torch_mapping(map: Map) -> Callable[..., Tensor]:
 
 def _check_states(map: Map, shape: tuple[int, ...]) -> None:
     if len(shape) not in (1, 2) or shape[-1] != map.dim:
-        raise ValueError(f"u of shape {shape}: {map.name} takes one state ({map.dim},) or several (n, {map.dim})")
+        raise Refusal(f"u of shape {shape}: {map.name} takes one state ({map.dim},) or several (n, {map.dim})")
 
 
 def _by_name(map: Map, parameters: Any, named: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,12 +230,12 @@ def _by_name(map: Map, parameters: Any, named: Mapping[str, Any]) -> dict[str, A
         given = {**(parameters or {}), **named}
         for name in given:
             if name not in map.parameters:
-                raise ValueError(unknown(f"parameter of {map.name}", name, map.parameters, map.structure_hint(name)))
+                raise Refusal(unknown(f"parameter of {map.name}", name, map.parameters, map.structure_hint(name)))
         return given
     shape, wanted = tuple(np.shape(parameters)), (len(map.parameters),)
     if named or shape != wanted:
         also = f" and {', '.join(named)} by name" if named else ""
-        raise ValueError(
+        raise Refusal(
             f"parameters of shape {shape}{also}: give an array {wanted} of {', '.join(map.parameters)}, or some by name"
         )
     return dict(zip(map.parameters, parameters, strict=True))
@@ -265,10 +265,9 @@ def from_mapping(
         The map.
 
     Raises:
-        TypeError: for what is no function.
-        ValueError: if a function fails at the drawn state or returns another shape.
+        WrongKind: (a TypeError) for what is no function.
+        Refusal: (a ValueError) if a function fails at the drawn state or returns another shape.
         CompilationError: (a ValueError) at first use, for one that numba cannot compile.
-        Refusal: (a ValueError) for another shape on the way.
 
     >>> def henon(u, parameters):
     ...     return np.array([1.0 - parameters[0] * u[0] ** 2 + u[1], parameters[1] * u[0]])
@@ -278,7 +277,7 @@ def from_mapping(
     """
     for kind, function in {"mapping": mapping, "jacobian": jacobian}.items():
         if not callable(function) and (function is not None or kind == "mapping"):
-            raise TypeError(f"{kind} = {function!r:.80}: give a function of (u, parameters)")
+            raise WrongKind(f"{kind} = {function!r:.80}: give a function of (u, parameters)")
     image = _dispatcher(mapping)
 
     def rule(x: Array, p: Array, t: int, out: Array) -> None:
@@ -332,6 +331,6 @@ def _try(map: Map, kind: str, function: Any, shape: tuple[int, ...]) -> None:
         with np.errstate(all="ignore"):
             found = np.shape(getattr(function, "py_func", function)(u, parameters))
     except Exception as error:
-        raise ValueError(f"the {kind} of {map.name!r} fails {where}: {type(error).__name__}: {error}") from error
+        raise Refusal(f"the {kind} of {map.name!r} fails {where}: {type(error).__name__}: {error}") from error
     if found != shape:
-        raise ValueError(f"the {kind} of {map.name!r} returns shape {found} {where}: for dim = {map.dim} give {shape}")
+        raise Refusal(f"the {kind} of {map.name!r} returns shape {found} {where}: for dim = {map.dim} give {shape}")

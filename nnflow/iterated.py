@@ -15,7 +15,7 @@ import numpy as np
 
 from nnflow.ensemble import refuse_endless
 from nnflow.map import End, Gathered, Into, Map, TangentRecords, begin
-from nnflow.names import Refusal, shown
+from nnflow.names import Refusal, WrongKind, shown
 from nnflow.settings import whole
 from nnflow.typing import Array
 
@@ -34,7 +34,7 @@ def iterate(map: Map, n: int) -> Map:
 
     Raises:
         Refusal: (a ValueError) for n < 1, or so large that no clock could finish an iterate.
-        TypeError: for what is no map.
+        WrongKind: (a TypeError) for what is no map.
 
     >>> import nnflow
     >>> twice = iterate(nnflow.maps["logistic"](r=3.2), 2)  # the 2-cycle of the logistic map is a fixed point of it
@@ -45,7 +45,7 @@ def iterate(map: Map, n: int) -> Map:
     if n < 1:
         raise Refusal(f"n = {n}: give how many steps make one iterate, 1 or more")
     if not isinstance(map, Map):
-        raise TypeError(f"{shown(map)} is not a map: make one first, e.g. nnflow.maps['henon']()")
+        raise WrongKind(f"{shown(map)} is not a map: make one first, e.g. nnflow.maps['henon']()")
     refuse_endless(n * map.substeps)
     settings = {f.name: getattr(map, f.name) for f in fields(Map)}
     settings |= {"name": f"{map.name}^{n}", "epoch": map.epoch // gcd(map.epoch, n)}

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnflow.methods import called, try_method
-from nnflow.names import Refusal, check_name, check_scannable, shown, unknown
+from nnflow.names import Refusal, WrongKind, check_name, check_scannable, shown, unknown
 from nnflow.room import room
 from nnflow.settings import convert, numbers, whole
 from nnflow.typing import Array, Integers
@@ -274,9 +274,9 @@ class Map:
             v: Vectors of weights ``(member, k, weights)``, one a row; the products have this shape.
 
         Raises:
-            TypeError: if the map has no loss.
+            WrongKind: (a TypeError) if the map has no loss.
         """
-        raise TypeError(f"{self.name} has no loss, so no curvature: use a training map")
+        raise WrongKind(f"{self.name} has no loss, so no curvature: use a training map")
 
     def effective_curvature(self, x: Any, p: Any, t: int, v: Any) -> Any:
         """The Hessian as the optimizer sees it: preconditioned, made symmetric. By default `curvature` itself.
@@ -291,7 +291,7 @@ class Map:
             The products, ``(member, k, weights)``.
 
         Raises:
-            TypeError: if the map has no loss.
+            WrongKind: (a TypeError) if the map has no loss.
         """
         return self.curvature(x, p, t, v)
 
@@ -303,9 +303,9 @@ class Map:
             t: The step index.
 
         Raises:
-            TypeError: if the map has no loss.
+            WrongKind: (a TypeError) if the map has no loss.
         """
-        raise TypeError(f"{self.name} has no loss, so no threshold of stability: use a training map")
+        raise WrongKind(f"{self.name} has no loss, so no threshold of stability: use a training map")
 
     def gauge(self, x: Any, p: Any) -> Array:
         """An orthonormal basis of directions along which the map is known to be neutral; by default none, g = 0.

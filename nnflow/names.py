@@ -13,6 +13,10 @@ class Refusal(ValueError):
     """What the user asked for makes no sense; the message names it, its value, and what to do instead."""
 
 
+class WrongKind(Refusal, TypeError):
+    """What the user gave is of another kind than what is needed: a recording, say, where it takes a map."""
+
+
 def unknown(kind: str, name: object, known: Iterable[str], hint: str = "") -> str:
     """One sentence for a name that is not known: the name, the nearest known one, all known ones.
 

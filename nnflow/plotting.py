@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from nnflow.analysis import Analysis
-from nnflow.names import Refusal, harmless, shown, unknown
+from nnflow.names import Refusal, WrongKind, harmless, shown, unknown
 from nnflow.runner import analyses
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def plot(dataset: xr.Dataset, axes: Axes | None = None, *, analysis: Analysis | 
         LookupError: for an analysis that is not installed.
         Refusal: (a ValueError) if the dataset names none, or settings that it does not have, or if the analysis cannot
             draw it.
-        TypeError: for what is no dataset.
+        WrongKind: (a TypeError) for what is no dataset.
     """
     import matplotlib.pyplot as plt
 
@@ -76,7 +76,7 @@ def analysis_of(dataset: xr.Dataset) -> Analysis:
     Raises:
         LookupError: for an analysis that is not installed.
         Refusal: (a ValueError) if the attributes do not say, or hold settings that are not its own.
-        TypeError: for what is no dataset.
+        WrongKind: (a TypeError) for what is no dataset.
     """
     name = _text(dataset, "analysis")
     if name is None:
@@ -99,7 +99,7 @@ def _given(dataset: xr.Dataset, analysis: Analysis | type[Analysis]) -> Analysis
 
 
 def _with_settings(kind: type[Analysis], dataset: xr.Dataset) -> Analysis:
-    """An analysis with the settings that stand in a dataset. Raises ValueError if they are not its own."""
+    """An analysis with the settings that stand in a dataset. Raises Refusal if they are not its own."""
     text = _text(dataset, "settings")
     try:
         settings = json.loads(text or "")
@@ -118,7 +118,7 @@ def _with_settings(kind: type[Analysis], dataset: xr.Dataset) -> Analysis:
 def _text(dataset: xr.Dataset, name: str) -> str | None:
     """An attribute that is a text, or None."""
     if not isinstance(dataset, xr.Dataset):
-        raise TypeError(f"a {type(dataset).__name__}: give a dataset that nnflow.run made")
+        raise WrongKind(f"a {type(dataset).__name__}: give a dataset that nnflow.run made")
     value = dataset.attrs.get(name)
     return value if isinstance(value, str) else None
 

@@ -103,8 +103,8 @@ def read_series(path: Path, wanted: Sequence[str] = (), alone: bool = False, opt
         The recording, and what is to be said of it.
 
     Raises:
-        Refusal: (a ValueError) for a file that is no table of numbers, can be read in two ways, or holds but an index.
-        ValueError: for a column that is not there.
+        Refusal: (a ValueError) for a file that is no table of numbers, can be read in two ways, or holds but an index;
+            for a column that is not there.
         FileNotFoundError: (an OSError) if there is no file.
     """
     if not path.is_file():
@@ -116,7 +116,7 @@ def read_series(path: Path, wanted: Sequence[str] = (), alone: bool = False, opt
         names = [name for name in columns if name not in times]
         for name in wanted:
             if name not in names:
-                raise ValueError(unknown("column", name, names))
+                raise Refusal(unknown("column", name, names))
         chosen = list(wanted) or (names[:1] if alone else names)
         telling = _telling({name: columns[name] for name in index}, wanted)
         if turned := _falls(telling):
@@ -149,14 +149,14 @@ def _telling(index: dict[str, Column], wanted: Sequence[str]) -> dict[str, Colum
 
 
 def _falls(times: dict[str, Column]) -> bool:
-    """Whether the newest row comes first. Raises ValueError if the columns that tell it do not agree."""
+    """Whether the newest row comes first. Raises Refusal if the columns that tell it do not agree."""
     ways = {name: direction(column.stamps) for name, column in times.items() if column.stamps is not None}
     for name, way in ways.items():
         if way is None:
-            raise ValueError(f"column {name} rises and falls, or stands still while it falls: sort the rows by it")
+            raise Refusal(f"column {name} rises and falls, or stands still while it falls: sort the rows by it")
     names = [next((name for name in ways if ways[name] == way), None) for way in (1, -1)]
     if None not in names:
-        raise ValueError(f"column {names[0]} rises and column {names[1]} falls: leave out the one that is no time")
+        raise Refusal(f"column {names[0]} rises and column {names[1]} falls: leave out the one that is no time")
     return names[1] is not None
 
 
@@ -215,11 +215,11 @@ def _array(path: Path) -> Table:
         except MemoryError:
             raise
         except Exception as error:  # a damaged header ends in many kinds of them
-            raise ValueError(f"it is no whole .npy array: {error}") from error
+            raise Refusal(f"it is no whole .npy array: {error}") from error
         if file.read(1):
-            raise ValueError("it goes on after its array")
+            raise Refusal("it goes on after its array")
     if not 1 <= values.ndim <= 3 or not values.size:
-        raise ValueError(f"its shape is {values.shape}: give (time,) or (time, channel)")
+        raise Refusal(f"its shape is {values.shape}: give (time,) or (time, channel)")
     numbers = real(values, "its values")
     channels = [numbers] if numbers.ndim == 1 else list(np.moveaxis(numbers, -1, 0))
     columns = [Column(channel, stamps=channel) for channel in channels]
@@ -235,7 +235,7 @@ def _table(path: Path) -> Table:
     rows = _rows(path)
     header = _header([cells for _, cells in rows])
     if header and not rows[1:]:
-        raise ValueError("it has a header and no samples")
+        raise Refusal("it has a header and no samples")
     samples = rows[1:] if header else rows
     known = _known([cells for _, cells in samples])
     names = header or _counted(len(known))
@@ -248,15 +248,15 @@ def _table(path: Path) -> Table:
 
 def _checked(column: Column) -> Array:
     if column.wrong:
-        raise ValueError(column.wrong)
+        raise Refusal(column.wrong)
     return column.numbers
 
 
 def _rows(path: Path) -> list[Row]:
-    """The lines. Raises ValueError for an empty file, rows of unequal length, and a blank line that may be a sample."""
+    """The lines. Raises Refusal for an empty file, rows of unequal length, and a blank line that may be a sample."""
     text = path.read_text(encoding="utf-8-sig")
     if "\0" in text:
-        raise ValueError("it holds NUL characters, and so is no text")
+        raise Refusal("it holds NUL characters, and so is no text")
     reader = csv.reader(StringIO(text, newline=""), strict=True, delimiter=_mark(path))
     lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     while lines and not any(lines[-1][1]):
@@ -264,14 +264,14 @@ def _rows(path: Path) -> list[Row]:
     lines = uncommented(lines)
     rows = [(number, row) for number, row in lines if row]
     if not rows:
-        raise ValueError("it is empty")
+        raise Refusal("it is empty")
     width, parts = len(rows[0][1]), SEPARATORS[_mark(path)]
     for number, row in rows:
         if len(row) != width:
-            raise ValueError(f"line {number} has {len(row)} cells, the first row {width}: {parts} part the cells")
+            raise Refusal(f"line {number} has {len(row)} cells, the first row {width}: {parts} part the cells")
     blank = [number for number, row in lines if not row and number > rows[0][0]]
     if blank and width == 1:
-        raise ValueError(f"line {blank[0]} is blank: write nan for a missing sample, or leave the line out")
+        raise Refusal(f"line {blank[0]} is blank: write nan for a missing sample, or leave the line out")
     return rows
 
 
@@ -355,19 +355,19 @@ def _text_column(name: str, cells: list[str | None], lines: list[int], texts: li
 
 
 def _header(rows: list[list[str]]) -> list[str]:
-    """The names in the first row, or none if it is a row of numbers. Raises ValueError if it may be either."""
+    """The names in the first row, or none if it is a row of numbers. Raises Refusal if it may be either."""
     first = [cells[0] for cells in _known(rows[:1])]
     texts = [cell for cell in first if cell is not None and _number(cell) is None]
     numbers = [raw for raw, cell in zip(rows[0], first, strict=True) if raw and (cell is None or cell not in texts)]
     if texts and numbers:
-        raise ValueError(f"the first row has numbers and {texts[0]!r}: give a row of names, or numbers in every row")
+        raise Refusal(f"the first row has numbers and {texts[0]!r}: give a row of names, or numbers in every row")
     if not texts and not _pandas_columns(rows):
         return []
     names = [cell.lstrip("# ") if i == 0 else cell for i, cell in enumerate(rows[0])]
     names = [name or f"Unnamed: {i}" for i, name in enumerate(names)]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
-        raise ValueError(f"two columns are named {twice[0]!r}")
+        raise Refusal(f"two columns are named {twice[0]!r}")
     return names
 
 
@@ -388,7 +388,7 @@ def _index(columns: dict[str, Column], wanted: Sequence[str]) -> list[str]:
         Their names; not the last column, if it is wanted.
 
     Raises:
-        ValueError: if nothing is wanted and a column may be one, or nothing else is there.
+        Refusal: (a ValueError) if nothing is wanted and a column may be one, or nothing else is there.
     """
     found: list[str] = []
     last = list(columns)[-1]
@@ -398,7 +398,7 @@ def _index(columns: dict[str, Column], wanted: Sequence[str]) -> list[str]:
             return found
         index = column.dated or is_index(name, column.stamps, first=not found)
         if index is None and not wanted:
-            raise ValueError(
+            raise Refusal(
                 f"column {name} may be an index or measured: say which column is to be analysed ({OPTION}), "
                 "or leave the index out of the file"
             )
@@ -406,5 +406,5 @@ def _index(columns: dict[str, Column], wanted: Sequence[str]) -> list[str]:
             return found
         found.append(name)
     if not wanted:
-        raise ValueError(f"it holds nothing but an index, {_listed(found)}: give {OPTION} {last} if measured")
+        raise Refusal(f"it holds nothing but an index, {_listed(found)}: give {OPTION} {last} if measured")
     return found

@@ -35,7 +35,7 @@ class Rehearsed(Ensemble):
 
     def advance(self, steps: int) -> Ensemble:
         """As if it had been: at step index t + steps."""
-        return replace(self, frame=None, t=self.t + whole("steps", steps, 0))
+        return replace(self, frame=None, neighbors=None, t=self.t + whole("steps", steps, 0))
 
     def _blocks(self, verb: str, steps: int, every: int, least: int = 1, most: int | None = None) -> Iterator[int]:
         raise Enough
@@ -94,7 +94,7 @@ def _stopping(ensemble: Ensemble) -> Rehearsed:
     map: Any = object.__new__(type(kind.__name__, (kind,), {"curvature": curvature}))
     map.__dict__.update(ensemble.map.__dict__)
     given = {f.name: getattr(ensemble, f.name) for f in fields(Ensemble)}
-    return Rehearsed(**{**given, "map": map, "tick": None, "pace": {}})
+    return Rehearsed(**{**given, "map": map})
 
 
 def _names(name: str, method: Analysis, ensemble: Ensemble | Recording) -> set[str]:
@@ -102,7 +102,7 @@ def _names(name: str, method: Analysis, ensemble: Ensemble | Recording) -> set[s
     result: Any = None
     one: Any = ensemble.take([0], tuple(Axis(axis.name, axis.values[:1], axis.kind) for axis in ensemble.axes))
     with suppress(Exception), np.errstate(all="ignore"):
-        result = shortened(method)(replace(one, tick=None))
+        result = shortened(method)(one)
     if result is None:
         return set()
     check_result(name, result)
@@ -137,7 +137,7 @@ def shortened(method: Analysis) -> Analysis:
         The analysis with other `steps`.
 
     Raises:
-        ValueError: if it stays long.
+        Refusal: (a ValueError) if it stays long.
     """
     settings: dict[str, Any] = {f.name: getattr(method, f.name) for f in fields(method)}
     steps, at_once = settings.get("steps", 0), {"transient": 0} if "transient" in settings else {}
@@ -147,5 +147,5 @@ def shortened(method: Analysis) -> Analysis:
             with suppress(ValueError):
                 return replace(method, **{"steps": fewer, **at_once})
     if steps > MOST:
-        raise ValueError(f"steps = {steps}: too many to try")
+        raise Refusal(f"steps = {steps}: too many to try")
     return replace(method, **at_once)

@@ -36,7 +36,8 @@ from nnflow.analysis import Analysis, Result, check_result, first, refuse_reserv
 from nnflow.blas import one_blas_thread
 from nnflow.ensemble import Axis, Ensemble, Recording, refuse_endless
 from nnflow.map import Map
-from nnflow.names import Refusal, shown, unknown
+from nnflow.names import Refusal, WrongKind, shown, unknown
+from nnflow.progress import heard_by
 from nnflow.registry import PluginError, Registry
 from nnflow.rehearsal import names_of, refuse_clash, rehearse
 from nnflow.settings import as_json, convert, whole
@@ -88,7 +89,7 @@ def run(
         LookupError: before anything runs, for an unknown analysis.
         Refusal: (a ValueError) before anything runs, for a setting the analysis does not have or refuses, a result that
             would have two things of one name, or records that memory cannot hold.
-        TypeError: before anything runs, if `ensemble` is none, or a recording where a map is needed.
+        WrongKind: (a TypeError) before anything runs, if `ensemble` is none, or a recording where a map is needed.
         Exception: later, whatever the analysis raises.
 
     >>> import nnflow
@@ -99,7 +100,7 @@ def run(
     if isinstance(ensemble, Map):
         ensemble = Ensemble.grid(ensemble)
     if not isinstance(ensemble, (Ensemble, Recording)):
-        raise TypeError(f"{shown(ensemble)}: give an Ensemble, a Recording or a Map")
+        raise WrongKind(f"{shown(ensemble)}: give an Ensemble, a Recording or a Map")
     if not len(ensemble):
         raise Refusal("the ensemble has no members: there is nothing to run")
     if not isinstance(executor, Executor | None):
@@ -133,7 +134,7 @@ def resolve(
     Raises:
         UnknownPlugin: (a LookupError) for an unknown name.
         Refusal: (a ValueError) for settings that it does not have, refuses, or has no default for.
-        TypeError: for what is no analysis, or a recording where a map is needed.
+        WrongKind: (a TypeError) for what is no analysis, or a recording where a map is needed.
     """
     if isinstance(analysis, Analysis):
         if settings:
@@ -141,7 +142,7 @@ def resolve(
         _check_kind(type(analysis), ensemble)
         return _registered_name(type(analysis)), analysis
     if not isinstance(analysis, str):
-        raise TypeError(f"{shown(analysis)}: give an analysis by name, or an instance of a nnflow.Analysis dataclass")
+        raise WrongKind(f"{shown(analysis)}: give an analysis by name, or an instance of a nnflow.Analysis dataclass")
     kind = analyses[analysis]
     _check_kind(kind, ensemble)
     known = {f.name: f for f in fields(kind)}
@@ -157,12 +158,12 @@ def resolve(
 
 def _check_kind(kind: Any, ensemble: Ensemble | Recording) -> None:
     if not (isinstance(kind, type) and issubclass(kind, Analysis) and is_dataclass(kind)):
-        raise TypeError(f"{shown(kind)} is no frozen dataclass derived from nnflow.Analysis")
+        raise WrongKind(f"{shown(kind)} is no frozen dataclass derived from nnflow.Analysis")
     if "__dataclass_fields__" not in vars(kind) and (added := get_annotations(kind)):
-        raise TypeError(f"{kind.__name__} adds {', '.join(added)}, but is no dataclass itself: decorate it")
+        raise WrongKind(f"{kind.__name__} adds {', '.join(added)}, but is no dataclass itself: decorate it")
     refuse_reserved(kind)
     if isinstance(ensemble, Recording) and not takes_recordings(kind):
-        raise TypeError(f"a recording has no map, and {kind.__name__} needs one: give it an Ensemble or a Map")
+        raise WrongKind(f"a recording has no map, and {kind.__name__} needs one: give it an Ensemble or a Map")
 
 
 def _window_of(ensemble: Ensemble | Recording, method: Any, settings: Mapping[str, Any]) -> dict[str, int]:
@@ -207,15 +208,16 @@ def _map(
 
     pool = executor or Workers(min(len(chunks), os.cpu_count() or 1))
     local, fork = isinstance(pool, (Workers, ThreadPoolExecutor)), isinstance(pool, ProcessPoolExecutor)
-    parts = [replace(part, tick=tick if local else None) for _, part in chunks]
+    parts = [part for _, part in chunks]
+    call = partial(_in_one_thread, fork=fork, listener=tick if local else None)
     futures: list[Future[Any]] = []
     try:
         look = partial(rehearse, name, method, axes=bool(axes))
-        futures.append(_submitted(pool, partial(_in_one_thread, look, fork), replace(parts[0], tick=None)))
+        futures.append(_submitted(pool, partial(_in_one_thread, look, fork=fork), parts[0]))
         refuse_clash(name, axes, next(_outcome(future, pool) for future in _as_completed(futures)))
         futures.clear()
         with one_blas_thread():
-            futures.extend(_submitted(pool, partial(_in_one_thread, method, fork), part) for part in parts)
+            futures.extend(_submitted(pool, partial(call, method), part) for part in parts)
             for future in _as_completed(futures):
                 _outcome(future, pool)
                 if not local:
@@ -268,11 +270,13 @@ def _outcome(future: Future[Any], pool: Executor) -> Any:
         raise PluginError(f"the analysis ended by {end!r} instead of returning its variables") from end
 
 
-def _in_one_thread(method: Callable[[Any], Any], fork: bool, part: Any) -> Any:
-    """A chunk in another process. Torch's threads do not survive a `fork`: an operation would wait for them."""
+def _in_one_thread(
+    method: Callable[[Any], Any], part: Any, *, fork: bool, listener: Callable[[int], None] | None = None
+) -> Any:
+    """A chunk, elsewhere. Torch's threads do not survive a `fork`: an operation would wait for them."""
     if fork and (torch := sys.modules.get("torch")) is not None:
         torch.set_num_threads(1)
-    with one_blas_thread():
+    with one_blas_thread(), heard_by(listener):
         return method(part)
 
 
@@ -289,7 +293,7 @@ def _shape(
     for result in results:
         check_result(name, result)
         if set(result) != set(results[0]):
-            raise ValueError(
+            raise Refusal(
                 f"{name} returned {shown(sorted(result))} for some members, {shown(sorted(results[0]))} for others"
             )
     refuse_clash(name, ensemble.axes, names_of(results[0]))  # of names that no rehearsal could foresee
@@ -317,13 +321,13 @@ def _joined(
     if dims == (variable,) and all(np.array_equal(array, arrays[0]) for array in arrays):
         return dims, arrays[0], attrs
     if dims[:1] != ("member",):
-        raise ValueError(
+        raise Refusal(
             f"{name}: variable {variable!r} has dims {dims}: its first dim must be 'member', unless it is the "
             "coordinate of its own dim, the same for all members"
         )
     for rows, array in zip(members, arrays, strict=True):
         if array.ndim != len(dims) or array.shape[0] != len(rows) or array.shape[1:] != arrays[0].shape[1:]:
-            raise ValueError(
+            raise Refusal(
                 f"{name}: variable {variable!r} has dims {dims} but shape {array.shape} for {len(rows)} members"
             )
     joined, order = np.concatenate(arrays), np.concatenate(members)

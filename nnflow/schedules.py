@@ -102,7 +102,7 @@ def step(every: int, factor: float = 0.1) -> Schedule:
         The function of t.
 
     Raises:
-        ValueError: for every < 1.
+        Refusal: (a ValueError) for every < 1.
     """
     _at_least_one(every=every)
 
@@ -123,7 +123,7 @@ def cosine(steps: int, least: float = 0.0) -> Schedule:
         The function of t, least + (1 − least)(1 + cos(π min(t, steps)/steps))/2.
 
     Raises:
-        ValueError: for steps < 1.
+        Refusal: (a ValueError) for steps < 1.
 
     Source:
         I. Loshchilov, F. Hutter, ICLR 2017, arXiv:1608.03983.
@@ -148,7 +148,7 @@ def cyclic(up: int, down: int | None = None, least: float = 0.1) -> Schedule:
         The function of t.
 
     Raises:
-        ValueError: for up or down < 1.
+        Refusal: (a ValueError) for up or down < 1.
 
     Source:
         L. N. Smith, WACV 2017, arXiv:1506.01186.
@@ -175,7 +175,7 @@ def warm_up(steps: int, least: float = 0.0) -> Schedule:
         The function of t.
 
     Raises:
-        ValueError: for steps < 1.
+        Refusal: (a ValueError) for steps < 1.
     """
     _at_least_one(steps=steps)
 
@@ -188,4 +188,4 @@ def warm_up(steps: int, least: float = 0.0) -> Schedule:
 def _at_least_one(**counts: int) -> None:
     for name, count in counts.items():
         if count < 1:
-            raise ValueError(f"{name} = {count}: give 1 or more steps")
+            raise Refusal(f"{name} = {count}: give 1 or more steps")

@@ -23,7 +23,7 @@ import numpy as np
 from pydantic import BeforeValidator, ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
-from nnflow.names import Refusal, shown
+from nnflow.names import Refusal, WrongKind, shown
 from nnflow.typing import Array
 from nnflow.values import EXACT, hidden, leaves, real
 
@@ -50,16 +50,16 @@ def _read(value: Any) -> Any:
         except ValueError:
             value = float(value)
     if isinstance(value, bool) or not isinstance(value, (int, float, Fraction)):
-        raise ValueError("no number")
+        raise Refusal("no number")
     return value
 
 
 def _whole(value: Any) -> int:
     number = _read(value)
     if not -LARGEST < number < LARGEST:
-        raise ValueError("too large")  # or no number at all
+        raise Refusal("too large")  # or no number at all
     if int(number) != number:
-        raise ValueError("no whole number")
+        raise Refusal("no whole number")
     return int(number)
 
 
@@ -67,22 +67,22 @@ def _finite(value: Any) -> float:
     try:
         number = float(_read(value))
     except OverflowError:
-        raise ValueError("too large") from None
+        raise Refusal("too large") from None
     if not np.isfinite(number):
-        raise ValueError("not finite")
+        raise Refusal("not finite")
     return number
 
 
 def _text(value: Any) -> str:
     if not isinstance(value := plain(value), str):
-        raise ValueError("no text")
+        raise Refusal("no text")
     return str(value)
 
 
 def _several(value: Any) -> Any:
     """What may stand for a tuple: a list, a range, an array; not a set, whose order means nothing."""
     if isinstance(value, (np.ma.MaskedArray, set, frozenset, dict, str, bytes)):
-        raise ValueError("no tuple")
+        raise Refusal("no tuple")
     return tuple(value) if isinstance(value, Iterable) and getattr(value, "shape", None) != () else value
 
 
@@ -162,7 +162,7 @@ class Setting(NamedTuple):
 
     @classmethod
     def of(cls, annotation: Any) -> Setting:
-        """That of an annotation. Raises TypeError for one that means nothing to pydantic."""
+        """That of an annotation. Raises WrongKind for one that means nothing to pydantic."""
         typed = _typed(annotation)
         try:
             try:
@@ -170,7 +170,7 @@ class Setting(NamedTuple):
             except PydanticUserError:  # a type with a configuration of its own
                 adapter = TypeAdapter(typed)
         except Exception as error:
-            raise TypeError(f"the annotation {annotation!r} is none that settings can have: {error}") from error
+            raise WrongKind(f"the annotation {annotation!r} is none that settings can have: {error}") from error
         return cls(adapter, _words(annotation), not _simple(annotation) or "Annotated" in repr(annotation))
 
     def read(self, name: str, value: Any) -> Any:
@@ -216,18 +216,17 @@ def numbers(name: str, values: Any) -> Array:
 
     Raises:
         Refusal: for anything else.
-        ValueError: none that is no Refusal.
     """
     try:
         if hidden(values):
-            raise ValueError("masked values")
+            raise Refusal("masked values")
         found = np.asarray(values)
         if found.dtype.kind in "OU":
             found = np.array([_exact(_read(value)) for value in found.ravel()], dtype=np.float64).reshape(found.shape)
         if found.dtype.kind not in "iuf":
-            raise ValueError(f"they are {found.dtype}")
+            raise Refusal(f"they are {found.dtype}")
         if any(map(is_bool, leaves(values))):
-            raise ValueError("bools among them")
+            raise Refusal("bools among them")
         for leaf in leaves(values):
             _exact(plain(leaf))
         return np.array(real(found, name))
@@ -239,9 +238,9 @@ def numbers(name: str, values: Any) -> Array:
 
 
 def _exact(value: Any) -> Any:
-    """A value. Raises ValueError for a whole number that float64 may not hold."""
+    """A value. Raises Refusal for a whole number that float64 may not hold."""
     if isinstance(value, int) and abs(value) > EXACT:
-        raise ValueError("whole numbers beyond 2^53 lose digits as float64: scale or shift them")
+        raise Refusal("whole numbers beyond 2^53 lose digits as float64: scale or shift them")
     return value
 
 
@@ -301,7 +300,7 @@ def _settings(kind: type) -> dict[str, Setting]:
         hints = get_type_hints(kind, include_extras=True)
         return {f.name: Setting.of(hints[f.name]) for f in fields(kind)}
     except (NameError, TypeError, AttributeError) as error:
-        raise TypeError(f"the settings of {kind.__name__} cannot be read: {error}") from error
+        raise WrongKind(f"the settings of {kind.__name__} cannot be read: {error}") from error
 
 
 def convert_fields(instance: Any) -> None:

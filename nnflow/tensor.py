@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from nnflow.differences import Misfit, misfit
 from nnflow.internals import TorchDispatchMode, custom_function_call, tree_leaves
 from nnflow.map import NORMS, End, Into, Map, TangentRecords, new_records, tangent_records
-from nnflow.names import Refusal, unknown
+from nnflow.names import Refusal, WrongKind, unknown
 from nnflow.typing import Array, Integers
 
 TensorRule = Callable[[Tensor, "Named", int], Tensor]
@@ -78,12 +78,12 @@ def placed(device: str | torch.device | None, dtype: torch.dtype | None) -> tupl
         The device and the dtype.
 
     Raises:
-        TypeError: for a dtype that is no floating torch dtype.
+        WrongKind: (a TypeError) for a dtype that is no floating torch dtype.
         Refusal: for a dtype that is too coarse for linear algebra, or a device that cannot be had.
     """
     kind = torch.float64 if dtype is None else dtype
     if not (isinstance(kind, torch.dtype) and kind.is_floating_point):
-        raise TypeError(f"dtype = {dtype!r}: give a floating torch dtype, such as torch.float32")
+        raise WrongKind(f"dtype = {dtype!r}: give a floating torch dtype, such as torch.float32")
     if kind not in (torch.float32, torch.float64):
         raise Refusal(f"dtype = {dtype}: states are held in torch.float32 or torch.float64")
     try:
@@ -112,10 +112,9 @@ class TensorMap(Map):
         **settings: `Map`'s fields, with `observables`: name → `f(x, p, t)` → scalar tensor.
 
     Raises:
-        TypeError: for a rule that is no function or a dtype that is no floating torch dtype.
+        WrongKind: (a TypeError) for a rule that is no function or a dtype that is no floating torch dtype.
         Refusal: (a ValueError) for a device that cannot be had and, at first use, a rule whose tangent is no
-            derivative.
-        ValueError: at first use, for a rule that does not return ``(dim,)``.
+            derivative, or that does not return ``(dim,)``.
     """
 
     threads = False
@@ -140,7 +139,7 @@ class TensorMap(Map):
         **settings: Any,
     ) -> None:
         if not callable(rule):
-            raise TypeError(f"rule = {rule!r}: give a function")
+            raise WrongKind(f"rule = {rule!r}: give a function")
         place, kind = placed(device, dtype)
         super().__init__(**{"name": getattr(rule, "__name__", "map"), "check": check, **settings})
         held = {"rule": rule, "gradient": gradient, "device": place, "dtype": kind, "seeded": seeded}
@@ -179,9 +178,7 @@ class TensorMap(Map):
             out = self.rule(x.clone(), self._named(p), t)  # it may write into its x
         if not isinstance(out, Tensor) or out.shape != (self.dim,):
             shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            raise ValueError(
-                f"the rule of {self.name!r} returned {shape}: it must return a tensor of shape ({self.dim},)"
-            )
+            raise Refusal(f"the rule of {self.name!r} returned {shape}: it must return a tensor of shape ({self.dim},)")
         if out.dtype != self.dtype and (out.is_floating_point() or out.is_complex()):
             raise Refusal(
                 f"the rule of {self.name!r} returns {out.dtype} in a map of {self.dtype}: make the map with "
@@ -303,7 +300,7 @@ class TensorMap(Map):
             ``(member, k, weights)``, of the map's dtype, on its device.
 
         Raises:
-            TypeError: without a loss.
+            WrongKind: (a TypeError) without a loss.
             Refusal: where the loss cuts a derivative off, and differences of the gradient show another Hessian.
         """
         if self.gradient is None:
@@ -470,9 +467,9 @@ class TensorMap(Map):
     def separation_orbit(
         self, x: Any, y: Any, p: Any, t: int, steps: int, every: int, norm: str = "l1"
     ) -> tuple[Array, End]:
-        """As `Map.separation_orbit`, all members at once. Raises ValueError for an unknown norm."""
+        """As `Map.separation_orbit`, all members at once. Raises Refusal for an unknown norm."""
         if norm not in NORMS:
-            raise ValueError(unknown("norm", norm, NORMS))
+            raise Refusal(unknown("norm", norm, NORMS))
         order = {"l1": 1.0, "l2": 2.0, "max": float("inf")}[norm]
         p, y, (x, escaped) = self.native(p), self.native(y), _settle(self.native(x), None, t)
         members, count, dim = y.shape

@@ -100,7 +100,7 @@ def test_it_goes_on_where_it_was() -> None:
     for end in (parts, after, ensemble.with_frame(2).tangent_orbit(12, 3)[1]):
         np.testing.assert_array_equal(end.states, whole.states)
     np.testing.assert_array_equal(records[:, 2:], ensemble.advance(6).orbit(6, 3, ("loss", "l2"))[0])
-    apart = ensemble.separation_orbit(ensemble.neighbours(1e-3), 12, 4)[1]
+    apart = ensemble.separation_orbit(ensemble.perturbed(1e-3), 12, 4)[1]
     np.testing.assert_array_equal(apart.states, whole.states)
 
 

@@ -36,7 +36,7 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("recurrence", {"embedding": 2, "delay": 2, "rate": 0.1, "steps": 200, "transient": 0, "matrix": True}),
     ("plateaus", {"steps": 400, "block": 10}),
     ("laminar_lengths", {"steps": 400, "transient": 0}),
-    ("local_expansion", {"steps": 600, "seeds": 50, "radius": 0.1, "embedding": 2}),
+    ("local_expansion", {"steps": 600, "moments": 50, "radius": 0.1, "embedding": 2}),
 ]  # fmt: skip
 
 

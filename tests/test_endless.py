@@ -44,7 +44,7 @@ def test_every_analysis_refuses_it(name: str, setting: str, one: nnflow.Ensemble
         lambda e: e.advance(TOO_MANY),
         lambda e: e.orbit(TOO_MANY, every=TOO_MANY // 2),
         lambda e: e.with_frame(2).tangent_orbit(TOO_MANY, every=TOO_MANY),
-        lambda e: e.separation_orbit(e.neighbours(1e-6), TOO_MANY, every=TOO_MANY),
+        lambda e: e.separation_orbit(e.perturbed(1e-6), TOO_MANY, every=TOO_MANY),
         lambda e: nnflow.iterate(e.map, TOO_MANY),
     ],
 )

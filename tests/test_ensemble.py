@@ -9,6 +9,7 @@ import pytest
 
 import nnflow
 from nnflow.ensemble import Ensemble, Recording
+from nnflow.progress import heard_by
 
 
 @pytest.fixture
@@ -86,10 +87,8 @@ def test_verbs_continue_where_they_stopped(henon: nnflow.Map) -> None:
 def test_a_long_orbit_is_cut_into_blocks_that_change_nothing(henon: nnflow.Map) -> None:
     ticks: list[int] = []
     scan = Ensemble.grid(henon, inits=2)
-    import dataclasses
-
-    watched = dataclasses.replace(scan, tick=ticks.append)
-    records, end = watched.orbit(1000, every=10)
+    with heard_by(ticks.append):
+        records, end = scan.orbit(1000, every=10)
     assert sum(ticks) == 2000
     assert len(ticks) > 1
     np.testing.assert_array_equal(records[:, 1], scan.advance(10).states)

@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 FLOORS = {
     "nnflow": {
-        "names": 0, "typing": 0, "process": 0, "workers": 0, "blas": 0, "internals": 0, "arithmetic": 0,
+        "names": 0, "typing": 0, "process": 0, "workers": 0, "blas": 0, "internals": 0, "arithmetic": 0, "progress": 0,
         "indices": 1, "differences": 1, "values": 1, "room": 1, "writing": 1, "registry": 1, "unassigned": 1,
         "settings": 2, "frozen": 2, "methods": 2,
         "straight": 3, "machine": 3,
@@ -34,8 +34,10 @@ FLOORS = {
         "systems": 7, "runner": 7, "results": 7,
         "plotting": 8, "summary": 8, "testing": 8,
         "__init__": 9,
-        "__main__": 10,
+        "cli": 10,
+        "__main__": 11,
     },
+    "nnflow.cli": {"__init__": 0, "errors": 0, "options": 1, "inputs": 2, "outputs": 2, "commands": 3},
     "nnflow.compiled": {
         "memory": 0, "ways": 0, "frames": 1, "loops": 2, "lanes": 3, "observing": 3, "kernels": 4, "trial": 4, "map": 5,
         "__init__": 6,

@@ -72,10 +72,7 @@ def test_perturbations_and_distances_without_gauge() -> None:
     map = softmax_regression("adam", eta=0.05)
     ensemble = nnflow.Ensemble.grid(map, inits=2)
     basis = map.gauge(ensemble.state, ensemble.parameters)
-    moved = [
-        map.to_numpy(ensemble.neighbours(1e-3, 4, without_gauge=without)) - ensemble.states[:, None]
-        for without in (False, True)
-    ]
+    moved = [ensemble.perturbed(1e-3, 4, gauge=kept) - ensemble.states[:, None] for kept in (True, False)]
     assert np.abs(moved[0] @ basis.transpose(0, 2, 1)).max() > 1e-4
     np.testing.assert_allclose(moved[1] @ basis.transpose(0, 2, 1), 0.0, atol=1e-15)
     np.testing.assert_allclose(moved[1], project_out(moved[0], basis), atol=1e-15)
@@ -86,12 +83,12 @@ def test_perturbations_and_distances_without_gauge() -> None:
     )
     np.testing.assert_allclose(less[:, :, 0], np.linalg.norm(moved[1], axis=2), rtol=1e-12)
     assert (less < whole).all()
-    neighbours = ensemble.neighbours(1e-3, 4, without_gauge=True, seed=0)
+    neighbours = ensemble.perturbed(1e-3, 4, gauge=False, seed=0)
     for t in range(12):  # Adam mixes what is orthogonal with the gauge: the distance leaves it out again
         apart = map.to_numpy(neighbours) - ensemble.states[:, None]
         np.testing.assert_allclose(less[:, :, t], np.linalg.norm(project_out(apart, basis), axis=2), rtol=1e-9)
         after = ensemble.separation_orbit(neighbours, 1)[1]
-        neighbours, ensemble = after.frame, after
+        neighbours, ensemble = after.neighbors, after
 
 
 def test_a_map_without_symmetry_has_none() -> None:

@@ -560,7 +560,7 @@ def test_so_does_every_verb_and_whatever_it_compiles() -> None:
     wrong = nnflow.Ensemble.grid(nnflow.CompiledMap(decaying))
     turned = nnflow.Ensemble.grid(nnflow.CompiledMap(halved, halved_tangent))
     for use, name in (
-        (lambda: wrong.separation_orbit(wrong.neighbours(1e-6), 2), "rule"),
+        (lambda: wrong.separation_orbit(wrong.perturbed(1e-6), 2), "rule"),
         (lambda: wrong.with_frame(1).tangent_orbit(2), "rule"),
         (lambda: turned.with_frame(1).tangent_orbit(2), "tangent"),
         (

@@ -144,8 +144,9 @@ def test_what_ends_by_itself_keeps_its_status(status: int, tmp_path: Path) -> No
 
 ANALYSES = """
 import ctypes, os, time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 import nnflow
+from nnflow.progress import _listener, heard_by
 
 def compiled():
     say()
@@ -155,10 +156,12 @@ def compiled():
 class Long(nnflow.Analysis):
     def __call__(self, ensemble):
         said = []
-        def tick(steps):
+        def listener(steps):
             said or said.append(say())
-            ensemble.tick(steps)
-        replace(ensemble, tick=tick).advance(10**14)
+            before(steps)
+        before = _listener.get()
+        with heard_by(listener):
+            ensemble.advance(10**14)
 
 @dataclass(frozen=True)
 class Kernel(nnflow.Analysis):

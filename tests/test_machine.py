@@ -35,9 +35,9 @@ def verbs(map, order):
         "orbit": lambda: scan.orbit(40)[1].states,
         "watched": lambda: scan.orbit(40, observe=watched)[1].states,
         "tangent_orbit": lambda: frame.tangent_orbit(40)[1].states,
-        "separation_orbit": lambda: scan.separation_orbit(scan.neighbours(1e-6), 40)[1].states,
+        "separation_orbit": lambda: scan.separation_orbit(scan.perturbed(1e-6), 40)[1].states,
         "frame": lambda: frame.tangent_orbit(40)[0].log_stretches,
-        "distances": lambda: scan.separation_orbit(scan.neighbours(1e-6), 40)[0],
+        "distances": lambda: scan.separation_orbit(scan.perturbed(1e-6), 40)[0],
     }
     return {verb: mark(ends[verb]()) for verb in sorted(ends, reverse=order < 0)}
 """

@@ -372,16 +372,16 @@ def test_an_author_is_told_how_a_setting_may_be_none(annotation: Any, said: str)
 
 
 def test_settings_of_several_are_parted_by_blanks(capsys: pytest.CaptureFixture[str]) -> None:
-    from nnflow.__main__ import _parse
+    from nnflow.cli.options import parse
 
     @dataclass(frozen=True)
     class Orders:
         orders: tuple[int, ...] = ()
 
-    assert _parse(Orders, ["--orders", "3", "4", "5"], "own").orders == (3, 4, 5)
+    assert parse(Orders, ["--orders", "3", "4", "5"], "own").orders == (3, 4, 5)
     for arguments in (["--orders", "3,4,5"], ["--orders=3,4,5"]):
         with pytest.raises(Exception, match="--orders 3,4,5: part several values by blanks, --orders 3 4 5"):
-            _parse(Orders, arguments, "own")
+            parse(Orders, arguments, "own")
 
 
 def test_fields_without_the_decorator_are_found() -> None:

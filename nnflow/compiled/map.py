@@ -25,7 +25,7 @@ from nnflow.frozen import frozen
 from nnflow.guard import VECTORS, Call, call_plain, is_intrinsic, try_out
 from nnflow.internals import Dispatcher
 from nnflow.map import NORMS, End, Into, Map, TangentRecords, begin, new_records, tangent_records
-from nnflow.names import Refusal, shown, unknown
+from nnflow.names import Refusal, WrongKind, shown, unknown
 from nnflow.straight import reads
 from nnflow.typing import Array
 
@@ -34,7 +34,7 @@ SMALL = 8  # a state of at most so many components lies on the stack, and so doe
 TILE = 2**15  # numbers of recorded states from which observables are computed at a time
 
 
-class CompilationError(ValueError):
+class CompilationError(Refusal):
     """A rule that numba cannot compile; the message names the rule and says why."""
 
 
@@ -64,7 +64,7 @@ class CompiledMap(Map):
         **settings: `Map`'s fields, with `observables`: name → `f(x, p, t)` → float.
 
     Raises:
-        TypeError: for a rule that is no function.
+        WrongKind: (a TypeError) for a rule that is no function.
         Refusal: (a ValueError) for one that looks out of bounds, changes its arguments or does not write all of its
             result.
         CompilationError: (a ValueError) at first use, for one that numba cannot compile.
@@ -90,13 +90,13 @@ class CompiledMap(Map):
                 )
         for kind, function in functions._asdict().items():
             if not isinstance(function, FUNCTIONS) and (function is not None or kind == "rule"):
-                raise TypeError(f"{kind} = {function!r:.80}: give a function")
+                raise WrongKind(f"{kind} = {function!r:.80}: give a function")
         if joint is not None and tangent is None and frame_tangent is None:
             raise Refusal("joint without a tangent: give tangent or frame_tangent as well, which it is to agree with")
         observables = dict(settings.get("observables") or {})
         for name, function in observables.items():
             if not isinstance(function, (*FUNCTIONS, Component)):
-                raise TypeError(f"observable {name} = {function!r:.80}: give a function")
+                raise WrongKind(f"observable {name} = {function!r:.80}: give a function")
         kept, seen = frozen((functions, observables), checked=check)
         given = {"observables": seen, "check": check}
         super().__init__(**{"name": getattr(rule, "py_func", rule).__name__, **settings, **given})
@@ -189,7 +189,7 @@ class CompiledMap(Map):
             ``(member, k, weights)`` float64.
 
         Raises:
-            TypeError: without a loss.
+            WrongKind: (a TypeError) without a loss.
         """
         if self.functions.hessian is None:
             return np.asarray(super().curvature(x, p, t, v))
@@ -315,9 +315,9 @@ class CompiledMap(Map):
     def separation_orbit(
         self, x: Array, y: Array, p: Array, t: int, steps: int, every: int, norm: str = "l1"
     ) -> tuple[Array, End]:
-        """As `Map.separation_orbit`, by a compiled loop. Raises ValueError for an unknown norm."""
+        """As `Map.separation_orbit`, by a compiled loop. Raises Refusal for an unknown norm."""
         if norm not in NORMS:
-            raise ValueError(unknown("norm", norm, NORMS))
+            raise Refusal(unknown("norm", norm, NORMS))
         x, y, escaped = np.array(x, dtype=np.float64), np.array(y, dtype=np.float64), begin(x)
         distances = np.empty((*y.shape[:2], steps // every))
         loop = kernels.separation_orbit(self.functions.rule, self._shape, self.check)

@@ -28,14 +28,14 @@ RECORD = 1 + 3 * 32 * 32  # bytes of a CIFAR-10 image: label, then red, green, b
 
 
 def _content(path: Path) -> bytes:
-    """The bytes of a file, unpacked if it is a gzip. Raises ValueError if it is a broken one."""
+    """The bytes of a file, unpacked if it is a gzip. Raises Refusal if it is a broken one."""
     data = path.read_bytes()
     if data[:2] != b"\x1f\x8b":
         return data
     try:
         return gzip.decompress(data)
     except (EOFError, OSError, zlib.error) as error:
-        raise ValueError(f"{path} is a truncated or broken gzip file: {error}") from error
+        raise Refusal(f"{path} is a truncated or broken gzip file: {error}") from error
 
 
 def read_idx(path: str | Path) -> npt.NDArray[Any]:
@@ -48,18 +48,18 @@ def read_idx(path: str | Path) -> npt.NDArray[Any]:
         The array, in the shape and of the numbers that its header says.
 
     Raises:
-        ValueError: for another format, or if the file is not as long as its header says.
+        Refusal: (a ValueError) for another format, or if the file is not as long as its header says.
     """
     path = Path(path)
     data = _content(path)
     if len(data) < 4 or data[:2] != b"\0\0" or data[2] not in IDX_TYPES:
-        raise ValueError(f"{path} is no IDX file: it begins with {data[:4].hex(' ') or 'nothing'}")
+        raise Refusal(f"{path} is no IDX file: it begins with {data[:4].hex(' ') or 'nothing'}")
     kind, start = np.dtype(IDX_TYPES[data[2]]), 4 + 4 * data[3]
     shape = tuple(np.frombuffer(data[4:start], ">u4").tolist()) if len(data) >= start else ()
     wanted = start + (kind.itemsize * int(np.prod(shape, dtype=np.int64)) if shape else 0)
     if len(data) != wanted:
         fault = "truncated" if len(data) < wanted else "too long"
-        raise ValueError(f"{path} is {fault}: it has {len(data)} bytes, and its header says {wanted}")
+        raise Refusal(f"{path} is {fault}: it has {len(data)} bytes, and its header says {wanted}")
     return np.frombuffer(data, kind, offset=start).reshape(shape).astype(kind.newbyteorder("="))
 
 
@@ -76,14 +76,14 @@ def mnist(folder: str | Path, pixels: str = "unit", flat: bool = True) -> Split:
 
     Raises:
         FileNotFoundError: for a missing file.
-        ValueError: for one that does not fit.
+        Refusal: (a ValueError) for one that does not fit.
     """
     folder, parts = Path(folder), list[Any]()
     for kind in ("train", "t10k"):
         path = _one_of(folder, f"{kind}-images-idx3-ubyte")
         images, labels = read_idx(path), read_idx(_one_of(folder, f"{kind}-labels-idx1-ubyte"))
         if images.ndim != 3 or labels.shape != images.shape[:1]:
-            raise ValueError(f"{path}: images {images.shape} and labels {labels.shape} do not belong together")
+            raise Refusal(f"{path}: images {images.shape} and labels {labels.shape} do not belong together")
         parts += [_pixels(images[:, None], pixels, flat), _labels(labels, 10, path)]
     return Split(*parts)
 
@@ -112,7 +112,7 @@ def cifar10(folder: str | Path, pixels: str = "unit", flat: bool = False) -> Spl
 
     Raises:
         FileNotFoundError: for a missing file.
-        ValueError: for a truncated one or labels beyond 9.
+        Refusal: (a ValueError) for a truncated one or labels beyond 9.
     """
     folder = Path(folder)
     train = [_records(folder / f"data_batch_{i}.bin") for i in range(1, 6)]
@@ -128,14 +128,14 @@ def _records(path: Path) -> tuple[Bytes, npt.NDArray[np.int64]]:
         raise FileNotFoundError(f"{path.parent} does not hold {path.name}: give the folder of the binary version")
     data = np.frombuffer(path.read_bytes(), np.uint8)
     if not len(data) or len(data) % RECORD:
-        raise ValueError(f"{path} is truncated: {len(data)} bytes are no whole number of records of {RECORD}")
+        raise Refusal(f"{path} is truncated: {len(data)} bytes are no whole number of records of {RECORD}")
     rows = data.reshape(-1, RECORD)
     return rows[:, 1:].reshape(-1, 3, 32, 32), _labels(rows[:, 0], 10, path)
 
 
 def _pixels(images: npt.NDArray[Any], pixels: str, flat: bool) -> npt.NDArray[np.float64]:
     if pixels not in PIXELS:
-        raise ValueError(f"pixels = {pixels!r}: give 'unit' for 0 to 1 or 'raw' for 0 to 255")
+        raise Refusal(f"pixels = {pixels!r}: give 'unit' for 0 to 1 or 'raw' for 0 to 255")
     values = images.astype(np.float64)
     if pixels == "unit":
         values /= 255.0
@@ -145,7 +145,7 @@ def _pixels(images: npt.NDArray[Any], pixels: str, flat: bool) -> npt.NDArray[np
 def _labels(labels: npt.NDArray[Any], classes: int, path: Path) -> npt.NDArray[np.int64]:
     if labels.size and labels.max() >= classes:
         row = int(labels.argmax())
-        raise ValueError(f"{path}: label {labels[row]} of row {row}, but there are only {classes} classes")
+        raise Refusal(f"{path}: label {labels[row]} of row {row}, but there are only {classes} classes")
     return labels.astype(np.int64)
 
 
@@ -171,10 +171,9 @@ def table(
         The split.
 
     Raises:
-        ValueError: for a column that does not exist, two of one name, a first one that only counts the rows (it would
-            be learned), a table without features, rows of different lengths or parted by something else than commas,
-            and cells that are missing or features that are no finite numbers, with the line.
-        Refusal: (a ValueError) likewise.
+        Refusal: (a ValueError) for a column that does not exist, two of one name, a first one that only counts the rows
+            (it would be learned), a table without features, rows of different lengths or parted by something else than
+            commas, and cells that are missing or features that are no finite numbers, with the line.
     """
     path = Path(path)
     try:
@@ -183,7 +182,7 @@ def table(
     except (UnicodeDecodeError, csv.Error) as error:
         raise Refusal(f"{path} cannot be read as a table: {error}") from error
     if not lines:
-        raise ValueError(f"{path} is empty")
+        raise Refusal(f"{path} is empty")
     lines = uncommented(lines)
     for line, row in lines:
         if said := parted(",".join(row)):
@@ -193,7 +192,7 @@ def table(
     width = len(lines[0][1])
     for line, row in rows:
         if len(row) != width:
-            raise ValueError(f"{path}, line {line}: {len(row)} columns, but {width} in the first line")
+            raise Refusal(f"{path}, line {line}: {len(row)} columns, but {width} in the first line")
     if width == 1:
         raise Refusal(f"{path} has one column only: give at least one feature beside the target")
     column = _column(target, header, width, path)
@@ -218,14 +217,14 @@ def _check_no_index(cells: list[str], name: str, path: Path) -> None:
 def _column(target: str | int, header: list[str] | None, width: int, path: Path) -> int:
     if isinstance(target, str):
         if header is None:
-            raise ValueError(f"target = {target!r}: {path} has no header, so give the index of the column")
+            raise Refusal(f"target = {target!r}: {path} has no header, so give the index of the column")
         if target not in header:
-            raise ValueError(unknown(f"column of {path}", target, header))
+            raise Refusal(unknown(f"column of {path}", target, header))
         if header.count(target) > 1:
             raise Refusal(f"{path} has two columns {target!r}: give the index of one")
         return header.index(target)
     if not -width <= target < width:
-        raise ValueError(f"target = {target}: {path} has {width} columns")
+        raise Refusal(f"target = {target}: {path} has {width} columns")
     return target % width
 
 
@@ -240,7 +239,7 @@ def _is_number(cell: str) -> bool:
 def _number(cell: str, line: int, column: int, path: Path) -> float:
     if not _is_number(cell) or not np.isfinite(float(cell)):
         what = repr(cell) if cell else "nothing"
-        raise ValueError(f"{path}, line {line}, column {column}: {what} where a finite number is needed")
+        raise Refusal(f"{path}, line {line}, column {column}: {what} where a finite number is needed")
     return float(cell)
 
 
@@ -249,9 +248,9 @@ def _targets(cells: list[str], classes: bool | None, path: Path) -> npt.NDArray[
     numbers = all(_is_number(cell) for cell in cells)
     values = np.array([float(cell) for cell in cells]) if numbers else np.array(cells)
     if classes is False and not numbers:
-        raise ValueError(f"{path}: the target column holds words, so its values cannot be regressed")
+        raise Refusal(f"{path}: the target column holds words, so its values cannot be regressed")
     if numbers and not np.isfinite(values).all():
-        raise ValueError(f"{path}: the target column holds values that are not finite: clean it")
+        raise Refusal(f"{path}: the target column holds values that are not finite: clean it")
     if classes or (classes is None and not (numbers and (values % 1 != 0).any())):
         return np.unique(values, return_inverse=True)[1].astype(np.int64)
     return values[:, None]
@@ -263,7 +262,7 @@ def _archive(path: Path) -> dict[str, npt.NDArray[Any]]:
         with zipfile.ZipFile(path) as whole:
             broken = whole.testzip()
         if broken is not None:
-            raise ValueError(f"{broken} is damaged")
+            raise Refusal(f"{broken} is damaged")
         with np.load(path, allow_pickle=False) as held:
             return {name: held[name] for name in held.files}
     except (OSError, MemoryError):
@@ -284,8 +283,7 @@ def arrays(path: str | Path, test: float = 0.2, seed: int = 0) -> Split:
         The split.
 
     Raises:
-        ValueError: for arrays that are missing, not of the same length, or not finite.
-        Refusal: (a ValueError) likewise.
+        Refusal: (a ValueError) for arrays that are missing, not of the same length, or not finite.
     """
     path = Path(path)
     held = _archive(path)
@@ -297,7 +295,7 @@ def arrays(path: str | Path, test: float = 0.2, seed: int = 0) -> Split:
         )
     for name, values in found.items():
         if values.dtype.kind not in "fiub" or not np.isfinite(values).all():
-            raise ValueError(f"{path}: {name} of {values.dtype} holds what is no finite number")
+            raise Refusal(f"{path}: {name} of {values.dtype} holds what is no finite number")
     if "test_inputs" not in found:
         return split_rows(found["inputs"], found["targets"], test, seed)
     parts = [split_rows(found[f"{kind}inputs"], found[f"{kind}targets"], 0.0, seed) for kind in ("", "test_")]

@@ -79,7 +79,7 @@ def chebyshev(degree: int = 3, samples: int = 100, noise: float = 0.0, test: flo
         The split, of inputs ``(n, 1)`` and values ``(n, 1)``.
 
     Raises:
-        ValueError: for a negative degree.
+        Refusal: (a ValueError) for a negative degree.
     """
     at_least(0, degree=degree, noise=noise)
     at_least(1, samples=samples)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnflow.map import generator
+from nnflow.names import Refusal
 from nnflow.settings import checked, numbers
 from nnflow.typing import Array
 
@@ -50,16 +51,16 @@ def split_rows(inputs: Any, targets: Any, test: float = 0.2, seed: int = 0) -> S
         The split; labels are int64, everything else float64.
 
     Raises:
-        ValueError: if there are not as many targets as inputs, none of them is left for training, or test is not in 0 …
-            1.
+        Refusal: (a ValueError) if there are not as many targets as inputs, none of them is left for training, or test
+            is not in 0 … 1.
     """
     x = numbers("inputs", inputs)
     y: npt.NDArray[Any] = np.array(targets)
     y = y.astype(np.int64) if y.dtype.kind in "iub" else numbers("targets", targets)
     if len(x) != len(y):
-        raise ValueError(f"{len(x)} inputs and {len(y)} targets: give one target a row")
+        raise Refusal(f"{len(x)} inputs and {len(y)} targets: give one target a row")
     if not 0 <= test < 1 or round(test * len(x)) >= len(x):
-        raise ValueError(f"test = {test}: give the share of test rows, 0 or more, so that some of {len(x)} are left")
+        raise Refusal(f"test = {test}: give the share of test rows, 0 or more, so that some of {len(x)} are left")
     order = generator(seed, "split").permutation(len(x))
     count = round(test * len(x))
     classes = (y[order] if y.ndim == 1 and y.dtype.kind == "i" else np.zeros(len(x))).astype(np.int64)
@@ -92,10 +93,10 @@ def scaled(split: Split, scale: str, nominal: float | None = None) -> Split:
         The split, with other features.
 
     Raises:
-        ValueError: for an unknown scale.
+        Refusal: (a ValueError) for an unknown scale.
     """
     if scale not in SCALES:
-        raise ValueError(f"scale = {scale!r}: give one of {', '.join(SCALES)}")
+        raise Refusal(f"scale = {scale!r}: give one of {', '.join(SCALES)}")
     x = split.inputs
     if scale == "raw":
         return split

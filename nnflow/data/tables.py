@@ -49,7 +49,7 @@ def iris_split(split: int) -> Split:
         The split.
 
     Raises:
-        ValueError: for a negative seed.
+        Refusal: (a ValueError) for a negative seed.
 
     Source:
         arXiv:2404.05782.

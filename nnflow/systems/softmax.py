@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from nnflow.compiled import CompiledMap
 from nnflow.compiled.ways import kernel
+from nnflow.names import Refusal
 from nnflow.settings import numbers
 from nnflow.typing import Array
 
@@ -60,7 +61,7 @@ def softmax(
         The map.
 
     Raises:
-        ValueError: for fewer than two classes, or frequencies that are not positive.
+        Refusal: (a ValueError) for fewer than two classes, or frequencies that are not positive.
 
     Source:
         For the plateaus of K. Danovski, M. C. Soriano, L. Lacasa, Front. Complex Syst. 2, 1367957 (2024),
@@ -68,7 +69,7 @@ def softmax(
     """
     weights = numbers("frequencies", frequencies)
     if weights.ndim != 1 or len(weights) < 2 or not (np.isfinite(weights) & (weights > 0)).all():
-        raise ValueError(f"frequencies = {frequencies!r}: give two or more positive numbers, one a class")
+        raise Refusal(f"frequencies = {frequencies!r}: give two or more positive numbers, one a class")
     share, classes = weights / weights.sum(), len(weights)
 
     def rule(x: Array, p: Array, t: int, out: Array) -> None:

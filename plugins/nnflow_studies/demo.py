@@ -18,6 +18,7 @@ import xarray as xr
 from tqdm import tqdm
 
 import nnflow
+from nnflow import Refusal
 from nnflow_studies import demo_figure
 
 Array = npt.NDArray[np.float64]
@@ -107,9 +108,9 @@ class Demo:
     def __post_init__(self) -> None:
         for name, least in (("values", 4), ("inits", 1), ("seed", 0)):
             if getattr(self, name) < least:
-                raise ValueError(f"{name} = {getattr(self, name)}: give {least} or more")
+                raise Refusal(f"{name} = {getattr(self, name)}: give {least} or more")
         if not 0 < self.settle <= 1000:
-            raise ValueError(f"settle = {self.settle}: give a factor above 0, up to 1000")
+            raise Refusal(f"settle = {self.settle}: give a factor above 0, up to 1000")
 
     def __call__(self) -> None:
         """Run the study."""

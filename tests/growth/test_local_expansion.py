@@ -56,7 +56,7 @@ def direct(x: Any, t: int, settings: Any) -> tuple[float, float, int, float, boo
 def test_it_is_what_loops_over_all_pairs_find(changed: Any) -> None:
     x = series("henon", 400)
     settings = {
-        "seeds": 60, "radius": 0.01, "theiler": 1, "embedding": 1, "delay": 1, "shortest": 4, "longest": 12,
+        "moments": 60, "radius": 0.01, "theiler": 1, "embedding": 1, "delay": 1, "shortest": 4, "longest": 12,
         "screen": 8, "significance": 0.05, "tolerance": 10.0, "seed": 4, **changed,
     }  # fmt: skip
     found = expansion_rates(x, **settings)
@@ -116,7 +116,7 @@ def test_false_neighbours_give_a_slow_quasi_periodic_series_a_rate() -> None:
 
 @pytest.mark.parametrize("cycle", [[0.5], [0.1, 0.5, 0.9, 0.3]])
 def test_a_series_that_repeats_has_neighbours_and_no_rate(cycle: list[float]) -> None:
-    found = expansion_rates(np.tile(cycle, 2000 // len(cycle)), seeds=50)
+    found = expansion_rates(np.tile(cycle, 2000 // len(cycle)), moments=50)
     assert (found.neighbours > 400).all()
     assert np.isnan(found.rate).all()
     assert np.isnan(found.r_squared).all()
@@ -128,7 +128,7 @@ def test_neighbours_that_merge_have_no_rate() -> None:
     """Two stretches whose distance is 2^n / 1000 up to n = 7, and 0 from n = 8 on."""
     one = np.arange(20.0)
     other = one + np.where(np.arange(20) < 8, 2.0 ** np.arange(20) / 1000, 0.0)
-    settings = {"radius": 0.0015, "longest": 12, "screen": 6, "seeds": 28}
+    settings = {"radius": 0.0015, "longest": 12, "screen": 6, "moments": 28}
     found = expansion_rates(np.concatenate([one, other]), **settings)
     met = found.neighbours > 0
     assert met.any()
@@ -137,8 +137,8 @@ def test_neighbours_that_merge_have_no_rate() -> None:
 
 
 def test_a_seed_without_neighbours_and_a_series_that_is_not_finite_have_no_rate() -> None:
-    lonely = expansion_rates(np.arange(500.0), seeds=50)
-    broken = expansion_rates(np.where(np.arange(500) == 400, np.nan, 0.0), seeds=50)
+    lonely = expansion_rates(np.arange(500.0), moments=50)
+    broken = expansion_rates(np.where(np.arange(500) == 400, np.nan, 0.0), moments=50)
     for found in (lonely, broken):
         assert not found.neighbours.any()
         assert not found.kept.any()
@@ -157,22 +157,22 @@ def test_neighbours_are_strictly_nearer_than_the_radius_and_outside_the_theiler_
 def test_seeds_are_drawn_from_the_seed_alone_and_have_their_past_and_future() -> None:
     x = np.random.default_rng(0).normal(size=100)
     settings = {"embedding": 3, "delay": 5, "longest": 12}
-    every = expansion_rates(x, seeds=78, **settings)
+    every = expansion_rates(x, moments=78, **settings)
     assert every.time.tolist() == list(range(10, 88))
-    few, again, other = (expansion_rates(x, seeds=20, seed=seed, **settings).time.tolist() for seed in (0, 0, 1))
+    few, again, other = (expansion_rates(x, moments=20, seed=seed, **settings).time.tolist() for seed in (0, 0, 1))
     assert few == again != other
     with pytest.raises(ValueError, match="steps = 100: give 101 or more"):
-        expansion_rates(x, seeds=79, **settings)
+        expansion_rates(x, moments=79, **settings)
     with pytest.raises(ValueError, match=r"series of shape \(2, 50\)"):
-        expansion_rates(x.reshape(2, 50), seeds=5)
+        expansion_rates(x.reshape(2, 50), moments=5)
 
 
 def test_a_run_is_the_function_on_each_member_and_an_escaped_one_is_empty() -> None:
-    settings = {"seeds": 200, "steps": 5000, "transient": 100}
+    settings = {"moments": 200, "steps": 5000, "transient": 100}
     ensemble = nnflow.Ensemble.grid(nnflow.maps["logistic"](), r=[3.9, 4.0, 4.5], inits=1, seed=0)
     found = nnflow.run(LocalExpansion(**settings), ensemble)
     x = ensemble.advance(100).orbit(5000, 1, "x")[0][1, :, 0]
-    alone = expansion_rates(x, seeds=200)
+    alone = expansion_rates(x, moments=200)
     member = found.isel(r=1).squeeze()
     for name in ("value", "rate", "r_squared", "neighbours", "false_share", "kept"):
         np.testing.assert_array_equal(member[name], getattr(alone, name), err_msg=name)
@@ -193,7 +193,7 @@ def test_a_member_that_escapes_on_the_last_step_is_empty_too() -> None:
     doubling = nnflow.CompiledMap(rule, dim=1, name="doubling")
     for steps, value in [(1023, False), (1024, True)]:  # 2^1024 is not finite, all samples are
         found = nnflow.run(
-            LocalExpansion(seeds=10, steps=steps, transient=0), nnflow.Ensemble.grid(doubling, states=[[1.0]])
+            LocalExpansion(moments=10, steps=steps, transient=0), nnflow.Ensemble.grid(doubling, states=[[1.0]])
         )
         assert (found.escaped.item() >= 0) is value
         assert bool(found.value.isnull().all()) is value
@@ -201,14 +201,14 @@ def test_a_member_that_escapes_on_the_last_step_is_empty_too() -> None:
 
 def test_it_takes_a_recording() -> None:
     x = series("logistic", 3000, r=4.0)
-    found = nnflow.run(LocalExpansion(steps=3000, transient=0, seeds=100, radius=1e-3), nnflow.Recording(x))
-    np.testing.assert_array_equal(found.rate, expansion_rates(x, seeds=100, radius=1e-3).rate)
+    found = nnflow.run(LocalExpansion(steps=3000, transient=0, moments=100, radius=1e-3), nnflow.Recording(x))
+    np.testing.assert_array_equal(found.rate, expansion_rates(x, moments=100, radius=1e-3).rate)
 
 
 def test_the_picture_has_a_dot_for_every_kept_seed() -> None:
     from matplotlib.figure import Figure
 
-    settings = LocalExpansion(steps=5000, seeds=200)
+    settings = LocalExpansion(steps=5000, moments=200)
     found = nnflow.run(settings, nnflow.Ensemble.grid(nnflow.maps["logistic"](r=4.0), inits=3))
     axes = Figure().add_subplot()
     settings.draw(found, axes)
@@ -230,7 +230,7 @@ def test_it_satisfies_the_contract() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"seeds": 0}, "seeds = 0: give 1 or more"),
+        ({"moments": 0}, "moments = 0: give 1 or more"),
         ({"theiler": 0}, "theiler = 0: give 1 or more"),
         ({"embedding": 0}, "embedding = 0: give 1 or more"),
         ({"delay": 0}, "delay = 0: give 1 or more"),

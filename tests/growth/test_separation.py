@@ -51,7 +51,7 @@ def test_layers_add_up_and_normal_perturbations_are_normal() -> None:
     np.testing.assert_allclose(found.layer_distance.sum("layer"), found.distance, rtol=1e-12)
     plain = nnflow.run("separation", ensemble, perturbation=(1e-6, 1e-4), distribution="normal", **settings)
     np.testing.assert_allclose(plain.distance, found.distance, rtol=1e-12)
-    shift = ensemble.neighbours(1e-4, 3, kind="normal") - ensemble.states[:, None]
+    shift = ensemble.perturbed(1e-4, 3, distribution="normal") - ensemble.states[:, None]
     np.testing.assert_allclose(found.distance[:, 1, :, 0], np.abs(shift).sum(axis=2), rtol=1e-12)
     first = nnflow.run("separation", ensemble, perturbation=1e-4, layers=True, where="W1*", norm="max", **settings)
     assert (first.layer_distance.sel(layer="W2")[..., 0] == 0).all()
@@ -63,7 +63,7 @@ def test_memory_is_perturbed_or_not_as_asked() -> None:
     ensemble = nnflow.Ensemble.grid(map, inits=2)
 
     def moved(**settings: Any) -> list[int]:
-        shifts = map.to_numpy(ensemble.neighbours(0.1, 2, **settings)) - ensemble.states[:, None]
+        shifts = ensemble.perturbed(0.1, 2, **settings) - ensemble.states[:, None]
         return np.flatnonzero(np.abs(shifts).max(axis=(0, 1))).tolist()
 
     assert moved() == [0, 1, 2]
@@ -76,13 +76,15 @@ def test_memory_is_perturbed_or_not_as_asked() -> None:
 
 def test_draws_belong_to_the_init() -> None:
     ensemble = nnflow.Ensemble.grid(nnflow.maps["henon"](), inits=2, a=[1.0, 1.4])
-    shifts = ensemble.neighbours(1e-3, 3, kind="normal", seed=4) - ensemble.states[:, None]
+    shifts = ensemble.perturbed(1e-3, 3, distribution="normal", seed=4) - ensemble.states[:, None]
     np.testing.assert_allclose(shifts[0], shifts[2], atol=1e-15)
     assert np.abs(shifts[0] - shifts[1]).max() > 1e-4
-    assert not np.allclose(ensemble.neighbours(1e-3, 3, kind="normal", seed=5) - ensemble.states[:, None], shifts)
-    for wrong in ({"size": 0.0}, {"size": -1.0}, {"size": 1.0, "count": 0}, {"size": 1.0, "kind": "cauchy"}):
+    assert not np.allclose(
+        ensemble.perturbed(1e-3, 3, distribution="normal", seed=5) - ensemble.states[:, None], shifts
+    )
+    for wrong in ({"size": 0.0}, {"size": -1.0}, {"size": 1.0, "count": 0}, {"size": 1.0, "distribution": "cauchy"}):
         with pytest.raises(ValueError, match="give a positive size"):
-            ensemble.neighbours(**wrong)
+            ensemble.perturbed(**wrong)
 
 
 # ---------------------------------------------------------------------------------------------------------- resolution

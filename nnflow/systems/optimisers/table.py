@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from nnflow.names import unknown
+from nnflow.names import Refusal, unknown
 from nnflow.schedules import Schedule, name_of
 
 
@@ -67,16 +67,16 @@ def optimiser(name: str, defaults: Mapping[str, float], decay: bool = True) -> d
         Parameter → default, in the order of a map's parameters.
 
     Raises:
-        ValueError: for an unknown optimizer or parameter, or a negative learning rate.
+        Refusal: (a ValueError) for an unknown optimizer or parameter, or a negative learning rate.
     """
     if name not in OPTIMISERS:
-        raise ValueError(unknown("optimizer", name, OPTIMISERS))
+        raise Refusal(unknown("optimizer", name, OPTIMISERS))
     known = OPTIMISERS[name].parameters
     for key in defaults:
         if key not in known:
-            raise ValueError(unknown(f"parameter of {name}", key, known, meant(key, known)))
+            raise Refusal(unknown(f"parameter of {name}", key, known, meant(key, known)))
     if not defaults.get("eta", 0.0) >= 0:
-        raise ValueError(f"eta = {defaults['eta']}: a learning rate is 0 or more")
+        raise Refusal(f"eta = {defaults['eta']}: a learning rate is 0 or more")
     kept = {key: value for key, value in known.items() if decay or key != "weight_decay" or value}
     return {**kept, **defaults}
 

@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnflow.data.order import Order
+from nnflow.names import Refusal
 from nnflow.systems.perceptron.batches import Batch, blocks_of, in_order, shuffled
 from nnflow.systems.perceptron.costs import Gradient, Job, P, cost_of
 from nnflow.systems.perceptron.gradients import gradient_of, products_of
@@ -97,7 +98,7 @@ class Perceptron:
         probe: Inputs whose outputs are observables.
 
     Raises:
-        ValueError: for anything that does not fit together.
+        Refusal: (a ValueError) for anything that does not fit together.
     """
 
     sizes: tuple[int, ...]
@@ -115,21 +116,21 @@ class Perceptron:
     def __post_init__(self) -> None:
         sizes = tuple(int(n) for n in self.sizes)
         if len(sizes) < 2 or min(sizes) < 1:
-            raise ValueError(f"sizes = {self.sizes}: give at least two layer sizes, inputs first, each 1 or more")
+            raise Refusal(f"sizes = {self.sizes}: give at least two layer sizes, inputs first, each 1 or more")
         object.__setattr__(self, "sizes", sizes)
         if self.loss not in LOSSES:
-            raise ValueError(f"loss = {self.loss!r}: choose one of {', '.join(LOSSES)}")
+            raise Refusal(f"loss = {self.loss!r}: choose one of {', '.join(LOSSES)}")
         for name in self.activations:
             if name not in ACTIVATIONS:
-                raise ValueError(f"activation = {name!r}: choose among {', '.join(ACTIVATIONS)}")
+                raise Refusal(f"activation = {name!r}: choose among {', '.join(ACTIVATIONS)}")
         if len(self.activations) != len(sizes) - 1:
-            raise ValueError(
+            raise Refusal(
                 f"activation has {len(self.activations) - 1} names: give one name, or one for each of the "
                 f"{len(sizes) - 2} hidden layers of sizes = {sizes}"
             )
         self._check("", self.inputs, self.targets)
         if (self.test_inputs is None) != (self.test_targets is None):
-            raise ValueError("test data are incomplete: give both test_inputs and test_targets, or neither")
+            raise Refusal("test data are incomplete: give both test_inputs and test_targets, or neither")
         if self.probe is not None:
             object.__setattr__(self, "probe", self._rows("probe", self.probe))
         if self.test_inputs is not None and self.test_targets is not None:
@@ -145,9 +146,9 @@ class Perceptron:
     def _rows(self, name: str, inputs: npt.NDArray[Any]) -> Array:
         x = np.array(inputs, dtype=np.float64, order="C")
         if x.ndim != 2 or x.shape[1] != self.sizes[0] or len(x) == 0:
-            raise ValueError(f"{name} have shape {x.shape}: give at least one sample of {self.sizes[0]} features")
+            raise Refusal(f"{name} have shape {x.shape}: give at least one sample of {self.sizes[0]} features")
         if not np.isfinite(x).all():
-            raise ValueError(f"{name} are not finite in {np.sum(~np.isfinite(x))} of {x.size} entries: clean them")
+            raise Refusal(f"{name} are not finite in {np.sum(~np.isfinite(x))} of {x.size} entries: clean them")
         return x
 
     @property
@@ -225,18 +226,16 @@ class Perceptron:
 
 def _check_values(name: str, y: npt.NDArray[Any], samples: int, outputs: int) -> npt.NDArray[Any]:
     if y.shape != (samples, outputs):
-        raise ValueError(f"{name} have shape {y.shape}: with the loss mse, give ({samples}, {outputs})")
+        raise Refusal(f"{name} have shape {y.shape}: with the loss mse, give ({samples}, {outputs})")
     values = y.astype(np.float64)
     if not np.isfinite(values).all():
-        raise ValueError(f"{name} are not finite in {np.sum(~np.isfinite(values))} of {y.size} entries: clean them")
+        raise Refusal(f"{name} are not finite in {np.sum(~np.isfinite(values))} of {y.size} entries: clean them")
     return values
 
 
 def _check_labels(name: str, y: npt.NDArray[Any], samples: int, outputs: int) -> npt.NDArray[Any]:
     if y.shape != (samples,) or y.dtype.kind not in "iu":
-        raise ValueError(f"{name} are {y.dtype} of shape {y.shape}: with cross_entropy, give {samples} integer labels")
+        raise Refusal(f"{name} are {y.dtype} of shape {y.shape}: with cross_entropy, give {samples} integer labels")
     if y.min() < 0 or y.max() >= outputs:
-        raise ValueError(
-            f"{name} run from {y.min()} to {y.max()}: number the {outputs} classes from 0 to {outputs - 1}"
-        )
+        raise Refusal(f"{name} run from {y.min()} to {y.max()}: number the {outputs} classes from 0 to {outputs - 1}")
     return y.astype(np.int64)

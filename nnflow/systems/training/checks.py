@@ -46,7 +46,7 @@ def try_out(task: Task) -> None:
 
 
 def _unused(loss: Tensor, named: dict[str, nn.Parameter]) -> list[str]:
-    """The parameters that the loss was computed without. Raises ValueError if torch cannot tell."""
+    """The parameters that the loss was computed without. Raises Refusal if torch cannot tell."""
     if not loss.requires_grad:
         return list(named)
     try:

@@ -95,7 +95,7 @@ def training_map(
         Refusal: (a ValueError) for what differs from torch, an unknown backend, optimizer or parameter, outputs that do
             not fit the loss, and a loss that is not finite or no fixed function of all its parameters (batch-norm in
             training mode; dropout without `noise`).
-        TypeError: for what is no module or no floating torch dtype.
+        WrongKind: (a TypeError) for what is no module or no floating torch dtype.
     """
     if backend not in BACKENDS:
         raise Refusal(unknown("backend", backend, BACKENDS))

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from nnflow.names import WrongKind
 from nnflow.systems.training.written import rrelu
 
 RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
@@ -45,9 +46,9 @@ class WrittenOut(TorchFunctionMode):
 
 
 def drops(*args: Any) -> bool:
-    """Whether a recurrent layer has dropout between its parts. Raises TypeError for packed sequences."""
+    """Whether a recurrent layer has dropout between its parts. Raises WrongKind for packed sequences."""
     if not isinstance(args[3], bool):
-        raise TypeError("packed sequences go through torch's own dropout, which has no forward derivative: pad them")
+        raise WrongKind("packed sequences go through torch's own dropout, which has no forward derivative: pad them")
     return bool(args[5] > 0 and args[6])
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
 from nnflow.map import length
+from nnflow.names import Refusal
 from nnflow.systems.training.state import TrainingMap
 from nnflow.typing import Array
 
@@ -41,7 +42,7 @@ def layers(map: TrainingMap, state: Any) -> list[Layer]:
         Kernel and bias of each layer.
 
     Raises:
-        ValueError: for a state of another shape, or a network that is no chain of fully connected layers.
+        Refusal: (a ValueError) for a state of another shape, or a network that is no chain of fully connected layers.
     """
     parts = split(map, state)
     found: list[Layer] = []
@@ -51,7 +52,7 @@ def layers(map: TrainingMap, state: Any) -> list[Layer]:
         elif len(shape) == 1 and found and found[-1].bias is None and shape[0] == found[-1].kernel.shape[0]:
             found[-1] = found[-1]._replace(bias=values)
         else:
-            raise ValueError(
+            raise Refusal(
                 f"parameter {name} of shape {shape} breaks the chain: the view as a graph needs fully connected "
                 "layers, each a weight matrix (out, in) and perhaps biases (out,)"
             )
@@ -62,7 +63,7 @@ def split(map: TrainingMap, state: Any) -> list[Array]:
     """The parameters of a state ``(dim,)``, in the shapes of the layout."""
     values = map.to_numpy(state)
     if values.shape != (map.dim,):
-        raise ValueError(f"the state has shape {values.shape}: give one state of shape ({map.dim},)")
+        raise Refusal(f"the state has shape {values.shape}: give one state of shape ({map.dim},)")
     ends = np.cumsum([int(np.prod(shape)) for _, shape in map.layout])
     pieces = np.split(values[: map.weights], ends[:-1])
     return [piece.reshape(shape) for piece, (_, shape) in zip(pieces, map.layout, strict=True)]
@@ -80,7 +81,7 @@ def adjacency(map: TrainingMap, state: Any, biases: bool = False) -> Array:
         ``(unit, unit)`` float64.
 
     Raises:
-        ValueError: as `layers`.
+        Refusal: (a ValueError) as `layers`.
     """
     chain = layers(map, state)
     first = np.concatenate([[0, chain[0].kernel.shape[1]], [layer.kernel.shape[0] for layer in chain]]).cumsum()
@@ -105,7 +106,7 @@ def graph(map: TrainingMap, state: Any) -> nx.DiGraph:
         `adjacency`; inputs have layer 0 and bias 0.
 
     Raises:
-        ValueError: as `layers`.
+        Refusal: (a ValueError) as `layers`.
     """
     import networkx as nx
 
@@ -139,7 +140,7 @@ def distance(map: TrainingMap, x: Any, y: Any, norm: str = "l1") -> float:
         The distance.
 
     Raises:
-        ValueError: for another norm, or states of another shape.
+        Refusal: (a ValueError) for another norm, or states of another shape.
     """
     return float(length(_flat(map, x) - _flat(map, y), norm))
 
@@ -181,13 +182,13 @@ def matched(map: TrainingMap, x: Any, y: Any, norm: str = "l1") -> Match:
         The distance, and the order of each hidden layer: unit i of x is matched with unit order[i] of y.
 
     Raises:
-        ValueError: for another norm, and as `layers`.
+        Refusal: (a ValueError) for another norm, and as `layers`.
 
     Source:
         S. K. Ainsworth, J. Hayase, S. Srinivasa, ICLR 2023, arXiv:2209.04836.
     """
     if norm not in ("l1", "l2"):
-        raise ValueError(f"norm = {norm!r}: a distance that is a sum over units is needed, l1 or l2")
+        raise Refusal(f"norm = {norm!r}: a distance that is a sum over units is needed, l1 or l2")
     ours, theirs = layers(map, x), layers(map, y)
     orders = [np.arange(len(layer.kernel)) for layer in ours[:-1]]
     best = _cost(ours, theirs, orders, norm)

@@ -7,12 +7,12 @@ Clipped to 1 or to −1, that kind of growth is gone, along the very same orbit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnflow.authors import Analysis, Array, Ensemble, Result, at_least
+from nnflow.authors import Analysis, Array, Ensemble, Result, WrongKind, at_least
 from nnflow_plugins.tools.remarks import at_rest
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class ClippedLyapunov(Analysis):
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
-        TypeError: unless the tangent map is symmetric (plain gradient descent, any one-dimensional map).
+        WrongKind: (a TypeError) unless the tangent map is symmetric (plain gradient descent, any one-dimensional map).
     """
 
     steps: int = 200
@@ -105,17 +105,17 @@ class ClippedLyapunov(Analysis):
             Eigenvalues, ascending, eigenvectors, as columns, and the ensemble after the step.
 
         Raises:
-            TypeError: if J is not symmetric.
+            WrongKind: (a TypeError) if J is not symmetric.
         """
         unit = np.broadcast_to(np.eye(now.map.dim), (len(now), now.map.dim, now.map.dim)).copy()
-        records, ahead = replace(now, frame=now.map.native(unit)).tangent_orbit(1, keep=("factors",))
+        records, ahead = now.with_vectors(unit).tangent_orbit(1, keep=("factors",))
         assert records.factors is not None
-        j = now.map.to_numpy(ahead.frame).transpose(0, 2, 1) @ np.asarray(records.factors)[:, 0]
+        j = ahead.frames.transpose(0, 2, 1) @ np.asarray(records.factors)[:, 0]
         lost = np.asarray(~np.isfinite(j).all(axis=(1, 2)))
         j = np.where(lost[:, None, None], 0.0, j)
         gap = np.abs(j - j.transpose(0, 2, 1)).max() / max(1.0, np.abs(j).max())
         if gap > 1e-6:
-            raise TypeError(f"{now.map.name} has no symmetric tangent map (it differs from its transpose by {gap:.1e})")
+            raise WrongKind(f"{now.map.name} has no symmetric tangent map (it differs from its transpose by {gap:.1e})")
         values, vectors = np.linalg.eigh(j)
         return np.where(lost[:, None], np.nan, values), np.where(lost[:, None, None], np.nan, vectors), ahead
 

@@ -6,12 +6,12 @@ positive and dies out: chaos that is transient. One number would hide that.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnflow.authors import Analysis, Ensemble, Result, at_least
+from nnflow.authors import Analysis, Ensemble, Refusal, Result, at_least
 from nnflow_plugins.tools.remarks import at_rest, start_counts
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class FiniteTimeLyapunov(Analysis):
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
-        ValueError: for k beyond dim, or steps that are no multiple of the window.
+        Refusal: (a ValueError) for k beyond dim, or steps that are no multiple of the window.
 
     Source:
         P. Grassberger, R. Badii, A. Politi, J. Stat. Phys. 51, 135 (1988), doi:10.1007/BF01015324; E. Ott, Chaos in
@@ -56,7 +56,7 @@ class FiniteTimeLyapunov(Analysis):
         at_least(0, transient=self.transient, seed=self.seed)
         at_least(1, k=self.k, window=self.window, steps=self.steps)
         if self.steps % self.window:
-            raise ValueError(f"steps = {self.steps}, window = {self.window}: steps must be a multiple of window")
+            raise Refusal(f"steps = {self.steps}, window = {self.window}: steps must be a multiple of window")
 
     def __call__(self, ensemble: Ensemble) -> Result:
         """Compute the variables."""
@@ -70,7 +70,7 @@ class FiniteTimeLyapunov(Analysis):
             means.append(np.asarray(records.log_stretches).mean(axis=1))
         exponent = np.stack(means, axis=1)
         growth = exponent.sum(axis=1).max(axis=1) * self.window
-        resting = at_rest(ensemble, now, growth, lambda at: replace(at, frame=now.frame).tangent_orbit(1)[1])
+        resting = at_rest(ensemble, now, growth, lambda at: at.with_vectors(now.frame).tangent_orbit(1)[1])
         unit: dict[str, Any] = {"long_name": "finite-time Lyapunov exponent", "units": "nats per iteration"}
         unit |= {"window": self.window, **start_counts(self.transient)}
         return {

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import betainc
 
-from nnflow.authors import Analysis, Array, Ensemble, Recording, Result, at_least, first, generator, real
+from nnflow.authors import Analysis, Array, Ensemble, Recording, Refusal, Result, at_least, first, generator, real
 from nnflow_plugins.tools.observed import ROUNDING, exponent_of, floor_of, gap, largest_of, share_of, turn_of
 from nnflow_plugins.tools.windows import best_window, fits, logarithm, windows
 
@@ -61,15 +61,15 @@ def expansion_rates(series: npt.ArrayLike, **settings: Any) -> Rates:
         The rates, one a seed time; a series that is not finite has NaN rates and no neighbors.
 
     Raises:
-        ValueError: for a series of another shape or too short for its settings.
+        Refusal: (a ValueError) for a series of another shape or too short for its settings.
 
-    >>> found = expansion_rates(2.0 ** np.arange(20), seeds=2, radius=1e6, longest=12)
+    >>> found = expansion_rates(2.0 ** np.arange(20), moments=2, radius=1e6, longest=12)
     >>> np.allclose(found.rate, np.log(2))
     True
     """
     x = real(series, "the series")
     if x.ndim != 1:
-        raise ValueError(f"series of shape {x.shape}: give (time,)")
+        raise Refusal(f"series of shape {x.shape}: give (time,)")
     return LocalExpansion(**{**settings, "steps": len(x), "transient": 0}).rates(x)
 
 
@@ -135,7 +135,7 @@ class LocalExpansion(Analysis):
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
-        ValueError: for a radius, tolerance or significance out of range, or too few steps for the settings.
+        Refusal: (a ValueError) for a radius, tolerance or significance out of range, or too few steps for the settings.
 
     Source:
         arXiv:2404.05782; false neighbors after doi:10.1103/PhysRevA.45.3403.
@@ -143,7 +143,7 @@ class LocalExpansion(Analysis):
 
     observable: str | None = None
     """What is followed (default: the loss, or the first coordinate)."""
-    seeds: int = 1000
+    moments: int = 1000
     """Seed times drawn, all different."""
     radius: float = 5e-5
     """Neighbors are closer than this, in units of the observable."""
@@ -172,15 +172,15 @@ class LocalExpansion(Analysis):
 
     def __post_init__(self) -> None:
         at_least(0, transient=self.transient, seed=self.seed)
-        at_least(1, seeds=self.seeds, theiler=self.theiler, embedding=self.embedding, delay=self.delay)
+        at_least(1, moments=self.moments, theiler=self.theiler, embedding=self.embedding, delay=self.delay)
         at_least(3, shortest=self.shortest, screen=self.screen)
         at_least(max(self.shortest, self.screen), longest=self.longest)
         for name in ("radius", "tolerance"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name} = {getattr(self, name)}: give a positive number")
+                raise Refusal(f"{name} = {getattr(self, name)}: give a positive number")
         if not 0 < self.significance <= 1:
-            raise ValueError(f"significance = {self.significance}: give a p-value above 0 and at most 1")
-        at_least(self._past + self._future + self.seeds, steps=self.steps)
+            raise Refusal(f"significance = {self.significance}: give a p-value above 0 and at most 1")
+        at_least(self._past + self._future + self.moments, steps=self.steps)
 
     @property
     def _past(self) -> int:
@@ -223,8 +223,8 @@ class LocalExpansion(Analysis):
         Returns:
             The rates, one a seed time.
         """
-        moments = np.arange(self._past, self.steps - self._future)
-        times = np.sort(generator(self.seed, "seed times").choice(moments, self.seeds, replace=False))
+        candidates = np.arange(self._past, self.steps - self._future)
+        times = np.sort(generator(self.seed, "seed times").choice(candidates, self.moments, replace=False))
         x = x if np.isfinite(x).all() else np.full(len(x), np.nan)  # NaN has no neighbours
         value, exponent = x[times], exponent_of(x)
         x = np.ldexp(x, -exponent)  # no sum overflows
@@ -232,11 +232,11 @@ class LocalExpansion(Analysis):
         if turn is not None:
             turn = float(np.ldexp(turn, -exponent))
             x %= turn
-        count, share = np.zeros(self.seeds, dtype=np.int64), np.full(self.seeds, np.nan)
-        distance = np.full((self.seeds, self.longest), np.nan)
+        count, share = np.zeros(self.moments, dtype=np.int64), np.full(self.moments, np.nan)
+        distance = np.full((self.moments, self.longest), np.nan)
         ahead = np.lib.stride_tricks.sliding_window_view(x, self.longest + 1)
         back = np.arange(self.embedding) * self.delay
-        for i, found in enumerate(neighbours(x, times, moments, radius, self.theiler, back, turn)):
+        for i, found in enumerate(neighbours(x, times, candidates, radius, self.theiler, back, turn)):
             if found.size:
                 t = times[i]
                 count[i] = found.size

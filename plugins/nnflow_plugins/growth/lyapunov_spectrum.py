@@ -6,13 +6,13 @@ axes, and without a transient of its own it leaves a bias of order 1/n.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import lcm
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnflow.authors import Analysis, Array, Ensemble, Gathered, Result, at_least, orthonormalise
+from nnflow.authors import Analysis, Array, Ensemble, Gathered, Refusal, Result, at_least, orthonormalise
 from nnflow_plugins.tools.remarks import at_rest, start_counts
 
 if TYPE_CHECKING:
@@ -59,9 +59,9 @@ def _rounded(steps: int, unit: int) -> int:
 
 def _renewed(ensemble: Ensemble) -> Ensemble:
     """The same frame with its first vectors exactly the gauge directions, and the others orthonormal to them."""
-    basis, frame = ensemble.map.gauge(ensemble.state, ensemble.parameters), ensemble.map.to_numpy(ensemble.frame).copy()
+    basis, frame = ensemble.gauge(), ensemble.frames
     frame[:, : basis.shape[1]] = basis
-    return replace(ensemble, frame=ensemble.map.native(orthonormalise(frame, ensemble.escaped >= 0)[0]))
+    return ensemble.with_vectors(orthonormalise(frame, ensemble.escaped >= 0)[0])
 
 
 def _summed(total: Array, stretches: Array) -> Array:
@@ -92,7 +92,8 @@ class LyapunovSpectrum(Analysis):
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
-        ValueError: unless 1 ≤ k ≤ dim (less the gauge directions left out), or for steps that are no multiple of every.
+        Refusal: (a ValueError) unless 1 ≤ k ≤ dim (less the gauge directions left out), or for steps that are no
+            multiple of every.
 
     Source:
         G. Benettin, L. Galgani, A. Giorgilli, J.-M. Strelcyn, Meccanica 15, 9 (1980), doi:10.1007/BF02128236.
@@ -117,7 +118,7 @@ class LyapunovSpectrum(Analysis):
         at_least(0, transient=self.transient, seed=self.seed)
         at_least(1, steps=self.steps, every=self.every)
         if self.steps % self.every:
-            raise ValueError(f"steps = {self.steps}, every = {self.every}: steps must be a multiple of every")
+            raise Refusal(f"steps = {self.steps}, every = {self.every}: steps must be a multiple of every")
 
     def __call__(self, ensemble: Ensemble) -> Result:
         """Compute the variables."""
@@ -138,7 +139,7 @@ class LyapunovSpectrum(Analysis):
                 running = sums[:, -1:]
             total = _summed(total, stretches)
             left, done = left - blocks, done + blocks
-        resting = at_rest(ensemble, now, total.max(axis=1), lambda at: replace(at, frame=now.frame).tangent_orbit(1)[1])
+        resting = at_rest(ensemble, now, total.max(axis=1), lambda at: at.with_vectors(now.frame).tangent_orbit(1)[1])
         result = self._result(np.sort(total / steps, axis=1)[:, ::-1], means, now, steps)
         return {**result, "at_rest": resting}
 
@@ -150,10 +151,10 @@ class LyapunovSpectrum(Analysis):
 
     def _with_frame(self, ensemble: Ensemble) -> tuple[Ensemble, int]:
         """The ensemble with its frame, and how many of the frame's vectors count (the last ones)."""
-        left_out = 0 if self.gauge else ensemble.map.gauge(ensemble.state, ensemble.parameters).shape[1]
+        left_out = 0 if self.gauge else ensemble.gauge().shape[1]
         dim = ensemble.map.dim - left_out
         k = self.k if self.k is not None else dim if dim <= 8 else 1
-        return ensemble.with_frame(k, self.seed, without_gauge=not self.gauge), k
+        return ensemble.with_frame(k, self.seed, self.gauge), k
 
     def _carry(self, ensemble: Ensemble, blocks: int, every: int) -> tuple[Array, Ensemble]:
         """Log-stretches of some blocks, and the ensemble after them; gauge directions are set anew now and then."""
@@ -169,7 +170,7 @@ class LyapunovSpectrum(Analysis):
 
     def _result(self, exponents: Array, means: list[Array], after: Ensemble, steps: int) -> Result:
         units, epoch = {"units": "nats per iteration"}, after.map.epoch
-        left_out = 0 if self.gauge else after.map.gauge(after.state, after.parameters).shape[1]
+        left_out = 0 if self.gauge else after.gauge().shape[1]
         result: dict[str, Any] = {
             "index": ("index", np.arange(1, exponents.shape[1] + 1)),
             "exponent": (

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.authors import Array, Ensemble, Result, at_least, generator, room
+from nnflow.authors import Array, Ensemble, Refusal, Result, at_least, generator, room
 from nnflow_plugins.growth.separation import Separation
 from nnflow_plugins.tools.windows import Windows, best_window, fits, logarithm, windows
 
@@ -72,7 +72,7 @@ class NetworkLyapunov(Separation):
         unresolved, layer_distance, escaped: As those of `Separation`.
 
     Raises:
-        ValueError: for settings that leave no window, and as `Separation`.
+        Refusal: (a ValueError) for settings that leave no window, and as `Separation`.
 
     Source:
         K. Danovski, M. C. Soriano, L. Lacasa, Front. Complex Syst. 2, 1367957 (2024), arXiv:2404.05782.
@@ -111,9 +111,9 @@ class NetworkLyapunov(Separation):
         at_least(0, bootstrap=self.bootstrap, least_growth=self.least_growth)
         at_least(1, stride=self.stride)
         if self.saturation is not None and not self.saturation > 0:
-            raise ValueError(f"saturation = {self.saturation}: give a positive share of the level at the end")
+            raise Refusal(f"saturation = {self.saturation}: give a positive share of the level at the end")
         if not 0 < self.level < 1:
-            raise ValueError(f"level = {self.level}: give a share between 0 and 1")
+            raise Refusal(f"level = {self.level}: give a share between 0 and 1")
         at_least(2 * self.every, shortest=self.shortest)
         at_least(self.first, last=self.last)
         at_least(self.shortest, longest=self.longest)

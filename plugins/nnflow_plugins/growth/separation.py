@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.authors import NORMS, Analysis, Array, Ensemble, Recording, Result, at_least, length, one_of, project_out
+from nnflow.authors import (
+    NORMS,
+    Analysis,
+    Array,
+    Ensemble,
+    Recording,
+    Refusal,
+    Result,
+    at_least,
+    length,
+    one_of,
+    project_out,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -31,8 +43,8 @@ class Separation(Analysis):
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
-        ValueError: for steps that are no multiple of every, a size that is not positive, or a pattern that matches
-            nothing.
+        Refusal: (a ValueError) for steps that are no multiple of every, a size that is not positive, or a pattern that
+            matches nothing.
     """
 
     perturbation: float | tuple[float, ...] = 1e-8
@@ -64,18 +76,17 @@ class Separation(Analysis):
         one_of(NORMS, norm=self.norm)
         one_of(("uniform", "normal"), distribution=self.distribution)
         if self.steps % self.every:
-            raise ValueError(f"steps = {self.steps}, every = {self.every}: steps must be a multiple of every")
+            raise Refusal(f"steps = {self.steps}, every = {self.every}: steps must be a multiple of every")
         if np.size(self.perturbation) == 0:
-            raise ValueError("perturbation is empty: give one size or more")
+            raise Refusal("perturbation is empty: give one size or more")
 
     def __call__(self, ensemble: Ensemble) -> Result:
         """Compute the variables."""
         now, sizes = ensemble.advance(self.transient), np.atleast_1d(np.asarray(self.perturbation, dtype=float))
         names, columns = _layers(now.map.coordinates)
-        neighbours = np.concatenate([now.map.to_numpy(self._neighbours(now, size)) for size in sizes], axis=1)
-        native = now.map.native(neighbours)
-        unresolved = now.unresolved(native).reshape(len(now), len(sizes), -1).mean(axis=2)
-        seen, after = self._followed(now, native, columns)
+        neighbors = np.concatenate([self._neighbors(now, size) for size in sizes], axis=1)
+        unresolved = now.unresolved(neighbors).reshape(len(now), len(sizes), -1).mean(axis=2)
+        seen, after = self._followed(now, neighbors, columns)
         seen = seen.reshape(len(now), len(sizes), self.perturbations, *seen.shape[2:])
         several = np.ndim(self.perturbation) > 0
         dims: tuple[str, ...] = ("member", "size") if several else ("member",)
@@ -97,11 +108,11 @@ class Separation(Analysis):
     def _times(self) -> npt.NDArray[np.int64]:
         return np.arange(0, self.steps, self.every)
 
-    def _neighbours(self, now: Ensemble, size: float) -> Any:
-        options: Any = {"kind": self.distribution, "where": self.where, "without_gauge": not self.gauge}
-        return now.neighbours(size, self.perturbations, seed=self.seed, **options)
+    def _neighbors(self, now: Ensemble, size: float) -> Array:
+        options: Any = {"distribution": self.distribution, "where": self.where, "gauge": self.gauge}
+        return now.perturbed(size, self.perturbations, seed=self.seed, **options)
 
-    def _followed(self, now: Ensemble, neighbours: Any, layers: list[slice]) -> tuple[Array, Ensemble]:
+    def _followed(self, now: Ensemble, neighbors: Array, layers: list[slice]) -> tuple[Array, Ensemble]:
         """Follow the neighbors. Without gauge, what lies along it is taken out of each difference.
 
         That, and layers, need a stop at each sample.
@@ -110,16 +121,16 @@ class Separation(Analysis):
             Distances ``(member, perturbation, 1 + layers asked for, time)``, the whole first, and the ensemble after.
         """
         if self.gauge and not self.layers:
-            distances, after = now.separation_orbit(neighbours, self.steps, self.every, self.norm)
+            distances, after = now.separation_orbit(neighbors, self.steps, self.every, self.norm)
             return distances[:, :, None], after
         parts = [slice(None), *(layers if self.layers else [])]
-        seen, ahead = [], replace(now, frame=neighbours)
+        seen, ahead = [], now.with_neighbors(neighbors)
         for _ in self._times():
-            apart = ahead.map.difference(ahead.map.to_numpy(ahead.frame), ahead.states[:, None])
+            apart = ahead.displacements
             if not self.gauge:
-                apart = project_out(apart, ahead.map.gauge(ahead.state, ahead.parameters))
+                apart = project_out(apart, ahead.gauge())
             seen.append(np.stack([length(apart[..., part], self.norm) for part in parts], axis=2))
-            ahead = ahead.separation_orbit(ahead.frame, self.every, self.every, self.norm)[1]
+            ahead = ahead.separation_orbit(ahead.neighbors, self.every, self.every, self.norm)[1]
         return np.stack(seen, axis=3), ahead
 
     def work(self, ensemble: Ensemble | Recording) -> int:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnflow.authors import Analysis, Array, Ensemble, ResolutionWarning, Result, at_least, length
+from nnflow.authors import Analysis, Array, Ensemble, Refusal, ResolutionWarning, Result, at_least, length
 from nnflow_plugins.tools.remarks import at_rest, start_counts
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ class TwoOrbitLyapunov(Analysis):
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
-        ValueError: for a size that is not positive, a pattern of no coordinate, or steps or a transient that are no
-            multiple of every.
+        Refusal: (a ValueError) for a size that is not positive, a pattern of no coordinate, or steps or a transient
+            that are no multiple of every.
 
     Source:
         G. Benettin, L. Galgani, J.-M. Strelcyn, Phys. Rev. A 14, 2338 (1976), doi:10.1103/PhysRevA.14.2338.
@@ -63,15 +63,15 @@ class TwoOrbitLyapunov(Analysis):
         at_least(0, transient=self.transient, seed=self.seed)
         at_least(1, steps=self.steps, every=self.every)
         if self.steps % self.every or self.transient % self.every:
-            raise ValueError(
+            raise Refusal(
                 f"steps = {self.steps}, transient = {self.transient}, every = {self.every}: steps and transient must "
                 "be multiples of every"
             )
 
     def __call__(self, ensemble: Ensemble) -> Result:
         """Compute the variables."""
-        drawn = ensemble.neighbours(self.size, where=self.where, kind="normal", seed=self.seed)
-        first = ensemble.map.difference(ensemble.map.to_numpy(drawn), ensemble.states[:, None])
+        drawn = ensemble.perturbed(self.size, where=self.where, distribution="normal", seed=self.seed)
+        first = ensemble.with_neighbors(drawn).displacements
         now = self._placed(ensemble, first)
         for _ in range(self.transient // self.every):
             now = self._pulled(now, first)[0]
@@ -92,7 +92,7 @@ class TwoOrbitLyapunov(Analysis):
             )
         unit = {"long_name": "largest Lyapunov exponent", "units": "nats per iteration", **start_counts(self.transient)}
         exponent = np.where(small & (now.escaped < 0), total / self.steps, np.nan)
-        resting = at_rest(ensemble, now, exponent * self.steps, lambda at: at.separation_orbit(now.frame, 1)[1])
+        resting = at_rest(ensemble, now, exponent * self.steps, lambda at: at.separation_orbit(now.neighbors, 1)[1])
         note = f"an exponent is NaN where this is above {BENT}: a size or an every for which distances are not small"
         return {
             "exponent": ("member", exponent, unit),
@@ -105,7 +105,7 @@ class TwoOrbitLyapunov(Analysis):
         """The ensemble with a neighbor at `size` and a second one much nearer, in a direction ``(member, 1, dim)``."""
         unit = direction / length(direction, "l2")[..., None]
         apart = np.concatenate([self.size * unit, self._near(now)[:, None, None] * unit], axis=1)
-        return replace(now, frame=now.map.native(now.states[:, None] + apart))
+        return now.with_neighbors(now.states[:, None] + apart)
 
     def _near(self, now: Ensemble) -> Array:
         """How near the second neighbor is, ``(member,)``: a quarter of the decades from `size` to the resolution."""
@@ -119,8 +119,8 @@ class TwoOrbitLyapunov(Analysis):
             The ensemble, how far the neighbor was, and the asymmetry of the two.
         """
         near, rounding = self._near(now), now.map.resolution * np.abs(now.states).max(axis=1)
-        now = now.separation_orbit(now.frame, self.every, self.every)[1]
-        apart = now.map.difference(now.map.to_numpy(now.frame), now.states[:, None])
+        now = now.separation_orbit(now.neighbors, self.every, self.every)[1]
+        apart = now.displacements
         distance = np.asarray(length(apart[:, 0], "l2"))
         ways = apart / np.stack([np.full(len(now), self.size), near], axis=1)[..., None]
         lengths = length(ways, "l2").sum(axis=1)

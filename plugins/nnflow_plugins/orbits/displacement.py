@@ -31,7 +31,7 @@ class Displacement(Analysis):
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
-        ValueError: for a pattern that matches nothing.
+        Refusal: (a ValueError) for a pattern that matches nothing.
 
     Source:
         K. Danovski, M. C. Soriano, L. Lacasa, Front. Complex Syst. 2, 1367957 (2024), arXiv:2404.05782.

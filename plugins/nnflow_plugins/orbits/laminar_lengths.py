@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.authors import Analysis, Array, Ensemble, Integers, Recording, Result, at_least, first, real
+from nnflow.authors import Analysis, Array, Ensemble, Integers, Recording, Refusal, Result, at_least, first, real
 from nnflow_plugins.tools.observed import ROUNDING, exponent_of, floor_of, gap, largest_of, on_circle, share_of, turn_of
 
 if TYPE_CHECKING:
@@ -77,12 +77,12 @@ def laminar_phases(
         The phases, in time order; none if a sample is not finite.
 
     Raises:
-        ValueError: for a series that is not longer than `period`, or settings that are not positive.
+        Refusal: (a ValueError) for a series that is not longer than `period`, or settings that are not positive.
     """
     x = real(series, "the series")
     _check(period, tolerance, shortest)
     if x.ndim != 1 or len(x) <= period:
-        raise ValueError(f"series of shape {x.shape}: give (time,), and more samples than period = {period}")
+        raise Refusal(f"series of shape {x.shape}: give (time,), and more samples than period = {period}")
     known = np.isfinite(x).all()
     with np.errstate(over="ignore", invalid="ignore"):
         apart = gap(x[period:], x[:-period], turn)
@@ -136,7 +136,7 @@ def length_bins(shortest: int, longest: int, bins: int) -> Integers:
 def _check(period: int, tolerance: float | None, shortest: int) -> None:
     at_least(1, period=period, shortest=shortest)
     if tolerance is not None and not 0 < tolerance < np.inf:
-        raise ValueError(f"tolerance = {tolerance}: give a positive distance")
+        raise Refusal(f"tolerance = {tolerance}: give a positive distance")
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class LaminarLengths(Analysis):
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
-        ValueError: for an unknown observable, or settings out of range.
+        Refusal: (a ValueError) for an unknown observable, or settings out of range.
 
     Source:
         Y. Pomeau, P. Manneville, Commun. Math. Phys. 74, 189 (1980), doi:10.1007/BF01197757.

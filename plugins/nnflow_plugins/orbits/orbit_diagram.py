@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.authors import Analysis, Array, Ensemble, Recording, Result, at_least, first
+from nnflow.authors import Analysis, Array, Ensemble, Recording, Refusal, Result, at_least, first
 from nnflow_plugins.tools.observed import floor_of, share_of, turn_of
 from nnflow_plugins.tools.periods import detect_period
 
@@ -33,8 +33,8 @@ class OrbitDiagram(Analysis):
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
-        ValueError: for an unknown observable, an axis to follow that is not there, or steps that are no multiple of
-            every.
+        Refusal: (a ValueError) for an unknown observable, an axis to follow that is not there, or steps that are no
+            multiple of every.
     """
 
     observable: str | None = None
@@ -54,9 +54,9 @@ class OrbitDiagram(Analysis):
         at_least(0, transient=self.transient)
         at_least(1, steps=self.steps, every=self.every)
         if self.steps % self.every:
-            raise ValueError(f"steps = {self.steps}, every = {self.every}: steps must be a multiple of every")
+            raise Refusal(f"steps = {self.steps}, every = {self.every}: steps must be a multiple of every")
         if not 0 < self.tolerance < 1:
-            raise ValueError(f"tolerance = {self.tolerance}: give a share of the range, above 0 and below 1")
+            raise Refusal(f"tolerance = {self.tolerance}: give a share of the range, above 0 and below 1")
 
     def couples(self, ensemble: Ensemble | Recording) -> tuple[str, ...]:
         """The followed axis: each of its grid points starts where the last one ended."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.authors import Analysis, Array, Ensemble, Integers, Recording, Result, at_least, first, real, room
+from nnflow.authors import Analysis, Array, Ensemble, Integers, Recording, Refusal, Result, at_least, first, real, room
 from nnflow_plugins.tools.observed import ROUNDING, exponent_of, floor_of, largest_of, share_of, turn_of
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def segment(
         The segments, in time order; none if a sample is not finite.
 
     Raises:
-        ValueError: for a series shorter than one block, or settings that are not positive.
+        Refusal: (a ValueError) for a series shorter than one block, or settings that are not positive.
 
     >>> found = segment([1.0] * 110 + [3.0] * 90, block=10)
     >>> found.start.tolist(), found.end.tolist(), found.level.tolist()
@@ -79,7 +79,7 @@ def segment(
     x = real(series, "the series")
     _check(block, jump, shortest)
     if x.ndim != 1 or len(x) < block:
-        raise ValueError(f"series of shape {x.shape}: give (time,), and {block} samples (one block) or more")
+        raise Refusal(f"series of shape {x.shape}: give (time,), and {block} samples (one block) or more")
     if not np.isfinite(x).all():
         return _described(x, np.zeros(1, dtype=np.int64), np.zeros(0, dtype=bool))
     exponent, least = exponent_of(x), smallest_jump(x, block, floor) if jump is None else jump
@@ -182,7 +182,7 @@ def _check(block: int, jump: float | None, shortest: int) -> None:
     at_least(1, block=block)
     at_least(2, shortest=shortest)
     if jump is not None and not 0 < jump < np.inf:
-        raise ValueError(f"jump = {jump}: give a positive difference of levels")
+        raise Refusal(f"jump = {jump}: give a positive difference of levels")
 
 
 def _flat(values: Array, edges: Integers, noise: float, shortest: int) -> npt.NDArray[np.bool_]:
@@ -249,7 +249,7 @@ class Plateaus(Analysis):
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
-        ValueError: for an unknown observable, or settings out of range.
+        Refusal: (a ValueError) for an unknown observable, or settings out of range.
     """
 
     observable: str | None = None

@@ -40,7 +40,7 @@ class Series(Analysis):
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
-        ValueError: for an unknown observable or norm.
+        Refusal: (a ValueError) for an unknown observable or norm.
     """
 
     observe: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnflow.authors import Analysis, Array, Ensemble, Recording, Result, at_least, first, generator, room
+from nnflow.authors import Analysis, Array, Ensemble, Recording, Refusal, Result, at_least, first, generator, room
 from nnflow_plugins.tools.correlation import trajectory_correlation
 from nnflow_plugins.tools.observed import exponent_of, floor_of, share_of, straightened
 
@@ -57,7 +57,7 @@ class Autocorrelation(Analysis):
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
-        ValueError: for an unknown observable, or lags that are as long as the series.
+        Refusal: (a ValueError) for an unknown observable, or lags that are as long as the series.
     """
 
     observable: str | None = None
@@ -81,9 +81,9 @@ class Autocorrelation(Analysis):
         at_least(0, transient=self.transient, lags=self.lags, seed=self.seed)
         at_least(1, steps=self.steps, every=self.every, shuffles=self.shuffles)
         if not 0 < self.level < 1:
-            raise ValueError(f"level = {self.level}: give a share between 0 and 1")
+            raise Refusal(f"level = {self.level}: give a share between 0 and 1")
         if self.lags >= self.steps // self.every:
-            raise ValueError(f"lags = {self.lags}: {self.steps // self.every} samples need a smaller one")
+            raise Refusal(f"lags = {self.lags}: {self.steps // self.every} samples need a smaller one")
         room("shuffles", self.shuffles, self.steps // self.every)
 
     def __call__(self, ensemble: Ensemble | Recording) -> Result:

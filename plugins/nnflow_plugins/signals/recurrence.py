@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nnflow.authors import Analysis, Array, Ensemble, Recording, Refusal, Result, at_least, first, one_of, real
+from nnflow.authors import Analysis, Array, Ensemble, Recording, Refusal, Result, at_least, first, one_of, real, tick
 from nnflow_plugins.tools.lines import Counts, count_recurrences, lines_of_cells, lines_of_points, matrix_of_points
 from nnflow_plugins.tools.observed import ROUNDING, exponent_of, floor_of, largest_of, share_of, straightened, turn_of
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-NORMS = {"maximum": 0, "manhattan": 1, "euclidean": 2}
+NORMS = {"max": 0, "l1": 1, "l2": 2, "maximum": 0, "manhattan": 1, "euclidean": 2}
 """The norms, and the power to which their terms are summed; 0 = not summed, each term must be small."""
 
 RATE = 0.05
@@ -118,15 +118,15 @@ def recurrence_measures(
         min_vertical: The shortest verticals that count, black and white.
         embedding: The number of delay coordinates.
         delay: The samples between two of them.
-        norm: "euclidean", "manhattan" or "maximum", over delay coordinates and channels.
+        norm: "l1", "l2" or "max", also as "manhattan", "euclidean", "maximum", over delay coordinates and channels.
         turn: The period, if the series is an angle: differences are then taken the shorter way round.
 
     Returns:
         Measure → value, in the order of MEASURES; NaN throughout for a series with a value that is not finite.
 
     Raises:
-        ValueError: for a series that is too short, and for impossible settings, among them both or neither of threshold
-            and rate.
+        Refusal: (a ValueError) for a series that is too short, and for impossible settings, among them both or neither
+            of threshold and rate.
 
     >>> measures = recurrence_measures([0, 1, 2] * 20, threshold=0.5)  # period 3
     >>> measures["determinism"], measures["laminarity"], measures["mean_recurrence_time"]
@@ -158,14 +158,14 @@ def recurrence_matrix(
         rate: The recurrence rate, that without the identity line (theiler = 1).
         embedding: The number of delay coordinates.
         delay: The samples between two of them.
-        norm: "euclidean", "manhattan" or "maximum", over delay coordinates and channels.
+        norm: "l1", "l2" or "max", also as "manhattan", "euclidean", "maximum", over delay coordinates and channels.
         turn: The period, if the series is an angle.
 
     Returns:
         ``(N, N)`` bool.
 
     Raises:
-        ValueError: as `recurrence_measures`.
+        Refusal: (a ValueError) as `recurrence_measures`.
     """
     _check_choice(threshold, rate)
     points = _points(series, embedding, delay, 1, norm, turn)
@@ -188,7 +188,7 @@ def measures_of_matrix(
         Measure → value, in the order of MEASURES.
 
     Raises:
-        ValueError: for an array that is no matrix, and for impossible settings.
+        Refusal: (a ValueError) for an array that is no matrix, and for impossible settings.
     """
     return measures_of_lines(lines_of_matrix(matrix, theiler), min_diagonal, min_vertical)
 
@@ -214,7 +214,7 @@ def measures_of_lines(lines: Lines, min_diagonal: int = 2, min_vertical: int = 2
         Measure → value, in the order of MEASURES. A share of nothing, a mean or an entropy over no line is NaN.
 
     Raises:
-        ValueError: for a minimum below 1.
+        Refusal: (a ValueError) for a minimum below 1.
     """
     at_least(1, min_diagonal=min_diagonal, min_vertical=min_vertical)
     diagonal, vertical = _statistics(lines.diagonal, min_diagonal), _statistics(lines.vertical, min_vertical)
@@ -235,20 +235,19 @@ def lines_of_matrix(matrix: ArrayLike, theiler: int | None = None) -> Lines:
         The histograms, and how many cells were looked at.
 
     Raises:
-        Refusal: (a ValueError) for masked entries.
-        ValueError: for an array that is no matrix, or has no cells outside the window.
+        Refusal: (a ValueError) for masked entries, an array that is no matrix, or one without cells outside the window.
     """
     if np.ma.is_masked(matrix):
         raise Refusal("a masked entry of the matrix is neither recurrent nor not: fill them first")
     cells = np.ascontiguousarray(np.asarray(matrix) != 0)
     if cells.ndim != 2:
-        raise ValueError(f"the matrix must have the shape (row, column), not {cells.shape}")
+        raise Refusal(f"the matrix must have the shape (row, column), not {cells.shape}")
     rows, columns = cells.shape
     window = int(rows == columns) if theiler is None else theiler
     at_least(0, theiler=window)
     count = _cells(rows, columns, window)
     if count == 0:
-        raise ValueError(f"a matrix of shape {cells.shape} has no cells outside the Theiler window, theiler = {window}")
+        raise Refusal(f"a matrix of shape {cells.shape} has no cells outside the Theiler window, theiler = {window}")
     return Lines(*lines_of_cells(cells.view(np.uint8), window), count)
 
 
@@ -264,7 +263,7 @@ def embed(series: ArrayLike, dimension: int, delay: int) -> Array:
         ``(N, dimension · channels)`` float64; N is the number of samples less (dimension − 1) delay.
 
     Raises:
-        ValueError: if nothing is left, or for a series of another shape.
+        Refusal: (a ValueError) if nothing is left, or for a series of another shape.
 
     Source:
         F. Takens, Lecture Notes in Mathematics 898 (1981) 366, doi:10.1007/BFb0091924.
@@ -276,11 +275,11 @@ def embed(series: ArrayLike, dimension: int, delay: int) -> Array:
     at_least(1, dimension=dimension, delay=delay)
     values = real(series, "the series")
     if values.ndim not in (1, 2) or 0 in values.shape[1:]:
-        raise ValueError(f"the series must have the shape (time,) or (time, channel), not {values.shape}")
+        raise Refusal(f"the series must have the shape (time,) or (time, channel), not {values.shape}")
     table = values.reshape(len(values), -1)
     count = len(table) - (dimension - 1) * delay
     if count < 1:
-        raise ValueError(f"{len(table)} samples are too few for {dimension} delay coordinates, {delay} samples apart")
+        raise Refusal(f"{len(table)} samples are too few for {dimension} delay coordinates, {delay} samples apart")
     return np.concatenate([table[lag * delay : lag * delay + count] for lag in range(dimension)], axis=1)
 
 
@@ -305,14 +304,14 @@ def threshold_of_rate(
         theiler: Cells |i − j| < theiler are left out of the rate.
         embedding: The number of delay coordinates.
         delay: The samples between two of them.
-        norm: "euclidean", "manhattan" or "maximum".
+        norm: "l1", "l2" or "max", also as "manhattan", "euclidean", "maximum".
         turn: The period, if the series is an angle.
 
     Returns:
         The threshold, in units of the series; NaN for a series with a value that is not finite.
 
     Raises:
-        ValueError: as `recurrence_measures`.
+        Refusal: (a ValueError) as `recurrence_measures`.
     """
     _check_choice(None, rate)
     points = _points(series, embedding, delay, theiler, norm, turn)
@@ -321,11 +320,11 @@ def threshold_of_rate(
 
 def _check_choice(threshold: float | None, rate: float | None) -> None:
     if (threshold is None) == (rate is None):
-        raise ValueError(f"threshold = {threshold}, rate = {rate}: give exactly one of them")
+        raise Refusal(f"threshold = {threshold}, rate = {rate}: give exactly one of them")
     if threshold is not None:
         at_least(0, threshold=threshold)
     if rate is not None and not 0.0 < rate <= 1.0:
-        raise ValueError(f"rate = {rate}: give a share of the cells, above 0 and at most 1")
+        raise Refusal(f"rate = {rate}: give a share of the cells, above 0 and at most 1")
 
 
 def _points(
@@ -342,10 +341,10 @@ def _points(
     at_least(1, embedding=embedding, delay=delay)
     one_of(list(NORMS), norm=norm)
     if turn is not None and not 0.0 < turn < np.inf:
-        raise ValueError(f"turn = {turn}: give the period of the angle, a positive number")
+        raise Refusal(f"turn = {turn}: give the period of the angle, a positive number")
     values = np.ascontiguousarray(embed(series, embedding, delay).T)
     if values.shape[1] < max(2, theiler + 1):
-        raise ValueError(
+        raise Refusal(
             f"the series gives {values.shape[1]} points: with theiler = {theiler} give {max(2, theiler + 1)} or more"
         )
     values = np.where(np.isfinite(values), values, np.nan)
@@ -441,7 +440,7 @@ class Recurrence(Analysis):
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
-        ValueError: for an unknown observable, for matrices too large to keep, and for impossible settings.
+        Refusal: (a ValueError) for an unknown observable, for matrices too large to keep, and for impossible settings.
 
     Source:
         N. Marwan, M. C. Romano, M. Thiel, J. Kurths, Phys. Rep. 438, 237 (2007), doi:10.1016/j.physrep.2006.11.001.
@@ -459,7 +458,7 @@ class Recurrence(Analysis):
     rate: float | None = None
     """Recurrence rate for which every member gets its own threshold (default: 0.05, if no threshold is given)."""
     norm: str = "euclidean"
-    """How distances are measured: euclidean, manhattan or maximum."""
+    """How distances are measured: l1, l2 or max, also as manhattan, euclidean, maximum."""
     theiler: int = 1
     """Pairs closer in time than this many samples are left out: 1 leaves out the identity line, 0 nothing."""
     min_diagonal: int = 2
@@ -481,13 +480,13 @@ class Recurrence(Analysis):
         at_least(1, min_diagonal=self.min_diagonal, min_vertical=self.min_vertical)
         one_of(list(NORMS), norm=self.norm)
         if self.observable == ():
-            raise ValueError("observable = (): give a name or more")
+            raise Refusal("observable = (): give a name or more")
         _check_choice(self.threshold, self._aim)
         if self.steps % self.every:
-            raise ValueError(f"steps = {self.steps}, every = {self.every}: steps must be a multiple of every")
+            raise Refusal(f"steps = {self.steps}, every = {self.every}: steps must be a multiple of every")
         least = max(2, self.theiler + 1)
         if self._size < least:
-            raise ValueError(
+            raise Refusal(
                 f"steps = {self.steps}: after sampling and embedding {self._size} points are left; "
                 f"with theiler = {self.theiler} at least {least} are needed"
             )
@@ -507,7 +506,7 @@ class Recurrence(Analysis):
         names: Any = self.observable if several else (first(ensemble, self.observable),)  # type: ignore[arg-type]
         name = ", ".join(names)
         if self.matrix and len(ensemble) * self._size**2 > LARGEST:
-            raise ValueError(
+            raise Refusal(
                 f"{len(ensemble)} matrices of {self._size} x {self._size} cells are too much to keep: take fewer "
                 "steps, fewer members at a time (chunk), or leave the matrix out"
             )
@@ -531,8 +530,7 @@ class Recurrence(Analysis):
         self, series: Array, ensemble: Ensemble | Recording, turn: float | None, floor: float
     ) -> tuple[dict[str, float], float, NDArray[np.bool_] | None]:
         """Measures, threshold and matrix of one series."""
-        if ensemble.tick is not None:
-            ensemble.tick(0)  # a long series takes seconds: lets Ctrl-C through in between
+        tick()  # a long series takes seconds: lets Ctrl-C through in between
         points = _points(series, self.embedding, self.delay, self.theiler, self.norm, turn, floor)
         threshold = _threshold(points, self.threshold, self._aim, self.theiler, self.norm)
         measures = _measures(points, threshold, self.theiler, self.min_diagonal, self.min_vertical, self.norm)

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import fft
 
-from nnflow.authors import Analysis, Array, Ensemble, Recording, Result, at_least, first, loop, real, room
+from nnflow.authors import Analysis, Array, Ensemble, Recording, Refusal, Result, at_least, first, loop, real, room
 from nnflow_plugins.tools.observed import ROUNDING, floor_of, on_circle, share_of, turn_of
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def zero_one(series: ArrayLike, frequencies: int | ArrayLike = 101) -> float:
         standard deviation is at most 1e-12 of its mean (the rounding noise of a converged series would give 0.998).
 
     Raises:
-        ValueError: for a series that is short or not one-dimensional, and for impossible frequencies.
+        Refusal: (a ValueError) for a series that is short or not one-dimensional, and for impossible frequencies.
 
     >>> quiet = np.cos(np.arange(2000))
     >>> abs(zero_one(quiet)) < 0.01
@@ -88,7 +88,7 @@ def zero_one_batch(series: ArrayLike, frequencies: int | ArrayLike = 101, floor:
         ``(member,)``.
 
     Raises:
-        ValueError: as `zero_one`.
+        Refusal: (a ValueError) as `zero_one`.
     """
     rows, chosen = _checked(series, ndim=2), _frequencies(frequencies)
     floors = np.broadcast_to(np.asarray(floor, dtype=np.float64), len(rows))
@@ -110,7 +110,7 @@ def growth_rates(series: ArrayLike, frequencies: int | ArrayLike = 101) -> Array
         ``(frequency,)``.
 
     Raises:
-        ValueError: as `zero_one`.
+        Refusal: (a ValueError) as `zero_one`.
     """
     values, chosen = _checked(series, ndim=1), _frequencies(frequencies)
     rates: Array = _growth_rates(values[None], chosen, np.full(1, np.nan))[0]
@@ -134,7 +134,7 @@ def displacements(series: ArrayLike, frequencies: int | ArrayLike = 101) -> Arra
         ``(frequency, n)``, in squared units; zeros for a constant series, NaN for one with a value that is not finite.
 
     Raises:
-        ValueError: as `zero_one`.
+        Refusal: (a ValueError) as `zero_one`.
     """
     values, chosen = _checked(series, ndim=1), _frequencies(frequencies)
     (standard,), (spread,) = _standardised(values[None], np.full(1, np.nan))
@@ -168,7 +168,7 @@ def drift(series: ArrayLike, floor: float | None = None) -> float:
         0 … 4; 0 for a constant series (see `zero_one`), NaN for values that are not finite.
 
     Raises:
-        ValueError: as `zero_one`.
+        Refusal: (a ValueError) as `zero_one`.
     """
     (standard,), (spread,) = _standardised(_checked(series, ndim=1)[None], np.array([floor], dtype=np.float64))
     if not spread > 0.0:
@@ -190,7 +190,7 @@ def drift_batch(series: ArrayLike, floor: ArrayLike | None = None) -> Array:
         ``(member,)``.
 
     Raises:
-        ValueError: as `zero_one`.
+        Refusal: (a ValueError) as `zero_one`.
     """
     rows = _checked(series, ndim=2)
     floors = np.broadcast_to(np.asarray(floor, dtype=np.float64), len(rows))
@@ -201,20 +201,20 @@ def _checked(series: ArrayLike, ndim: int) -> Array:
     values = np.ascontiguousarray(real(series, "the series"))
     if values.ndim != ndim:
         wanted = "(sample,)" if ndim == 1 else "(member, sample)"
-        raise ValueError(f"the series must have the shape {wanted}, not {values.shape}")
+        raise Refusal(f"the series must have the shape {wanted}, not {values.shape}")
     if values.shape[-1] < SHORTEST:
-        raise ValueError(f"the 0–1 test needs at least {SHORTEST} samples, not {values.shape[-1]}: record more steps")
+        raise Refusal(f"the 0–1 test needs at least {SHORTEST} samples, not {values.shape[-1]}: record more steps")
     return values
 
 
 def _frequencies(frequencies: int | ArrayLike) -> Array:
     if isinstance(frequencies, int | np.integer):
         if frequencies < 1:
-            raise ValueError(f"the number of frequencies must be at least 1, not {frequencies}")
+            raise Refusal(f"the number of frequencies must be at least 1, not {frequencies}")
         return np.linspace(np.pi / 5, 4 * np.pi / 5, int(frequencies))
     chosen = np.asarray(frequencies, dtype=np.float64)
     if chosen.ndim != 1 or chosen.size == 0 or not bool(np.all((chosen > 0) & (chosen < 2 * np.pi))):
-        raise ValueError("frequencies must be a number of them or a list of values between 0 and 2π, both excluded")
+        raise Refusal("frequencies must be a number of them or a list of values between 0 and 2π, both excluded")
     return chosen
 
 
@@ -343,7 +343,7 @@ class ZeroOneTest(Analysis):
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
-        ValueError: for an unknown observable, or steps that are no multiple of every or too few.
+        Refusal: (a ValueError) for an unknown observable, or steps that are no multiple of every or too few.
 
     Source:
         G. A. Gottwald, I. Melbourne, SIAM J. Appl. Dyn. Syst. 8, 129 (2009), doi:10.1137/080718851.
@@ -365,7 +365,7 @@ class ZeroOneTest(Analysis):
         at_least(1, steps=self.steps, every=self.every, frequencies=self.frequencies)
         room("frequencies", self.frequencies, self.steps // self.every // 10 + 1)
         if self.steps % self.every or self.steps // self.every < SHORTEST:
-            raise ValueError(
+            raise Refusal(
                 f"steps = {self.steps}, every = {self.every}: give a multiple of every, and at least {SHORTEST} samples"
             )
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.fft import irfft, next_fast_len, rfft
 
-from nnflow.authors import Array, real
+from nnflow.authors import Array, Refusal, real
 from nnflow_plugins.tools.observed import ROUNDING, exponent_of, largest_of
 
 
@@ -26,7 +26,7 @@ def trajectory_correlation(trajectory: npt.ArrayLike, lags: int, floor: float | 
         square, within rounding.
 
     Raises:
-        ValueError: for another shape or other lags.
+        Refusal: (a ValueError) for another shape or other lags.
 
     >>> trajectory_correlation([[1.0], [-1.0], [1.0], [-1.0]], 2).tolist()
     [1.0, -0.75, 0.5]
@@ -34,7 +34,7 @@ def trajectory_correlation(trajectory: npt.ArrayLike, lags: int, floor: float | 
     w = real(trajectory, "the trajectory")
     w = w[:, None] if w.ndim == 1 else w
     if w.ndim != 2 or not 0 <= lags < len(w):
-        raise ValueError(f"trajectory of shape {w.shape}, lags = {lags}: give (time, component), and lags below time")
+        raise Refusal(f"trajectory of shape {w.shape}, lags = {lags}: give (time, component), and lags below time")
     exponent = exponent_of(w)
     if not np.isfinite(w).all():
         return np.full(lags + 1, np.nan)

@@ -7,11 +7,10 @@ rounded relative to their size, so that differences below ROUNDING of the larges
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
-from nnflow.authors import Array, Ensemble, Recording
+from nnflow.authors import Array, Ensemble, Recording, heard_by
 
 ROUNDING = 1e-12
 """Differences below this share of the largest value are rounding: some thousands of units in the last place.
@@ -55,7 +54,8 @@ def floor_of(ensemble: Ensemble | Recording, name: str, values: Array) -> Array:
     share = share_of(ensemble)
     if (turn := turn_of(ensemble, name)) is not None:
         return np.full(len(values), share * turn)
-    start = replace(ensemble, tick=None).orbit(1, 1, name)[0][:, :, 0]
+    with heard_by(None):  # it is no step of the run
+        start = ensemble.orbit(1, 1, name)[0][:, :, 0]
     return np.maximum(share * largest_of(values), max(FADED * share, RECORDED) * largest_of(start))
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nnflow.authors import Array, Integers, loop, real
+from nnflow.authors import Array, Integers, Refusal, loop, real
 from nnflow_plugins.tools.observed import RECORDED, ROUNDING
 
 MARKS = 16  # samples at which periods failed that are remembered
@@ -52,21 +52,21 @@ def detect_period(
         ``(member,)`` int64.
 
     Raises:
-        ValueError: for another shape, no samples, a tolerance that is not between 0 and 1, a maximum below 1, or a turn
-            that is not positive.
+        Refusal: (a ValueError) for another shape, no samples, a tolerance that is not between 0 and 1, a maximum below
+            1, or a turn that is not positive.
 
     >>> detect_period([[1, 2, 1, 2, 1, 2, 1, 2]])
     array([2])
     """
     rows = np.ascontiguousarray(real(values, "the values"))
     if rows.ndim != 2 or not rows.shape[1]:
-        raise ValueError(f"values must have the shape (member, sample), at least one sample, not {rows.shape}")
+        raise Refusal(f"values must have the shape (member, sample), at least one sample, not {rows.shape}")
     if not 0.0 < tolerance < 1.0:
-        raise ValueError(f"tolerance = {tolerance}: give a share of the range, above 0 and below 1")
+        raise Refusal(f"tolerance = {tolerance}: give a share of the range, above 0 and below 1")
     if maximum is not None and maximum < 1:
-        raise ValueError(f"maximum must be at least 1, not {maximum}")
+        raise Refusal(f"maximum must be at least 1, not {maximum}")
     if turn is not None and not 0.0 < turn < np.inf:
-        raise ValueError(f"turn = {turn}: give the period of the angle, a positive number")
+        raise Refusal(f"turn = {turn}: give the period of the angle, a positive number")
     longest = rows.shape[1] // TURNS
     found = np.zeros(len(rows), dtype=np.int64)
     known = np.isfinite(rows).all(axis=1)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.authors import Array, Ensemble, ResolutionWarning
+from nnflow.authors import Array, Ensemble, ResolutionWarning, heard_by
 
 
 def at_rest(
@@ -51,8 +50,9 @@ def at_rest(
 
 def _rests(now: Ensemble, before: Ensemble, step: Callable[[Ensemble], Ensemble]) -> npt.NDArray[np.bool_]:
     scale = np.maximum(np.abs(now.states).max(axis=1), np.abs(before.states).max(axis=1))
-    ahead = step(replace(now, tick=None)).states  # without a tick, since it is no step of the run
-    return np.asarray(np.abs(now.map.difference(ahead, now.states)).max(axis=1) <= now.map.resolution * scale)
+    with heard_by(None):  # it is no step of the run
+        ahead = step(now).states
+    return np.asarray(np.abs(now.difference(ahead, now.states)).max(axis=1) <= now.map.resolution * scale)
 
 
 def start_counts(transient: int) -> dict[str, str]:

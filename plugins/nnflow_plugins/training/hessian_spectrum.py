@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.authors import Analysis, Array, Ensemble, Result, at_least, broadened, project_out, quadrature, room
+from nnflow.authors import (
+    Analysis,
+    Array,
+    Ensemble,
+    Refusal,
+    Result,
+    at_least,
+    broadened,
+    project_out,
+    quadrature,
+    room,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -43,8 +54,8 @@ class HessianSpectrum(Analysis):
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
-        TypeError: for a map without a loss.
-        ValueError: for settings out of range.
+        WrongKind: (a TypeError) for a map without a loss.
+        Refusal: (a ValueError) for settings out of range.
 
     Source:
         L. Sagun, U. Evci, V. U. Güney, Y. Dauphin, L. Bottou, arXiv:1706.04454; B. Ghorbani, S. Krishnan, Y. Xiao, ICML
@@ -74,15 +85,15 @@ class HessianSpectrum(Analysis):
         at_least(2, points=self.points)
         room("points", self.points, self.probes * self.order)
         if not 0 < self.width < 1:
-            raise ValueError(f"width = {self.width}: give a share of the range, between 0 and 1")
+            raise Refusal(f"width = {self.width}: give a share of the range, between 0 and 1")
 
     def __call__(self, ensemble: Ensemble) -> Result:
         """Compute the variables."""
         now = ensemble.advance(self.transient)
         size, exact = now.map.weights, now.map.weights <= self.dense
-        gauge = now.map.gauge(now.state, now.parameters)[:, :, :size]
+        gauge = now.gauge()[:, :, :size]
         look = self._all if exact else self._some
-        nodes, shares = look(now, now.map.curvature, gauge)
+        nodes, shares = look(now, gauge)
         left = size - gauge.shape[1]
         largest = np.abs(nodes).max(axis=1, keepdims=True)
         flat = self._count(np.abs(nodes) <= self.flat * largest, shares, left, nodes)
@@ -99,7 +110,7 @@ class HessianSpectrum(Analysis):
             "curvature": (("member", "point"), curvature, {"long_name": "Hessian eigenvalue"}),
             "density": (("member", "point"), density, {"long_name": "density of eigenvalues", "method": how}),
             **{name: ("member", count, {"units": "directions", "method": how}) for name, count in counts.items()},
-            "threshold": ("member", now.map.threshold(now.parameters, now.t)),
+            "threshold": ("member", now.threshold()),
             **({"eigenvalue": (("member", "index"), nodes[:, ::-1])} if exact else {}),
             **self._gradient(now),
             "escaped": ("member", now.escaped),
@@ -107,32 +118,32 @@ class HessianSpectrum(Analysis):
 
     def _unstable(self, now: Ensemble, plain: Nodes, left: int, look: Callable[..., Nodes]) -> Array:
         """How many directions are beyond the threshold, of the Hessian that the optimizer sees."""
-        limit = now.map.threshold(now.parameters, now.t)[:, None]
+        limit = now.threshold()[:, None]
         if not now.map.preconditioned:
             return self._count(plain[0] > limit, plain[1], left, plain[0])
-        nodes, shares = look(now, now.map.effective_curvature, np.zeros((len(now), 0, now.map.weights)))
+        nodes, shares = look(now, np.zeros((len(now), 0, now.map.weights)), effective=True)
         return self._count(nodes > limit, shares, now.map.weights, nodes)
 
     def _count(self, chosen: npt.NDArray[np.bool_], shares: Array, directions: int, nodes: Array) -> Array:
         number = directions * np.where(chosen, shares, 0.0).sum(axis=1)
         return np.where(np.isnan(nodes).any(axis=1), np.nan, np.round(number, 9))
 
-    def _all(self, now: Ensemble, product: Callable[..., Any], gauge: Array) -> Nodes:
+    def _all(self, now: Ensemble, gauge: Array, effective: bool = False) -> Nodes:
         """Every eigenvalue on the complement of the gauge directions, ascending; member by member, to save memory."""
         values = np.full((len(now), now.map.weights - gauge.shape[1]), np.nan)
         for i, basis in enumerate(gauge):
             rows = np.linalg.qr(np.vstack([basis, np.eye(now.map.weights)]).T)[0].T[None, len(basis) :]
-            parts = [_products(now.take([i]), product, rows[:, j : j + ROWS]) for j in range(0, rows.shape[1], ROWS)]
+            parts = [now.take([i]).curvature(rows[:, j : j + ROWS], effective) for j in range(0, rows.shape[1], ROWS)]
             matrix = np.concatenate(parts, axis=1)[0] @ rows[0].T
             if np.isfinite(matrix).all():
                 values[i] = np.linalg.eigvalsh(0.5 * (matrix + matrix.T))
         return values, np.full(values.shape, 1.0 / values.shape[1])
 
-    def _some(self, now: Ensemble, product: Callable[..., Any], gauge: Array) -> Nodes:
+    def _some(self, now: Ensemble, gauge: Array, effective: bool = False) -> Nodes:
         """Nodes and weights of the quadrature, from random vectors in that complement."""
         drawn = now.draw("hessian", (self.probes, now.map.weights), seed=self.seed)
         probes = project_out(drawn, gauge)
-        return quadrature(lambda v: _products(now, product, v), probes, self.order)
+        return quadrature(lambda v: now.curvature(v, effective), probes, self.order)
 
     def _gradient(self, now: Ensemble) -> dict[str, Any]:
         if "gradient_norm" not in now.map.observables:
@@ -161,7 +172,3 @@ class HessianSpectrum(Analysis):
         if axes.lines and (handles := axes.get_legend_handles_labels()[0]):
             axes.legend(handles=handles[:1], frameon=False, fontsize="small")
         axes.set(yscale="log", ylim=(1e-6 * top, 2 * top), xlabel="Hessian eigenvalue", ylabel="density")
-
-
-def _products(now: Ensemble, product: Callable[..., Any], v: Array) -> Array:
-    return now.map.to_numpy(product(now.state, now.parameters, now.t, now.map.native(v)))

@@ -26,7 +26,7 @@ class KnockOut(Analysis):
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
-        ValueError: for a pattern that matches nothing, or an unknown observable.
+        Refusal: (a ValueError) for a pattern that matches nothing, or an unknown observable.
 
     Source:
         K. Danovski, M. C. Soriano, L. Lacasa, Front. Complex Syst. 2, 1367957 (2024), arXiv:2404.05782.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnflow.authors import Analysis, Array, Ensemble, Result, at_least
+from nnflow.authors import Analysis, Array, Ensemble, Refusal, Result, at_least
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -49,7 +49,8 @@ class ReducedModel(Analysis):
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
-        ValueError: unless it is a training map with these observables and plain gradient descent on the cross-entropy.
+        Refusal: (a ValueError) unless it is a training map with these observables and plain gradient descent on the
+            cross-entropy.
     """
 
     steps: int = 1000
@@ -63,7 +64,7 @@ class ReducedModel(Analysis):
         at_least(0, transient=self.transient)
         at_least(1, steps=self.steps, every=self.every)
         if self.steps % self.every:
-            raise ValueError(f"steps = {self.steps}, every = {self.every}: steps must be a multiple of every")
+            raise Refusal(f"steps = {self.steps}, every = {self.every}: steps must be a multiple of every")
 
     def __call__(self, ensemble: Ensemble) -> Result:
         """Compute the variables."""
@@ -111,13 +112,13 @@ def task(ensemble: Ensemble) -> tuple[Array, Array]:
         ``(member,)`` and ``(class,)``.
 
     Raises:
-        ValueError: for what is not plain full-batch gradient descent on logits.
+        Refusal: (a ValueError) for what is not plain full-batch gradient descent on logits.
     """
     map = ensemble.map
     counts = np.array(map.structure.get("classes", ()), dtype=float)
     plain = map.structure.get("optimizer") == "gd" and map.autonomous and "weight_decay" not in map.parameters
     if not (counts.size and plain and "stuck_on" in map.observables):
-        raise ValueError(
+        raise Refusal(
             f"{map.name}: give a compiled training map with bounded hidden units, cross-entropy and plain full-batch "
             "gradient descent, such as iris"
         )

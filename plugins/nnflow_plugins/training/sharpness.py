@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnflow.authors import Analysis, Array, Ensemble, Extreme, Result, at_least, largest
+from nnflow.authors import Analysis, Array, Ensemble, Extreme, Refusal, Result, at_least, largest
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -33,8 +32,8 @@ class Sharpness(Analysis):
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
-        TypeError: for a map without a loss.
-        ValueError: for k beyond the number of weights, or steps that are no multiple of every.
+        WrongKind: (a TypeError) for a map without a loss.
+        Refusal: (a ValueError) for k beyond the number of weights, or steps that are no multiple of every.
 
     Source:
         J. Cohen et al., ICLR 2021, arXiv:2103.00065; 2022, arXiv:2207.14484.
@@ -59,7 +58,7 @@ class Sharpness(Analysis):
         at_least(0, transient=self.transient, tolerance=self.tolerance, seed=self.seed)
         at_least(1, k=self.k, steps=self.steps, every=self.every, iterations=self.iterations)
         if self.steps % self.every:
-            raise ValueError(f"steps = {self.steps}, every = {self.every}: steps must be a multiple of every")
+            raise Refusal(f"steps = {self.steps}, every = {self.every}: steps must be a multiple of every")
 
     def __call__(self, ensemble: Ensemble) -> Result:
         """Compute the variables."""
@@ -70,21 +69,18 @@ class Sharpness(Analysis):
         seen: list[tuple[Array, ...]] = []
         start = now.t
         for _ in range(self.steps // self.every):
-            found = self._largest(now, now.map.curvature, plain)
+            found = self._largest(now, plain)
             plain, top = _mixed(found, drawn), found.values[:, 0]
             if now.map.preconditioned:
-                other = self._largest(now, now.map.effective_curvature, effective[:, :1])
+                other = self._largest(now, effective[:, :1], effective=True)
                 effective, top = _mixed(other, drawn[:, :1]), other.values[:, 0]
-            limit = now.map.threshold(now.parameters, now.t)
+            limit = now.threshold()
             seen.append((found.values, found.residuals, found.values[:, 0], limit, top / limit))
             now = now.advance(self.every)
         return self._result([np.stack(part, axis=1) for part in zip(*seen, strict=True)], start, now)
 
-    def _largest(self, now: Ensemble, product: Callable[..., Any], starts: Array) -> Extreme:
-        def products(v: Array) -> Array:
-            return now.map.to_numpy(product(now.state, now.parameters, now.t, now.map.native(v[:, None])))[:, 0]
-
-        return largest(products, starts, self.tolerance, self.iterations)
+    def _largest(self, now: Ensemble, starts: Array, effective: bool = False) -> Extreme:
+        return largest(lambda v: now.curvature(v[:, None], effective)[:, 0], starts, self.tolerance, self.iterations)
 
     def _result(self, parts: list[Array], start: int, after: Ensemble) -> Result:
         curvature, residual, sharpness, threshold, stability = parts

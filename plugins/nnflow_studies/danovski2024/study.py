@@ -13,6 +13,7 @@ import xarray as xr
 from tqdm import tqdm
 
 import nnflow
+from nnflow import Refusal
 from nnflow_studies.danovski2024 import report
 from nnflow_studies.danovski2024.chaos import E3
 from nnflow_studies.danovski2024.experiment import Experiment, Row, Scale
@@ -47,7 +48,7 @@ class Danovski2024:
 
     def __post_init__(self) -> None:
         if self.seed < 0:
-            raise ValueError(f"seed = {self.seed}: give a whole number, 0 or larger")
+            raise Refusal(f"seed = {self.seed}: give a whole number, 0 or larger")
 
     def __call__(self) -> None:
         """Run the study."""
