@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,7 +71,10 @@ def test_the_commands_and_the_plugin_of_ones_own(tmp_path: Path, nnflow_command:
     assert (tmp_path / "again.pdf").exists()
 
 
-def test_the_tables_list_what_is_installed() -> None:
+def test_the_tables_say_what_the_docstrings_say() -> None:
+    told = [sys.executable, str(README.parent / "docs" / "tables.py"), "--check"]
+    done = subprocess.run(told, capture_output=True, text=True, check=False)
+    assert not done.returncode, f"run docs/tables.py: {done.stdout}{done.stderr}"
     listed = set(re.findall(r"^\| `(\w+)` \|", README.read_text(), re.MULTILINE))
     assert listed == {*nnflow.maps.names(), *nnflow.analyses.names()}
 

@@ -77,7 +77,13 @@ def listing(registry: nnflow.Registry) -> str:
     """The names of a registry, with the distribution of what is not ours."""
     names = registry.names()
     width = max(map(len, names), default=0)
-    return "\n".join(f"  {name:<{width}}  {_owner(registry, name)}".rstrip() for name in names) or "  none installed"
+    return "\n".join(f"  {name:<{width}}  {_about(registry, name)}".rstrip() for name in names) or "  none installed"
+
+
+def _about(registry: nnflow.Registry, name: str) -> str:
+    """What a plugin is, in a line, and the distribution it comes from."""
+    owner = _owner(registry, name)
+    return owner if owner.startswith("cannot") else f"{registry.about(name)[0]} {owner}".strip()
 
 
 def _owner(registry: nnflow.Registry, name: str) -> str:
