@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from functools import lru_cache, wraps
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, cast
 
 from nnflow.compiled import lanes, loops, observing
 from nnflow.compiled.loops import Shape
-from nnflow.compiled.ways import part, rule
+from nnflow.compiled.ways import Function, Rule, part, rule
 from nnflow.frozen import fingerprint, own
 from nnflow.internals import Dispatcher
 from nnflow.straight import lasting, straight
 
-Rule = Callable[..., Any]
-Function = TypeVar("Function", bound=Callable[..., Any])
 _building = threading.RLock()
 
 
@@ -23,10 +20,10 @@ class Functions(NamedTuple):
     """What a compiled map is made of: functions of one member."""
 
     rule: Rule
-    tangent: Rule | None
-    frame_tangent: Rule | None
-    hessian: Rule | None
-    joint: Rule | None
+    tangent: Rule | None = None
+    frame_tangent: Rule | None = None
+    hessian: Rule | None = None
+    joint: Rule | None = None
 
 
 def once(build: Function) -> Function:

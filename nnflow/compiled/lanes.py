@@ -15,9 +15,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from nnflow.compiled.loops import Constants, Rule, Shape, beginning, blank, copy, put, recording
+from nnflow.compiled.loops import Constants, Shape, beginning, blank, copy, put, recording
 from nnflow.compiled.memory import sealed, stack
-from nnflow.compiled.ways import part, part_by_llvm
+from nnflow.compiled.ways import Rule, part, part_by_llvm
 from nnflow.machine import loop
 from nnflow.typing import Array, Integers
 

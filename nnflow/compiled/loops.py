@@ -15,11 +15,10 @@ import numpy as np
 
 from nnflow.compiled.frames import gram_schmidt, inner_product
 from nnflow.compiled.memory import sealed, stack
-from nnflow.compiled.ways import part, rule
+from nnflow.compiled.ways import Rule, part, rule
 from nnflow.machine import loop
 from nnflow.typing import Array, Integers
 
-Rule = Callable[..., Any]
 Constants = tuple[Any, ...]
 ROOT = 6.055454452393343e-06  # the third root of the rounding unit: where central differences are most exact
 

@@ -6,7 +6,6 @@ observables compiles nothing that was compiled before.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +13,9 @@ import numpy as np
 
 from nnflow.compiled.loops import Constants
 from nnflow.compiled.memory import sealed
-from nnflow.compiled.ways import part
+from nnflow.compiled.ways import Rule, part
 from nnflow.machine import loop
 from nnflow.typing import Array, Integers
-
-Rule = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ class Component:
     size: int  # entries of out
 
     def __call__(self, *arguments: Any) -> float:
-        """The entry, of (x, p, t), and the map's constants if it has any."""
+        """The entry, of what the function takes beside `out`: (x, p, t), and the map's constants if it has any."""
         out = np.empty(self.size)
         self.function(*arguments, out)
         return float(out[self.index])

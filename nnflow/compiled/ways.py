@@ -24,6 +24,7 @@ from numba import njit
 from nnflow.unassigned import Careful
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+Rule = Callable[..., Any]  # what a map is made of, and what is made of that
 
 
 def rule(function: Function, **options: Any) -> Function:

@@ -12,19 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nnflow.compiled import Rule, glue
+from nnflow.compiled import Functions, Rule, glue
 from nnflow.compiled.ways import kernel, part
 from nnflow.typing import Array
-
-
-class Functions(NamedTuple):
-    """The compiled functions of an optimizer on one loss, as `CompiledMap` takes them."""
-
-    rule: Rule
-    tangent: None
-    frame_tangent: Rule
-    hessian: Rule
-    joint: Rule
 
 
 class _Loss(NamedTuple):
@@ -88,7 +78,7 @@ def compiled_descent(
     def frame_tangent(x: Array, p: Array, t: int, c: Any, V: Array, out: Array) -> None:
         both_at_once(x, p, t, c, V, np.empty(x.size), out)
 
-    return Functions(rule, None, frame_tangent, hessian, joint)
+    return Functions(rule, frame_tangent=frame_tangent, hessian=hessian, joint=joint)
 
 
 @part

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from nnflow.compiled import Component
 from nnflow.data.order import Order
 from nnflow.names import Refusal
 from nnflow.systems.perceptron.batches import Batch, blocks_of, in_order, shuffled
@@ -33,7 +34,6 @@ from nnflow.systems.perceptron.costs import Gradient, Job, P, cost_of
 from nnflow.systems.perceptron.gradients import gradient_of, products_of
 from nnflow.systems.perceptron.observables import (
     Observable,
-    Watched,
     gradient_norm_of,
     l1,
     l2,
@@ -61,7 +61,7 @@ class Kernels(NamedTuple):
 
     Where an entry of w is not finite, everything is NaN; where one of V[j] is not, out[j] is.
 
-    Observables: loss, test_loss, l1, l2 (norms of w), gradient_norm (Euclidean). Watched, in one pass: accuracy,
+    Observables: loss, test_loss, l1, l2 (norms of w), gradient_norm (Euclidean). Component, in one pass: accuracy,
     test_accuracy (share of samples whose largest output is the label's; the first of equals counts); over the training
     samples output[c] (the mean of output c), output_range (the largest range of an output) and hidden_square (the mean
     of Σ h² over the units h of the last hidden layer; of the inputs, if there is none). With sigmoid or tanh, over all
@@ -72,7 +72,7 @@ class Kernels(NamedTuple):
     gradient: Gradient
     gradient_and_products: Callable[[Array, int, Any, Array, Array, Array], None]
     observables: dict[str, Observable]
-    watched: dict[str, Watched]
+    watched: dict[str, Component]
     predictions: Callable[[Array, Any, Array], None] | None
     data: tuple[Any, ...]
 
@@ -207,7 +207,7 @@ class Perceptron:
         cost = cost_of(self.sizes[0], outputs, self.loss, first, first + sum(self.sizes[:-1]), units)
         return Job(place, batch, passes, cost, first, self.sizes[0], units, first + self.sizes[0] + 3 * units)
 
-    def _watched(self, train: Job, tests: Job) -> dict[str, Watched]:
+    def _watched(self, train: Job, tests: Job) -> dict[str, Component]:
         """What makes sense to watch: of the test data only the accuracy, stuck units if they have limits."""
         names = np.repeat(self.activations[:-1], self.sizes[1:-1]).tolist()
         low, high = np.array([LIMITS.get(name, (-np.inf, np.inf)) for name in names]).reshape(-1, 2).T.copy()
@@ -218,10 +218,10 @@ class Perceptron:
             found["test_accuracy"] = self._entries(tests, np.empty(0), np.empty(0))["accuracy"]
         return {name: entry for name, entry in found.items() if name.removeprefix("test_") not in left_out}
 
-    def _entries(self, task: Job, floor: Array, ceiling: Array) -> dict[str, Watched]:
+    def _entries(self, task: Job, floor: Array, ceiling: Array) -> dict[str, Component]:
         names = watched(self.sizes[-1])
         function = watch_of(task, self.sizes[-1], self.sizes[-2], floor, ceiling)
-        return {name: Watched(function, i, len(names)) for i, name in enumerate(names)}
+        return {name: Component(function, i, len(names)) for i, name in enumerate(names)}
 
 
 def _check_values(name: str, y: npt.NDArray[Any], samples: int, outputs: int) -> npt.NDArray[Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,21 +14,6 @@ from nnflow.systems.perceptron.rows import dot_rows, nan_unless_finite, new_shee
 from nnflow.typing import Array
 
 Observable = Callable[[Array, Any], float]
-
-
-@dataclass(frozen=True)
-class Watched:
-    """An observable that is one entry of what function(w, data, out) writes, `size` of them in one pass over them."""
-
-    function: Callable[[Array, Any, Array], None]
-    index: int
-    size: int
-
-    def __call__(self, w: Array, data: Any) -> float:
-        """The entry."""
-        out = np.empty(self.size)
-        self.function(w, data, out)
-        return float(out[self.index])
 
 
 def loss_of(job: Job) -> Observable:

@@ -18,7 +18,6 @@ from nnflow.schedules import Schedule, factors
 from nnflow.systems.optimisers.compiled import compiled_descent
 from nnflow.systems.optimisers.table import LIMITS, is_repeating, optimiser, structure_of
 from nnflow.systems.perceptron.network import Perceptron
-from nnflow.systems.perceptron.observables import Watched
 from nnflow.systems.training.state import Drawn, Layout, TrainingMap, coordinate_names, last_layer
 from nnflow.typing import Array
 
@@ -228,7 +227,7 @@ def _classes(network: Perceptron) -> tuple[int, ...] | None:
     return tuple(np.bincount(network.targets, minlength=network.sizes[-1]).tolist()) if labelled else None
 
 
-def _watched(entries: Mapping[str, Watched], size: int) -> dict[str, Component]:
+def _watched(entries: Mapping[str, Component], size: int) -> dict[str, Component]:
     """What passes over the data show; entries of the same pass have the same function, which is run once for all."""
     passes = {function: _passed(function, size) for function in {entry.function for entry in entries.values()}}
     return {name: Component(passes[entry.function], entry.index, entry.size) for name, entry in entries.items()}
