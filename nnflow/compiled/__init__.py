@@ -7,8 +7,9 @@ in which anything is compiled.
 
 from __future__ import annotations
 
-from nnflow.compiled.kernels import Functions, Rule, glue
+from nnflow.compiled.kernels import Functions, glue
 from nnflow.compiled.map import CompilationError, CompiledMap
 from nnflow.compiled.observing import Component
+from nnflow.compiled.ways import Rule
 
 __all__ = ["CompilationError", "CompiledMap", "Component", "Functions", "Rule", "glue"]

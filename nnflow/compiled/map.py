@@ -17,10 +17,11 @@ import numpy.typing as npt
 from numba.core.errors import NumbaError
 
 from nnflow.compiled import kernels, lanes
-from nnflow.compiled.kernels import Functions, Rule
+from nnflow.compiled.kernels import Functions
 from nnflow.compiled.loops import Constants, Shape
 from nnflow.compiled.observing import Component
 from nnflow.compiled.trial import compare_observed, compare_steps, try_tangents
+from nnflow.compiled.ways import Rule
 from nnflow.frozen import frozen
 from nnflow.guard import VECTORS, Call, call_plain, is_intrinsic, try_out
 from nnflow.internals import Dispatcher
