@@ -299,10 +299,10 @@ class Ensemble:
         Raises:
             Refusal: for another shape, or what is no number.
         """
-        tensor = hasattr(states, "is_floating_point")
-        if tensor and states.is_complex():
+        own = type(states) is type(self.state) and not isinstance(states, np.ndarray)
+        if own and states.is_complex():
             raise Refusal("states are complex: give real numbers")
-        state = self.map.native(states.clone() if tensor else numbers("states", states))
+        state = self.map.native(states.detach().clone() if own else numbers("states", states))
         now = self.t if t is None else t
         return replace(self, state=state, frame=None, neighbors=None, escaped=begin(self.init), t=now, origin="given")
 

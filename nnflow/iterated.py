@@ -60,6 +60,7 @@ class Iterated(Map):
         n: How many times.
     """
 
+    in_numpy = False
     inner: Map
     n: int
 
@@ -91,13 +92,13 @@ class Iterated(Map):
     def step(self, x: Any, p: Any, t: int) -> Any:
         """n steps of the inner map."""
         for s in range(t * self.n, (t + 1) * self.n):
-            x = self.inner.ahead(x, p, s)
+            x = self.inner.step(x, p, s)
         return x
 
     def tangent(self, x: Any, p: Any, t: int, v: Any) -> Any:
         """The product of n Jacobians, by the chain rule."""
         for s in range(t * self.n, (t + 1) * self.n):
-            x, v = self.inner.ahead(x, p, s), self.inner.turned(x, p, s, v)
+            x, v = self.inner.step(x, p, s), self.inner.tangent(x, p, s, v)
         return v
 
     def difference(self, x: Any, y: Any) -> Any:

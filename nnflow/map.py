@@ -12,17 +12,20 @@ non-finite state (-1 = never). This never raises, and never disturbs another mem
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from functools import cached_property
+from types import FunctionType
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.methods import called, try_method
+from nnflow.methods import called, careful, try_method
 from nnflow.names import Refusal, WrongKind, check_name, check_scannable, shown, unknown
 from nnflow.room import room
 from nnflow.settings import convert, numbers, whole
@@ -32,6 +35,7 @@ Observable = Callable[[Any, Any, int], Any]
 
 NORMS = ("l1", "l2", "max")
 KEEP = ("frames", "factors")
+_looking = threading.RLock()
 
 
 class End(NamedTuple):
@@ -147,11 +151,24 @@ class Map:
     name: str = "map"
     source: str = ""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """What is written in numpy gets copies and is tried at its first use (see `methods`)."""
+        super().__init_subclass__(**options)
+        own = vars(cls)
+        for name in {each.name for each in fields(Map)} & own.keys():
+            if isinstance(own[name], FunctionType | property):
+                raise Refusal(
+                    f"{cls.__name__} defines {name}(), which is a field of a map: rename it, or give {name}=…"
+                )
+        for kind in ("step", "tangent") if cls.in_numpy else ():
+            if isinstance(own.get(kind), FunctionType):
+                setattr(cls, kind, careful(own[kind], kind))
+
     def __post_init__(self) -> None:
         for kind in ("parameters", "periods", "observables", "ranges", "limits", "structure"):
             if not isinstance(given := getattr(self, kind), Mapping):
                 raise Refusal(f"{kind} = {shown(given)}: give a mapping, from names")
-            object.__setattr__(self, kind, dict(given))
+            object.__setattr__(self, kind, dict(given if kind != "structure" else deepcopy(given)))
         if not self.check:
             object.__setattr__(self, "structure", {**self.structure, "check": False})
         for count, least in (("dim", 1), ("memory", 0), ("epoch", 1)):
@@ -211,6 +228,7 @@ class Map:
         )
         return f"<{type(self).__name__} {self.name!r} of dim {self.dim}; {'; '.join(parts)}>"
 
+    in_numpy: ClassVar[bool] = True  # whether step and tangent are written in numpy, by the author of the map
     threads: ClassVar[bool] = True  # whether members are best shared out among threads
 
     @property
@@ -254,13 +272,13 @@ class Map:
             ``(member, k, dim)`` float64.
         """
         x, v = np.asarray(x, dtype=np.float64), np.asarray(v, dtype=np.float64)
-        size = np.maximum(np.abs(x).max(axis=1), np.abs(self.ahead(x, p, t)).max(axis=1))[:, None]
+        size = np.maximum(np.abs(x).max(axis=1), np.abs(self.step(x, p, t)).max(axis=1))[:, None]
         scale = np.cbrt(np.finfo(float).eps) * np.sqrt(np.where(size > 0, size, 1.0))
         out = np.empty_like(v)
         for j in range(v.shape[1]):
             length = np.sqrt((v[:, j] ** 2).sum(axis=1, keepdims=True))
             h = scale / np.where(length > 0, length, 1.0)
-            ahead, behind = self.ahead(x + h * v[:, j], p, t), self.ahead(x - h * v[:, j], p, t)
+            ahead, behind = self.step(x + h * v[:, j], p, t), self.step(x - h * v[:, j], p, t)
             out[:, j] = self.difference(ahead, behind) / (2 * h)
         return out
 
@@ -497,30 +515,29 @@ class Map:
         Returns:
             ``(member,)``.
         """
+        self.once(name, lambda: try_method(self, name))
         return np.asarray(called(f"the observable {name} of {self.name!r}", self.observables[name], (len(x),), x, p, t))
 
-    def ahead(self, x: Any, p: Any, t: int) -> Any:
-        """`step`, as the verbs use it: it cannot change what it is given. Raises Refusal if it gives no such states."""
-        if not self._own("step"):
-            return self.step(x, p, t)
-        return called(f"the step of {self.name!r}", self.step, np.shape(x), x, p, t)
-
-    def turned(self, x: Any, p: Any, t: int, v: Any) -> Any:
-        """`tangent`, likewise. Raises Refusal if it is not the derivative of the step, too."""
-        if not self._own("tangent"):
-            return self.tangent(x, p, t, v)
-        return called(f"the tangent of {self.name!r}", self.tangent, np.shape(v), x, p, t, v)
-
-    def _own(self, kind: str) -> bool:
-        """Whether a method was written in numpy by the map's author; it is tried at first. Raises Refusal."""
-        own = type(self).advance is Map.advance and getattr(type(self), kind) is not getattr(Map, kind)
-        if own and self.check and kind not in self._tried:
-            try_method(self, kind)
-            self._tried.add(kind)  # only now: what is refused once is refused again
-        return own
+    def once(self, key: Hashable, look: Callable[[], object]) -> None:
+        """Look at something when it is first used, unless `check` is False; again, if it raised or returned False."""
+        if not self.check or key in self._seen:
+            return
+        with _looking:  # other threads wait for what is found
+            if key in self._seen | self._asked:  # what looks uses it, too
+                return
+            self._asked.add(key)
+            try:
+                if look() is not False:
+                    self._seen.add(key)
+            finally:
+                self._asked.discard(key)
 
     @cached_property
-    def _tried(self) -> set[str]:
+    def _seen(self) -> set[Hashable]:
+        return set()
+
+    @cached_property
+    def _asked(self) -> set[Hashable]:
         return set()
 
     def observe(self, x: Any, p: Any, t: int, names: Sequence[str]) -> Array:
@@ -552,7 +569,13 @@ class Map:
     def __getstate__(self) -> bytes:
         import cloudpickle  # rules are often closures, which pickle itself cannot carry to a process pool
 
-        kept = {name: value for name, value in self.__dict__.items() if name[0] != "_"}
+        ours = [
+            name
+            for kind in type(self).__mro__
+            for name, value in vars(kind).items()
+            if isinstance(value, cached_property)
+        ]
+        kept = {name: value for name, value in self.__dict__.items() if name not in ours}
         return bytes(cloudpickle.dumps(kept))  # type: ignore[no-untyped-call]
 
     def __setstate__(self, state: bytes) -> None:
@@ -577,7 +600,7 @@ class Map:
         x, escaped = settle(x, begin(x), t)
         with np.errstate(all="ignore"):  # a diverging member is a value
             for s in range(t, t + steps):
-                x, escaped = settle(self.ahead(x, p, s), escaped, s + 1)
+                x, escaped = settle(self.step(x, p, s), escaped, s + 1)
         return End(x, None, t + steps, escaped)
 
     def orbit(
@@ -632,7 +655,7 @@ class Map:
                 records.frames[:, block] = end.frame
             for s in range(t + block * every, t + (block + 1) * every):
                 with np.errstate(all="ignore"):
-                    frame = self.turned(end.states, p, s, end.frame)
+                    frame = self.tangent(end.states, p, s, end.frame)
                 end = follow(end, self.advance(end.states, p, s, 1))._replace(frame=frame)
             frame, factor = orthonormalise(end.frame, end.escaped >= 0)
             end = end._replace(frame=frame)

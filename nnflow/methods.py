@@ -8,6 +8,7 @@ is what differences of the step show.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,25 @@ if TYPE_CHECKING:
 UNTRIED = "(check=False leaves this out)"
 
 
+def careful(function: Callable[..., Any], kind: str) -> Callable[..., Any]:
+    """A method of a map in numpy as everybody calls it: on copies, and tried when it is first used.
+
+    Args:
+        function: As its author wrote it, (map, x, p, t) or (map, x, p, t, v).
+        kind: "step" or "tangent".
+
+    Returns:
+        The method; it raises Refusal for what it cannot be (see `called` and `try_method`).
+    """
+
+    @wraps(function)
+    def method(map: Map, x: Any, p: Any, t: int, *v: Any) -> Any:
+        map.once(kind, lambda: try_method(map, kind))
+        return called(f"the {kind} of {map.name!r}", partial(function, map), np.shape(v[0] if v else x), x, p, t, *v)
+
+    return method
+
+
 def called(of: str, function: Callable[..., Any], shape: tuple[int, ...], *given: Any) -> Any:
     """Call a function of arrays, on copies of its own.
 
@@ -32,28 +52,36 @@ def called(of: str, function: Callable[..., Any], shape: tuple[int, ...], *given
         *given: Its arguments.
 
     Returns:
-        What it gives; a list as an array.
+        What it gives, of numpy arrays a new float64 array.
 
     Raises:
-        Refusal: if that is no numpy array of real numbers, or has another shape.
+        Refusal: if that is no numpy array of real numbers, is coarser than float64, or has another shape.
     """
     found = function(*(np.array(value) if isinstance(value, np.ndarray) else value for value in given))
     if not isinstance(given[0], np.ndarray):
         return found
-    array = np.asarray(found) if isinstance(found, (list, tuple)) else found
+    try:
+        array = np.asarray(found) if isinstance(found, (list, tuple)) else found
+    except ValueError:  # rows of unequal length
+        array = found
     plain = type(array) is np.ndarray and array.dtype.kind in "fiub"
     if not (plain and array.shape == shape):
         what = f"an array of shape {array.shape}, {array.dtype}" if plain else shown(found)
         raise Refusal(f"{of} returns {what}: give a numpy array of numbers of shape {shape}")
-    return array
+    if array.dtype.kind == "f" and array.dtype.itemsize < 8:
+        raise Refusal(
+            f"{of} returns {array.dtype}, whose resolution is {np.finfo(array.dtype).eps:.1e}: states are float64; "
+            "compute in float64 (a torch module: .double(), or take nnflow.TensorMap with its dtype)"
+        )
+    return np.array(array, dtype=np.float64)
 
 
 def try_method(map: Map, kind: str) -> None:
-    """Try the step or the tangent of a map on a few drawn states, with other parameters each.
+    """Try what a map's author wrote on a few drawn states, with other parameters each.
 
     Args:
         map: A map in numpy.
-        kind: "step" or "tangent".
+        kind: "step", "tangent", or the name of an observable.
 
     Raises:
         Refusal: if it mixes members up, gives something else each time or in another shape, or is no derivative.
@@ -61,6 +89,8 @@ def try_method(map: Map, kind: str) -> None:
     count = 2 if map.dim != 2 else 3  # of another number than components, to tell rows from columns
     p = np.tile(list(map.parameters.values()), (count, 1)).astype(np.float64)
     p += 1e-3 * np.arange(count)[:, None] * np.maximum(np.abs(p), 1.0)
+    for column, name in zip(p.T, map.parameters, strict=True):
+        column[:] = column.clip(*map.limits.get(name, (-np.inf, np.inf)))
     try:
         x = map.initial_states(count, 0)
     except Exception:  # where nothing can be drawn, nothing is said
@@ -79,18 +109,20 @@ def try_method(map: Map, kind: str) -> None:
 def _try_members(map: Map, kind: str, x: Array, p: Array) -> None:
     """Refuse a method that mixes members up, or gives something else each time."""
     v = np.random.default_rng(0).standard_normal((len(x), 3 if map.dim != 3 else 4, map.dim))
-    rest, shape = ((v,), v.shape) if kind == "tangent" else ((), x.shape)
-    of, function = f"the {kind} of {map.name!r}", getattr(map, kind)
-    together, again = (called(of, function, shape, x, p, 0, *rest) for _ in range(2))
+    own, rest = kind in ("step", "tangent"), (v,) if kind == "tangent" else ()
+    of = f"the {kind} of {map.name!r}" if own else f"the observable {kind} of {map.name!r}"
+    function = getattr(map, kind) if own else partial(map.observable, kind)
+    together, again = (function(x, p, 0, *rest) for _ in range(2))
+    scale = np.abs(together).max(initial=0.0, where=np.isfinite(together))
     if not np.array_equal(together, again, equal_nan=True):
         raise Refusal(f"{of} gives another result each time: draw random numbers by (seed, t) {UNTRIED}")
     for i in range(len(x)):
         one = slice(i, i + 1)
-        alone = called(of, function, (1, *shape[1:]), x[one], p[one], 0, *(v[one] for v in rest))
-        if not np.allclose(together[one], alone, rtol=1e-6, atol=1e-9, equal_nan=True):
+        alone = function(x[one], p[one], 0, *(v[one] for v in rest))
+        if not np.allclose(together[one], alone, rtol=1e-6, atol=1e-9 * scale, equal_nan=True):
             raise Refusal(
-                f"{of} takes a member to {shown(together[i])} beside others and to {shown(alone[0])} alone: members "
-                f"are rows of x (member, dim) and p (member, parameter), and do not see one another {UNTRIED}"
+                f"{of} gives {shown(together[i])} for a member beside others and {shown(alone[0])} for it alone: "
+                f"members are rows of x (member, dim) and p (member, parameter), and do not see one another {UNTRIED}"
             )
 
 
@@ -99,11 +131,10 @@ def _try_derivative(map: Map, x: Array, p: Array) -> None:
     for i, state in enumerate(x):
 
         def step(x: Array, p: Array = p[[i]]) -> Array:
-            return np.asarray(called("the step", map.step, x.shape, x, p.repeat(len(x), axis=0), 0))
+            return np.asarray(map.step(x, p.repeat(len(x), axis=0), 0))
 
         def tangent(x: Array, v: Array, p: Array = p[[i]]) -> Array:
-            moved: Array = called("the tangent", map.tangent, (1, *v.shape), x, p, 0, v[None])[0]
-            return moved
+            return np.asarray(map.tangent(x, p, 0, v[None])[0])
 
         if found := misfit(step, tangent, state, map.resolution, map.difference):
             where = found.said(f"the tangent of {map.name!r}", "step", map.coordinates, state)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
 from types import FunctionType
 from typing import Any
@@ -45,7 +46,7 @@ def taken(schedule: Schedule | None) -> Schedule | None:
             raise Refusal(
                 f"schedule = {name_of(schedule)}: gives {first}, {again} at t = {t}: give a function of t alone"
             )
-    return frozen(schedule) if isinstance(schedule, FunctionType) else schedule
+    return frozen(schedule) if isinstance(schedule, FunctionType) else deepcopy(schedule)
 
 
 def factors(schedule: Schedule, t: int, steps: int) -> Array:

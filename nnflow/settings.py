@@ -25,7 +25,7 @@ from pydantic_core import to_jsonable_python
 
 from nnflow.names import Refusal, WrongKind, shown
 from nnflow.typing import Array
-from nnflow.values import EXACT, hidden, leaves, real
+from nnflow.values import EXACT, array_of, hidden, leaves, real
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -217,6 +217,7 @@ def numbers(name: str, values: Any) -> Array:
     Raises:
         Refusal: for anything else.
     """
+    values = array_of(values)
     try:
         if hidden(values):
             raise Refusal("masked values")

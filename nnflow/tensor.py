@@ -117,10 +117,10 @@ class TensorMap(Map):
             derivative, or that does not return ``(dim,)``.
     """
 
+    in_numpy = False
     threads = False
     grouped = False  # whether only so many members go at a time as there is room for
-    _first: tuple[Tensor, Tensor, int, Tensor] | None = None  # (x, p, t) of the first step of a verb, and its end
-    _differentiated = False  # whether a tangent was compared with differences
+    differentiated = False  # whether tangents were compared with differences when the map was made
     rule: TensorRule
     gradient: Gradient | None
     device: torch.device
@@ -209,17 +209,16 @@ class TensorMap(Map):
         Yields:
             Nothing. Raises Refusal for a rule that gives other numbers then.
         """
-        if self.check and self._first is None:
+        if self.check and not self._first:
             one = x[:1].clone(), p[:1].clone()
-            self.__dict__["_first"] = *one, t, self.step(*one, t)
+            self._first.append((*one, t, self.step(*one, t)))
             self._ask_again()
         yield
         if self.check:
             self._ask_again()
 
     def _ask_again(self) -> None:
-        assert self._first is not None
-        x, p, t, first = self._first
+        x, p, t, first = self._first[0]
         again = self.step(x, p, t)
         room = 1e3 * self.resolution  # an accelerator may add in another order
         if not torch.allclose(
@@ -249,9 +248,16 @@ class TensorMap(Map):
                 the rule cuts a derivative off or has one of its own (`detach`, an `autograd.Function`).
         """
         moved, cut = self.unchecked_tangent(x, p, t, v)
-        if self.check and (cut or not self._differentiated):
-            self._differentiate(x, p, t, None if cut else 1)
+        if self.check and cut:
+            self._differentiate(x, p, t, None)
+        elif not self.differentiated:
+            self.once("tangent", lambda: self._differentiate(x, p, t, 1))
         return moved
+
+    @cached_property
+    def _first(self) -> list[tuple[Tensor, Tensor, int, Tensor]]:
+        """(x, p, t) of the first step of a verb, and its end."""
+        return []
 
     def unchecked_tangent(self, x: Any, p: Any, t: int, v: Any) -> tuple[Tensor, bool]:
         """The same unchecked, and whether the rule cut a derivative off."""
@@ -262,10 +268,18 @@ class TensorMap(Map):
         with _forward_mode(), _Cuts() as cuts:
             return self.each("tangent", one, self.native(x), self.native(p), self.native(v)), cuts.seen
 
-    def _differentiate(self, x: Any, p: Any, t: int, members: int | None) -> None:
-        """Compare the tangent with differences of the rule, at the first members that are finite. Raises Refusal."""
+    def _differentiate(self, x: Any, p: Any, t: int, members: int | None) -> bool:
+        """Compare the tangent with differences of the rule, at the first members that are finite.
+
+        Returns:
+            Whether there were any.
+
+        Raises:
+            Refusal: where it differs.
+        """
         states, parameters = self.to_numpy(x), self.to_numpy(p)
-        for member in np.flatnonzero(np.isfinite(states).all(axis=1))[:members]:
+        looked = np.flatnonzero(np.isfinite(states).all(axis=1))[:members]
+        for member in looked:
             found = self._misfit(states[member], parameters[[member]], t)
             if found is not None:
                 raise Refusal(
@@ -273,7 +287,7 @@ class TensorMap(Map):
                     f"{self.coordinates[found.component]} changes by {found.found:.6g} by differences, "
                     f"{found.claimed:.6g} {UNSEEN}: write the rule without them (check=False goes on anyway)"
                 )
-            self.__dict__["_differentiated"] = True
+        return len(looked) > 0
 
     def _misfit(self, state: Array, p: Array, t: int) -> Misfit | None:
         """Where the tangent at a state differs most from differences of the step, optimizer memory held."""

@@ -13,6 +13,15 @@ from nnflow.names import Refusal
 EXACT = 2**53  # whole numbers beyond lose digits in float64
 
 
+def array_of(values: Any) -> Any:
+    """A torch tensor as a numpy array of its numbers, whatever it is computed from; anything else as it is."""
+    if not (hasattr(values, "detach") and hasattr(values, "resolve_conj")):
+        return values
+    held = values.detach().cpu()
+    held = held.to_dense() if str(held.layout) != "torch.strided" else held.resolve_conj().resolve_neg()
+    return (held.float() if str(held.dtype) == "torch.bfloat16" else held).numpy()
+
+
 def leaves(values: Any) -> Iterator[Any]:
     """What nested lists hold at last, arrays as they are: numpy looks through masks, and takes True beside 2 for 1."""
     if isinstance(values, Sequence) and not isinstance(values, (str, bytes, range)):
@@ -53,6 +62,7 @@ def real(values: npt.ArrayLike, what: str) -> npt.NDArray[np.float64]:
         Refusal: for texts, dates, complex numbers, objects (None and pandas.NA among them), rows of unequal length, and
             what float64 cannot hold: whole numbers beyond 2^53, the ends of longer floats.
     """
+    values = array_of(values)
     try:
         array: Any = np.asanyarray(values if isinstance(values, np.ma.MaskedArray) else _unmasked(values, what))
     except Refusal:

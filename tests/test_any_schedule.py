@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import nnflow
+from nnflow.compiled.map import TILE
 from nnflow.frozen import fingerprint
 from nnflow.systems.training.compiled import CompiledTraining
 
@@ -51,6 +52,35 @@ def train(schedule: Any, backend: str = "auto", **settings: Any) -> Any:
     return nnflow.training_map(
         module, F.cross_entropy, X, LABELS, schedule=schedule, backend=backend, eta=0.5, **settings
     )
+
+
+def test_more_records_than_a_tile_follow_the_schedule() -> None:
+    """Each tile of recorded states asks for the values of its own steps."""
+    start = nnflow.Ensemble.grid(train(falling))
+    steps = 3 * (TILE // start.map.dim) // 2
+    records, after = start.orbit(steps, observe=("loss", *start.map.coordinates))
+    whole, _ = start.orbit(steps)
+    np.testing.assert_array_equal(records[:, :, 1:], whole)
+    np.testing.assert_array_equal(after.states, start.advance(steps).states)
+    middle = start.advance(steps - 5)
+    np.testing.assert_array_equal(middle.orbit(5, observe="loss")[0], records[:, -5:, :1])
+
+
+@pytest.mark.parametrize("name", ["an object", "a partial"])
+def test_a_schedule_is_nobody_elses(name: str) -> None:
+    class Own:
+        factor = 0.5
+
+        def __call__(self, t: int) -> float:
+            return self.factor
+
+    table = [0.5] * 50
+    schedule: Any = Own() if name == "an object" else partial(lambda values, t: values[t % 50], table)
+    map = train(schedule)
+    first = nnflow.Ensemble.grid(map).advance(3).states
+    table[:] = [9.0] * 50
+    vars(schedule)["factor"] = 9.0
+    np.testing.assert_array_equal(nnflow.Ensemble.grid(map).advance(3).states, first)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

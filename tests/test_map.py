@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numba
@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import nnflow
-from nnflow.map import length, orthonormalise
+from nnflow.map import End, length, orthonormalise
 from nnflow.testing import check_map
 from nnflow.typing import Array
 
@@ -138,6 +138,8 @@ WRONG: dict[str, tuple[Any, str]] = {
     ),
     "mixed members": (lambda x, p, t: henon(x - x.mean(axis=0), p, t), "do not see one another"),
     "random": (lambda x, p, t: henon(x, p, t) + 1e-9 * next(COUNT), "another result each time"),
+    "coarser than a state": (lambda x, p, t: henon(x, p, t).astype(np.float32), "float32, whose resolution is 1.2e-07"),
+    "rows of unequal length": (lambda x, p, t: [[1.0], [1.0, 2.0]], "give a numpy array of numbers"),
 }
 
 
@@ -237,12 +239,94 @@ def test_observables_and_tangents_may_too() -> None:
     np.testing.assert_array_equal(both[:, :, 0], alone.max(axis=2))
     np.testing.assert_array_equal(both[:, :, 1], alone.sum(axis=2))
     for name in ("all", "one"):
-        with pytest.raises(nnflow.Refusal, match=rf"the observable {name} of 'map' .*of numbers of shape \(1,\)"):
+        with pytest.raises(nnflow.Refusal, match=rf"the observable {name} of 'map' .*of numbers of shape \(\d,\)"):
             seen.orbit(3, observe=(name, "x0"))
     frame = nnflow.Ensemble.grid(Turning(dim=2)).with_frame(1)
     np.testing.assert_array_equal(
         frame.tangent_orbit(3)[0].log_stretches, replace(frame, map=Saddle(dim=2)).tangent_orbit(3)[0].log_stretches
     )
+
+
+OBSERVABLES: dict[str, Any] = {
+    "as a rule of one member has it": lambda x, p, t: x[0] ** 2 + x[1] ** 2,
+    "by the largest of all members": lambda x, p, t: x[:, 0] / np.abs(x[:, 0]).max(),
+    "random": lambda x, p, t: x[:, 0] + 1e-9 * next(COUNT),
+}
+
+
+@pytest.mark.parametrize("name", OBSERVABLES)
+@pytest.mark.parametrize("inits", [1, 2, 3])
+def test_an_observable_that_is_none_is_refused(name: str, inits: int) -> None:
+    """With as many members as components the first two gave plausible numbers, others for each chunk."""
+    seen = nnflow.Ensemble.grid(step_of(henon, observables={"seen": OBSERVABLES[name]}), inits=inits)
+    with pytest.raises(nnflow.Refusal, match="the observable seen of 'map'"):
+        nnflow.run("series", seen, observe="seen", steps=5)
+
+
+class InPlace(nnflow.Map):
+    def step(self, x: Array, p: Array, t: int) -> Array:
+        x *= p * (1.0 - x)
+        return x
+
+    def tangent(self, x: Array, p: Array, t: int, v: Array) -> Array:
+        x *= -2.0
+        v *= (p * (1.0 + x))[:, None]
+        return v
+
+
+def test_a_map_that_works_in_place_conforms() -> None:
+    assert check_map(InPlace(parameters={"r": 3.9}, box=([0.2], [0.8])))
+
+
+def test_a_step_may_return_its_own_buffer_each_time() -> None:
+    buffer = np.empty((1, 2))
+
+    def step(x: Array, p: Array, t: int) -> Array:
+        if len(x) > 1:
+            return henon(x, p, t)
+        buffer[:] = henon(x, p, t)
+        return buffer
+
+    known = nnflow.run("lyapunov_spectrum", step_of(henon), steps=50, transient=0)["exponent"]
+    found = nnflow.run("lyapunov_spectrum", step_of(step), steps=50, transient=0)["exponent"]
+    np.testing.assert_allclose(found, known, rtol=0, atol=1e-12)
+
+
+def test_a_subclass_may_advance_by_itself() -> None:
+    """Its step was no longer given copies: exponents of chaos on a 2-cycle."""
+
+    class Own(nnflow.Map):
+        def step(self, x: Array, p: Array, t: int) -> Array:
+            return in_place(x, p, t)
+
+        def advance(self, x: Array, p: Array, t: int, steps: int) -> End:
+            return super().advance(x, p, t, steps)
+
+    made = Own(dim=2, parameters={"a": 1.4, "b": 0.3}, box=([0.0, 0.0], [0.1, 0.1]))
+    known = nnflow.run("lyapunov_spectrum", step_of(henon), steps=50, transient=0)["exponent"]
+    found = nnflow.run("lyapunov_spectrum", made, steps=50, transient=0)["exponent"]
+    np.testing.assert_allclose(found, known, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["initial", "check", "start", "observables"])
+def test_a_method_that_a_field_would_hide_is_refused(name: str) -> None:
+    with pytest.raises(nnflow.Refusal, match=rf"defines {name}\(\), which is a field of a map"):
+        type("Own", (nnflow.Map,), {name: lambda self, *given: None})
+
+
+def test_parameters_are_tried_within_their_limits() -> None:
+    """Where the trial went beyond them it failed, and said nothing."""
+
+    def bounded(x: Array, p: Array, t: int) -> Array:
+        if (p > 4.0).any():
+            raise ValueError
+        return p[:1] * x * (1.0 - x)
+
+    made = step_of(bounded, dim=1, parameters={"r": 4.0}, limits={"r": (0.0, 4.0)}, box=([0.2], [0.8]))
+    assert nnflow.Ensemble.grid(made, inits=2).advance(1).t == 1  # one parameter for all: nothing to tell apart at 4
+    lower = step_of(bounded, dim=1, parameters={"r": 3.9999}, limits={"r": (0.0, 4.0)}, box=([0.2], [0.8]))
+    with pytest.raises(nnflow.Refusal, match="do not see one another"):
+        nnflow.Ensemble.grid(lower, inits=2).advance(1)
 
 
 def test_what_cannot_be_tried_is_not_refused() -> None:
@@ -314,6 +398,36 @@ def test_pickling_carries_closures() -> None:
     map = Saddle(dim=2, observables={"double": lambda x, p, t: factor * x[:, 0]})
     twin = pickle.loads(pickle.dumps(map))
     assert twin.orbit(np.ones((1, 2)), np.empty((1, 0)), 0, 2, 1, ("double",))[0].ravel().tolist() == [2.0, 4.0]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Keeping(nnflow.Map):
+    _k: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "_twice", 2.0 * self._k)
+
+    def step(self, x: Array, p: Array, t: int) -> Array:
+        return self._twice * x * (1.0 - x)  # type: ignore[attr-defined]
+
+
+def test_pickling_carries_what_a_subclass_keeps_under_any_name() -> None:
+    """Names with an underscore were dropped: another map in a process pool, or an AttributeError."""
+
+    made = Keeping(_k=1.9)
+    made.step(np.array([[0.3]]), np.empty((1, 0)), 0)
+    twin = pickle.loads(pickle.dumps(made))
+    np.testing.assert_array_equal(
+        *(each.step(np.array([[0.3]]), np.empty((1, 0)), 0) for each in (made, twin)), strict=True
+    )
+
+
+def test_structure_is_nobody_elses() -> None:
+    layers = [4, 10]
+    made = step_of(henon, structure={"layers": layers})
+    layers.append(3)
+    assert made.structure["layers"] == [4, 10]
 
 
 @pytest.mark.parametrize(

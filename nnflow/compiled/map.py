@@ -112,6 +112,7 @@ class CompiledMap(Map):
                 if not is_intrinsic(error):
                     raise
 
+    in_numpy = False
     guarded: ClassVar[bool] = True  # whether its functions are tried out as plain Python when the map is made
 
     functions: Functions
@@ -240,13 +241,8 @@ class CompiledMap(Map):
 
     def _try_first(self, loop: Rule, compare: Callable[[], None]) -> None:
         """Compare a loop with plain Python, before its first use."""
-        if self.check and self.guarded and loop not in self._compared:
-            compare()
-            self._compared.append(loop)  # only now: what is refused once is refused again
-
-    @cached_property
-    def _compared(self) -> list[Rule]:
-        return []
+        if self.guarded:
+            self.once(loop, compare)
 
     def _observe(
         self, x: Array, p: Array, t: int, steps: int, every: int, observe: Sequence[str], out: Array, escaped: Any

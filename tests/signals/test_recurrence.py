@@ -267,6 +267,16 @@ def test_equal_distances_recur_together():
     assert threshold_of_rate(series, 0.01) < 1.0
 
 
+@pytest.mark.parametrize(("level", "unit"), [(3e4, 0.01), (1e6, 0.1), (101325.0, 0.01), (1e5, 1e-3), (2e4, 1e-2)])
+def test_equal_distances_recur_together_at_any_level(level, unit):
+    """Values are rounded at their own level, so that equal distances of a price or a pressure differ a little."""
+    k = np.random.default_rng(0).integers(0, 20, 300)
+    for series, whole in ((level + unit * k, k), (level + unit * k.cumsum(), k.cumsum())):
+        for rate in (0.1, 0.3):
+            raised, exact = recurrence_measures(series, rate=rate), recurrence_measures(whole, rate=rate)
+            assert raised == pytest.approx(exact, rel=1e-12, nan_ok=True)
+
+
 def test_converged_series_has_a_threshold_of_its_own_scale():
     series = np.concatenate([0.5 ** np.arange(40), np.zeros(100)])
     assert threshold_of_rate(series, 0.3) < 1e-9
@@ -307,7 +317,7 @@ def test_a_series_that_is_not_finite_gives_nan(bad):
         ({"threshold": 0.1, "embedding": 0}, "embedding = 0: give 1 or more"),
         ({"threshold": 0.1, "delay": 0}, "delay = 0: give 1 or more"),
         ({"threshold": 0.1, "embedding": 3, "delay": 10}, "20 samples are too few for 3 delay coordinates, 10"),
-        ({"threshold": 0.1, "norm": "l1"}, "norm = 'l1': give one of maximum, manhattan, euclidean"),
+        ({"threshold": 0.1, "norm": "l0"}, "norm = 'l0': give one of max, l1, l2, maximum, manhattan, euclidean"),
     ],
 )
 def test_misuse(options, message):
@@ -401,7 +411,7 @@ def test_matrix_on_request():
         ({"steps": 301, "every": 2}, "steps must be a multiple of every"),
         ({"steps": 10, "theiler": 10}, "10 points are left; with theiler = 10 at least 11"),
         ({"steps": 10, "embedding": 5, "delay": 3}, "-2 points are left"),
-        ({"norm": "l2"}, "norm = 'l2'"),
+        ({"norm": "l0"}, "norm = 'l0'"),
         ({"min_diagonal": 0}, "min_diagonal = 0"),
     ],
 )

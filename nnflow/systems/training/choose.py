@@ -53,7 +53,7 @@ def training_map(
     check: bool = True,
     **defaults: float,
 ) -> TrainingMap:
-    """Task of a torch module as a map: W' = W − η∇L(W) and its kin, L = loss_fn(module(inputs), targets).
+    """Training of a torch module as a map: W' = W − η∇L(W) and its kin, L = loss_fn(module(inputs), targets).
 
     The map works on a float64 copy; the module is never changed. An ensemble that asks for no states starts from the
     module's own weights; others are drawn by its `reset_parameters`, seeded, or as `scale` says. Observables, over the

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -63,12 +62,6 @@ class CompiledTraining(CompiledMap, TrainingMap):
         data = super().handed(t, steps)
         return data if self.schedule is None else (*data, t, factors(self.schedule, t, steps))
 
-    def advance(self, x: Any, p: Any, t: int, steps: int) -> End:
-        """As for any compiled map. Raises Refusal if the first use differs from the tensor backend."""
-        advance = super().advance
-        self._meet("advance", lambda peer: advance(peer.x, peer.p, 0, 1))
-        return advance(x, p, t, steps)
-
     def orbit(
         self, x: Any, p: Any, t: int, steps: int, every: int, observe: Sequence[str], into: Into | None = None
     ) -> tuple[Array, End]:
@@ -104,23 +97,21 @@ class CompiledTraining(CompiledMap, TrainingMap):
 
     def _meet(self, verb: Hashable, end_of: Callable[[Peer], End]) -> None:
         """Compare where a verb ends with what the tensor backend makes of the same state, once."""
-        if self.peer is None or verb in self._met:
-            return
-        self._met.add(verb)
-        end = end_of(self.peer)
-        apart = np.abs(end.states[0] - self.peer.after).max(), 0.0
-        if end.frame is not None:
-            apart = apart[0], np.abs(end.frame - self.peer.moved).max()
-        if apart[0] > self.peer.off_after or apart[1] > self.peer.off_moved:
-            self._met.discard(verb)
-            raise Refusal(
-                f"{verb}: the compiled network is {apart[0]:.3g} off the tensor backend after one step, its tangent "
-                f"{apart[1]:.3g}: use backend='tensor', and tell us of the module (check=False goes on anyway)"
-            )
+        peer = self.peer
+        if peer is not None:
+            self.once(("met", verb), lambda: _compare(verb, end_of(peer), peer))
 
-    @cached_property
-    def _met(self) -> set[Hashable]:
-        return set()
+
+def _compare(verb: Hashable, end: End, peer: Peer) -> None:
+    """Refuse a verb that ends elsewhere than the tensor backend does."""
+    apart = np.abs(end.states[0] - peer.after).max(), 0.0
+    if end.frame is not None:
+        apart = apart[0], np.abs(end.frame - peer.moved).max()
+    if apart[0] > peer.off_after or apart[1] > peer.off_moved:
+        raise Refusal(
+            f"{verb}: the compiled network is {apart[0]:.3g} off the tensor backend after one step, its tangent "
+            f"{apart[1]:.3g}: use backend='tensor', and tell us of the module (check=False goes on anyway)"
+        )
 
 
 def perceptron_map(
@@ -138,7 +129,7 @@ def perceptron_map(
     peer: Peer | None = None,
     **defaults: float,
 ) -> CompiledTraining:
-    """Task of a small fully connected network as a compiled map.
+    """Training of a small fully connected network as a compiled map.
 
     Observables, over the full data: loss, accuracy (classification), test_loss, test_accuracy (with test data), l1, l2
     (norms of the weights; also of each parameter, l2.W1), gradient_norm, probe[i,c] (output c for probe row i), and for

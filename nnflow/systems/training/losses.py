@@ -1,6 +1,6 @@
 """The loss of a torch module as a function of its flat weights: batches, microbatches, noise, and what one watches.
 
-Task sees the batch of step t with the module as it was given, evaluation all rows with the module in evaluation
+Training sees the batch of step t with the module as it was given, evaluation all rows with the module in evaluation
 mode. Attention and recurrent layers are computed by torch's plain kernels, since the fused ones have no forward-mode
 derivative.
 """

@@ -140,9 +140,6 @@ class TrainingMap(Descent):
 
 
 def _flat(values: Any) -> Array:
-    if hasattr(values, "detach"):
-        held = values.detach().cpu()
-        values = held.resolve_conj().numpy() if held.is_complex() else held.double().numpy()
     return real(values, "weights").ravel()
 
 

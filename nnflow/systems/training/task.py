@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from nnflow.systems.training.reset import Reset
 from nnflow.systems.training.state import Drawn, Layout
 from nnflow.tensor import placed
 from nnflow.typing import Array
-from nnflow.values import hidden
+from nnflow.values import array_of, hidden
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,25 +159,23 @@ def task_of(
 def _own_loss(
     loss_fn: Callable[[Any, Any], Any], device: torch.device, dtype: torch.dtype
 ) -> Callable[[Any, Any], Any]:
-    """A copy of a loss that is a module; refused if it is trained, too."""
-    if not isinstance(loss_fn, nn.Module):
+    """A copy of a loss that is a module, or a method of one; refused if it is trained, too."""
+    module = loss_fn if isinstance(loss_fn, nn.Module) else getattr(loss_fn, "__self__", None)
+    if not isinstance(module, nn.Module):
         return loss_fn
-    if learnt := [name for name, value in loss_fn.named_parameters() if value.requires_grad]:
+    if learnt := [name for name, value in module.named_parameters() if value.requires_grad]:
         raise Refusal(
             f"the loss has parameters of its own ({', '.join(learnt)}), which would not be trained: let the "
             "module hold them, or fix them by requires_grad_(False)"
         )
-    return copy.deepcopy(loss_fn).to(device=device, dtype=dtype)
+    own = copy.deepcopy(module).to(device=device, dtype=dtype)
+    return own if module is loss_fn else MethodType(loss_fn.__func__, own)  # type: ignore[attr-defined]
 
 
 def _array(values: Any, name: str) -> npt.NDArray[Any]:
-    if isinstance(values, Tensor):
-        held = values.detach().cpu()
-        held = held.to_dense() if held.layout != torch.strided else held.resolve_conj().resolve_neg()
-        values = (held.float() if held.dtype == torch.bfloat16 else held).numpy()
     if hidden(values):
         raise Refusal(f"{name} are masked: leave out the rows with what is missing, or fill it")
-    array = np.array(values)
+    array = np.array(array_of(values))
     if array.dtype.kind not in "fiu" or array.ndim < 1 or not len(array):
         raise Refusal(f"{name} of shape {array.shape} and {array.dtype}: give numbers, one row a sample")
     return array

@@ -27,7 +27,7 @@ class TensorTraining(TensorMap, TrainingMap):
     """
 
     grouped = True
-    _differentiated = True  # when the map was made (see `witness`)
+    differentiated = True  # see `witness`
 
 
 def tensor_training(

@@ -362,6 +362,11 @@ def _longest(values: Array) -> float:
     return float(np.sum(np.ptp(values, axis=1)))
 
 
+def _apart(values: Array) -> float:
+    """How far distances that are equal may be apart, each value being rounded at its own level."""
+    return float(4 * np.finfo(np.float64).eps * np.abs(values).max())
+
+
 def _in_units_of_the_series(points: Points, threshold: float) -> float:
     with np.errstate(over="ignore", under="ignore"):
         return float(np.ldexp(threshold, points.exponent))
@@ -387,7 +392,7 @@ def _threshold(points: Points, threshold: float | None, rate: float | None, thei
     while below < wanted < above and above - below > 2 and low < (middle := 0.5 * (low + high)) < high:
         number = count_recurrences(points.values, points.turns, power, middle, theiler)
         low, below, high, above = (middle, number, high, above) if number < wanted else (low, below, middle, number)
-    aside = min(points.rounding, ROUNDING * _longest(points.values))  # not amid distances that are equal
+    aside = min(points.rounding, max(ROUNDING * _longest(points.values), _apart(points.values)))  # not amid equal ones
     low, high = max(points.rounding, low - aside), high + aside
     below, above = (count_recurrences(points.values, points.turns, power, edge, theiler) for edge in (low, high))
     return low if wanted - below < above - wanted else high
