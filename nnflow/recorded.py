@@ -126,6 +126,9 @@ def read_series(path: Path, wanted: Sequence[str] = (), alone: bool = False, opt
         said, hint = str(error).replace(OPTION, option), _separator(path)
         raise Refusal(f"{path} cannot be read as a table of numbers: {f'{hint} ({said})' if hint else said}") from error
     remarks = [f"{_listed(list(telling))} falls: the newest row was first, the rows are turned round"] if turned else []
+    asked = {name: columns[name].stamps for name in index if name in wanted and name not in telling}
+    falling = [name for name, stamps in asked.items() if stamps is not None and direction(stamps) == -1]
+    remarks += [f"{name}, asked for, falls: the samples are taken in the order of the rows" for name in falling]
     left = [name for name in columns if name in telling or name not in (*chosen, *index)]
     remarks += [words for name in left for words in _doubts(name, columns[name], name in telling)]
     return Series(recording, tuple(times), tuple(name for name in names if name not in chosen), headed, tuple(remarks))

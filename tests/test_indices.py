@@ -287,3 +287,12 @@ def test_a_nameless_count_tells_no_time_beside_dates(tmp_path: Path, count: int,
     np.testing.assert_array_equal(series.recording.cube[0, :, 0], LOSS)
     assert series.times == ("Unnamed: 0", "date")
     assert list(series.remarks) == ["date falls: the newest row was first, the rows are turned round"] * (dates < 0)
+
+
+def test_a_falling_index_that_is_asked_for_is_said(tmp_path: Path) -> None:
+    """Alone, x was turned with a remark; beside step it stayed, without one."""
+    table = tmp_path / "log.csv"
+    table.write_text("epoch,step,x\n" + "".join(f"1,{i},{0.1 * i}\n" for i in range(5, 0, -1)))
+    said = ("step, asked for, falls: the samples are taken in the order of the rows",)
+    assert read_series(table, ("step", "x")).remarks == said
+    assert read_series(table, ("x",)).remarks[0].endswith("the rows are turned round")
