@@ -75,6 +75,7 @@ class Ensemble:
         neighbors: Perturbed states ``(member, perturbation, dim)``, native; see `displacements` for numpy. None after a
             verb that carries none.
         origin: Where the initial states come from, in words.
+        began: The step index at which they were so.
 
     Raises:
         Refusal: (a ValueError) for shapes that do not fit.
@@ -90,7 +91,8 @@ class Ensemble:
     seed: int = 0
     frame: Any = None
     neighbors: Any = None
-    origin: str = "given"  # where the initial states come from, in words
+    origin: str = "given"
+    began: int = 0
 
     @classmethod
     def grid(
@@ -144,6 +146,8 @@ class Ensemble:
             target, names = (p, list(map.parameters)) if axis.kind == "parameter" else (x, list(map.coordinates))
             target[:, names.index(axis.name)] = axis.values[i]
         kept = [axis for axis in scanned if np.ndim(axes[axis.name]) > 0]
+        single = [axis for axis in scanned if axis.kind == "coordinate" and axis not in kept]
+        origin = ", ".join([origin, *(f"{axis.name} = {float(axis.values[0])!r}" for axis in single)])
         if len(first) > 1:
             kept.append(Axis("init", np.arange(len(first)), "init"))
         init = index[-1].astype(np.int64)
@@ -159,13 +163,12 @@ class Ensemble:
         parameters = np.asarray(self.parameters).view()
         parameters.flags.writeable = False
         object.__setattr__(self, "parameters", parameters)
+        _check_axes(self)
         object.__setattr__(self, "escaped", _steps("escaped", self.escaped, members))
         object.__setattr__(self, "init", _steps("init", self.init, members))
         for carried, values in (("frame", self.frame), ("neighbors", self.neighbors)):
             if values is not None:
                 _check_shape(carried, values, (members, *np.shape(values)[1:2], dim))
-        if int(np.prod(self.shape, dtype=int)) != members:
-            raise Refusal(f"axes of lengths {self.shape} for {members} members: their product is not the number")
 
     def __repr__(self) -> str:
         axes = " x ".join(f"{len(axis.values)} {axis.name}" for axis in self.axes)
@@ -223,6 +226,7 @@ class Ensemble:
             escaped=self.escaped[chosen],
             init=self.init[chosen],
             frame=None if self.frame is None else self.frame[chosen],
+            neighbors=None if self.neighbors is None else self.neighbors[chosen],
             axes=(Axis("member", chosen, "member"),) if axes is None else axes,
         )
 
@@ -260,7 +264,15 @@ class Ensemble:
         rows = self.index(axis)
         if not -len(rows) <= i < len(rows):
             raise Refusal(f"index of {axis} = {i}: it has {len(rows)} values, 0 … {len(rows) - 1}")
-        return self.take(rows[i], tuple(a for a in self.axes if a.name != axis))
+        left, chosen = tuple(a for a in self.axes if a.name != axis), next(a for a in self.axes if a.name == axis)
+        told = "" if chosen.kind == "parameter" else f", {axis} = {chosen.values[i]}"
+        return replace(self.take(rows[i], left), origin=self.origin + told)
+
+    @property
+    def history(self) -> str:
+        """Where the present states come from, in words."""
+        steps = self.t - self.began
+        return self.origin + (f", then {steps} steps" if steps else "")
 
     @checked
     def split(self, size: int, whole: Sequence[str] = ()) -> list[tuple[Integers, Ensemble]]:
@@ -304,7 +316,9 @@ class Ensemble:
             raise Refusal("states are complex: give real numbers")
         state = self.map.native(states.detach().clone() if own else numbers("states", states))
         now = self.t if t is None else t
-        return replace(self, state=state, frame=None, neighbors=None, escaped=begin(self.init), t=now, origin="given")
+        return replace(
+            self, state=state, frame=None, neighbors=None, escaped=begin(self.init), t=now, origin="given", began=now
+        )
 
     # -- drawing by init index -------------------------------------------------------------------------------------
 
@@ -796,6 +810,22 @@ def _members(given: Any, count: int) -> Integers:
     if outside.size:
         raise Refusal(f"member {outside[0]}: there are {count}, 0 … {count - 1}")
     return chosen.astype(np.int64)
+
+
+def _check_axes(ensemble: Ensemble) -> None:
+    """Refuse axes that do not span the members, or say other values of a parameter than they have."""
+    members, shape = len(ensemble.parameters), ensemble.shape
+    if int(np.prod(shape, dtype=int)) != members:
+        raise Refusal(f"axes of lengths {shape} for {members} members: their product is not the number")
+    for i, axis in enumerate(ensemble.axes):
+        if axis.kind == "parameter":
+            column = ensemble.parameters[:, list(ensemble.map.parameters).index(axis.name)].reshape(shape)
+            if not np.array_equal(
+                np.moveaxis(column, i, -1), np.broadcast_to(axis.values, np.moveaxis(column, i, -1).shape)
+            ):
+                raise Refusal(
+                    f"the axis {axis.name} has other values than the members have: make them by Ensemble.grid"
+                )
 
 
 def _check_shape(what: str, values: Any, wanted: tuple[int, ...]) -> None:

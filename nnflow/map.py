@@ -259,8 +259,8 @@ class Map:
 
         J v ≈ (f(x + h v) − f(x − h v)) / 2h, of width h |v| = eps^⅓ √s, s being the largest component of x_t and x_t+1:
         the relative error is about 1e-10 for a map that bends on the scale of 1, 1e-5 for one that bends on the scale
-        1e-6 or 1e6 of its states, or on the scale 1 where its states are that small or large. Write the exact tangent
-        where it is known.
+        1e-6 or 1e6 of its states, or on the scale 1 where its states are that small or large. Where the map jumps
+        between the two states, the quotient is that of the jump. Write the exact tangent where it is known.
 
         Args:
             x: States ``(member, dim)``.

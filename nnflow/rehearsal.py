@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -115,9 +115,9 @@ def names_of(result: Any) -> set[str]:
     return {*result, *(name for several in dims for name in several)} - {"member"}
 
 
-def refuse_clash(name: str, axes: tuple[Axis, ...], names: set[str]) -> None:
+def refuse_clash(name: str, axes: Sequence[str], names: set[str]) -> None:
     """Refuse axes named like a variable or a dim of the result: one of the two would be lost."""
-    taken = [axis.name for axis in axes if axis.name in names]
+    taken = [axis for axis in axes if axis in names]
     if taken:
         raise Refusal(
             f"axis {', '.join(taken)}: {name} returns a variable or dim of this name, so the result could not hold "

@@ -21,7 +21,7 @@ from concurrent.futures import (
     wait,
 )
 from contextlib import suppress
-from dataclasses import MISSING, fields, is_dataclass, replace
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache, partial
 from importlib.metadata import version
 from inspect import get_annotations
@@ -34,14 +34,14 @@ from tqdm import tqdm
 
 from nnflow.analysis import Analysis, Result, check_result, first, refuse_reserved, takes_recordings
 from nnflow.blas import one_blas_thread
-from nnflow.ensemble import Axis, Ensemble, Recording, refuse_endless
+from nnflow.ensemble import Ensemble, Recording, refuse_endless
 from nnflow.map import Map
 from nnflow.names import Refusal, WrongKind, shown, unknown
 from nnflow.progress import heard_by
 from nnflow.registry import PluginError, Registry
 from nnflow.rehearsal import names_of, refuse_clash, rehearse
 from nnflow.settings import as_json, convert, whole
-from nnflow.typing import Integers
+from nnflow.typing import Array, Integers
 from nnflow.workers import Workers
 
 PACKAGES = ("nnflow", "numpy", "numba", "torch", "scipy", "xarray")
@@ -114,7 +114,7 @@ def run(
     attributes = _attributes(name, method, ensemble)  # before the work, so that nothing in them can lose it
     chunks = ensemble.split(size, method.couples(ensemble))
     with tqdm(total=work, desc=name, unit=" steps", unit_scale=True, disable=not visible) as bar:
-        results = _map(name, method, ensemble.axes, chunks, executor, bar)
+        results = _map(name, method, _names(ensemble), chunks, executor, bar)
     return _shape(name, attributes, ensemble, [members for members, _ in chunks], results)
 
 
@@ -152,8 +152,7 @@ def resolve(
     missing = [n for n, f in known.items() if f.default is f.default_factory is MISSING and n not in settings]
     if missing:
         raise Refusal(f"{analysis} has no default for {', '.join(missing)}: give a value")
-    method = kind(**settings)
-    return analysis, replace(method, **_window_of(ensemble, method, settings))
+    return analysis, kind(**{**_window_of(ensemble, known, settings), **settings})
 
 
 def _check_kind(kind: Any, ensemble: Ensemble | Recording) -> None:
@@ -166,15 +165,16 @@ def _check_kind(kind: Any, ensemble: Ensemble | Recording) -> None:
         raise WrongKind(f"a recording has no map, and {kind.__name__} needs one: give it an Ensemble or a Map")
 
 
-def _window_of(ensemble: Ensemble | Recording, method: Any, settings: Mapping[str, Any]) -> dict[str, int]:
+def _window_of(ensemble: Ensemble | Recording, known: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, int]:
     """A recording has its own length: unless told otherwise, all of it is used and nothing is dropped."""
     if not isinstance(ensemble, Recording):
         return {}
-    known = [f.name for f in fields(method)]
-    transient = method.transient if "transient" in settings else 0
-    every = getattr(method, "every", 1)
+    transient = whole("transient", settings.get("transient", 0), 0)
+    every = whole("every", settings.get("every", known["every"].default if "every" in known else 1), 1)
+    if transient >= ensemble.samples:
+        raise Refusal(f"transient = {transient}: the recording has {ensemble.samples} samples")
     window = {"transient": transient, "steps": (ensemble.samples - transient) // every * every}
-    return {name: value for name, value in window.items() if name in known and name not in settings}
+    return {name: value for name, value in window.items() if name in known}
 
 
 def _registered_name(kind: type) -> str:
@@ -192,7 +192,7 @@ def _chunk_size(ensemble: Ensemble | Recording) -> int:
 def _map(
     name: str,
     method: Analysis,
-    axes: tuple[Axis, ...],
+    names: Sequence[str],
     chunks: list[tuple[Integers, Any]],
     executor: Executor | None,
     bar: tqdm[Any],
@@ -212,9 +212,9 @@ def _map(
     call = partial(_in_one_thread, fork=fork, listener=tick if local else None)
     futures: list[Future[Any]] = []
     try:
-        look = partial(rehearse, name, method, axes=bool(axes))
+        look = partial(rehearse, name, method, axes=bool(names))
         futures.append(_submitted(pool, partial(_in_one_thread, look, fork=fork), parts[0]))
-        refuse_clash(name, axes, next(_outcome(future, pool) for future in _as_completed(futures)))
+        refuse_clash(name, names, next(_outcome(future, pool) for future in _as_completed(futures)))
         futures.clear()
         with one_blas_thread():
             futures.extend(_submitted(pool, partial(call, method), part) for part in parts)
@@ -296,15 +296,17 @@ def _shape(
             raise Refusal(
                 f"{name} returned {shown(sorted(result))} for some members, {shown(sorted(results[0]))} for others"
             )
-    refuse_clash(name, ensemble.axes, names_of(results[0]))  # of names that no rehearsal could foresee
+    refuse_clash(name, _names(ensemble), names_of(results[0]))  # of names that no rehearsal could foresee
     axes = [axis.name for axis in ensemble.axes]
-    variables, coordinates = {}, {axis.name: (axis.name, axis.values) for axis in ensemble.axes}
+    coordinates: dict[str, Any] = {axis.name: (axis.name, axis.values) for axis in ensemble.axes}
+    coordinates |= {key: (axes, values.reshape(ensemble.shape)) for key, values in _differing(ensemble).items()}
+    variables = {}
     for variable in results[0]:
         dims, values, attrs = _joined(name, variable, members, [r[variable] for r in results])
         if dims[:1] == ("member",):
             dims, values = (*axes, *dims[1:]), values.reshape((*ensemble.shape, *values.shape[1:]))
         if dims == (variable,):
-            coordinates[variable] = (*(dims, values), attrs)  # type: ignore[assignment]
+            coordinates[variable] = (dims, values, attrs)
         else:
             variables[variable] = (dims, values, attrs)
     variables["escaped"][2].setdefault("long_name", "step index of the first non-finite state, -1 = never")
@@ -338,6 +340,22 @@ def _joined(
     return dims, whole, attrs
 
 
+def _differing(ensemble: Ensemble | Recording) -> dict[str, Array]:
+    """Parameters that no axis tells, and that differ among members: their values ``(member,)``."""
+    if isinstance(ensemble, Recording):
+        return {}
+    axes, columns = (
+        [axis.name for axis in ensemble.axes],
+        zip(ensemble.map.parameters, ensemble.parameters.T, strict=True),
+    )
+    return {name: values for name, values in columns if name not in axes and (values != values[0]).any()}
+
+
+def _names(ensemble: Ensemble | Recording) -> list[str]:
+    """The names that the result will have beside those of the analysis."""
+    return [*(axis.name for axis in ensemble.axes), *_differing(ensemble)]
+
+
 @cache
 def _versions() -> str:
     return json.dumps({package: version(package) for package in PACKAGES})
@@ -353,15 +371,18 @@ def _attributes(name: str, method: Analysis, ensemble: Ensemble | Recording) -> 
     if isinstance(ensemble, Recording):
         seen: Any = first(ensemble, getattr(method, "observable", None))
         named = {"observable": seen if isinstance(seen, str) else ", ".join(seen)}
-        return {**attributes, "map": "recording", **(named if hasattr(method, "observable") else {})}
-    map = ensemble.map
+        return {**attributes, "map": "recording", "t": ensemble.t, **(named if hasattr(method, "observable") else {})}
+    map, axes = ensemble.map, [axis.name for axis in ensemble.axes]
+    shared = dict(zip(map.parameters, ensemble.parameters[0].tolist(), strict=True))  # of scanned ones, the default
+    parameters = {name: value if name in axes else shared[name] for name, value in map.parameters.items()}
     return {
         **attributes,
         "map": map.name,
-        "parameters": json.dumps(dict(map.parameters)),
+        "parameters": json.dumps({name: v for name, v in parameters.items() if name not in _differing(ensemble)}),
         "structure": json.dumps(dict(map.structure), default=str),
         "seed": ensemble.seed,
-        "initial_states": ensemble.origin,
+        "initial_states": ensemble.history,
+        "t": ensemble.t,
         "tangent": "exact" if map.exact_tangent else "central differences",
         "resolution": map.resolution,
         "source": map.source,

@@ -39,6 +39,11 @@ def taken(schedule: Schedule | None) -> Schedule | None:
     """
     if schedule is None:
         return None
+    if not callable(schedule):
+        raise Refusal(
+            f"schedule = {name_of(schedule)}: give a function of t that multiplies eta; of a torch scheduler write its "
+            "values into a table, and give lambda t: table[min(t, len(table) - 1)]"
+        )
     there = [_value(schedule, t) for t in TRIED]
     back = [_value(schedule, t) for t in reversed(TRIED)][::-1]
     for t, first, again in zip(TRIED, there, back, strict=True):

@@ -46,13 +46,17 @@ ROOM = 2**29  # bytes that the operations of a step may make: so many members of
 
 
 class Named(dict[str, Tensor]):
-    """The parameters of one member by name: ``p["eta"]`` or ``p.eta``."""
+    """The parameters of one member by name, ``p["eta"]`` or ``p.eta``, or in their order, ``p[0]``."""
+
+    def __missing__(self, key: Any) -> Tensor:
+        if isinstance(key, int) and -len(self) <= key < len(self):
+            return list(self.values())[key]
+        raise Refusal(unknown("parameter", key, self))
 
     def __getattr__(self, name: str) -> Tensor:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(unknown("parameter", name, self)) from None
+        if name not in self:
+            raise AttributeError(unknown("parameter", name, self))
+        return self[name]
 
 
 @dataclass(frozen=True)
@@ -191,10 +195,14 @@ class TensorMap(Map):
         """Say of what torch cannot batch which function it is in, and what to write instead."""
         try:
             yield
-        except (RuntimeError, TypeError) as error:
+        except (Refusal, MemoryError):
+            raise
+        except Exception as error:
             reason = str(error).partition("\n")[0]
             if isinstance(error, torch.OutOfMemoryError) or "allocate" in reason:
                 raise
+            if not isinstance(error, RuntimeError):
+                reason = f"{type(error).__name__}: {reason}"
             told = next((advice for words, advice in ADVICE.items() if words in reason), "")
             raise Refusal(f"the {what} of {self.name!r} fails at t = {t}: {told or reason}") from error
 

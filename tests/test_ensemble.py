@@ -148,7 +148,7 @@ def test_a_tangent_orbit_needs_a_frame(henon: nnflow.Map) -> None:
 
 
 def test_neighbours_must_fit(henon: nnflow.Map) -> None:
-    with pytest.raises(ValueError, match=r"neighbours have shape \(1, 2\)"):
+    with pytest.raises(ValueError, match=r"neighbors have shape \(1, 2\)"):
         Ensemble.grid(henon).separation_orbit(np.zeros((1, 2)), 5)
 
 
@@ -158,7 +158,8 @@ def test_separation_in_blocks_equals_separation_at_once(henon: nnflow.Map) -> No
     distances, after = scan.separation_orbit(neighbours, 40, 2, "l2")
     expected, end = henon.separation_orbit(scan.state, neighbours, scan.parameters, 0, 40, 2, "l2")
     np.testing.assert_array_equal(distances, expected)
-    np.testing.assert_array_equal(after.frame, end.frame)
+    np.testing.assert_array_equal(after.neighbors, end.frame)
+    np.testing.assert_array_equal(after.take([1]).displacements, after.displacements[[1]])
 
 
 def test_draws_are_uniform_or_normal_and_named_by_purpose(henon: nnflow.Map) -> None:

@@ -50,8 +50,8 @@ def test_labels_that_the_loss_ignores_are_no_mistakes(name: str) -> None:
         map = nnflow.training_map(module(), loss, X, labels, test=(X[:7], labels[:7]), **cut)
         found = nnflow.Ensemble.grid(map).orbit(1, observe=["accuracy", "test_accuracy"])[0]
         np.testing.assert_allclose(found.ravel(), [right[kept].mean(), right[:7][kept[:7]].mean()], rtol=1e-13)
-        assert sum(map.structure["classes"]) == kept.sum()
-        assert len(map.structure["classes"]) == 3
+        assert sum(map.classes) == kept.sum()
+        assert len(map.classes) == 3
 
 
 def test_a_sure_network_is_not_ignored() -> None:

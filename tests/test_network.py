@@ -383,7 +383,7 @@ def test_what_all_inputs_share_is_that_of_numpy() -> None:
         np.testing.assert_allclose(row[:3], logits.mean(axis=0), rtol=1e-12)
         assert row[3] == pytest.approx((hidden**2).sum(axis=1).mean(), rel=1e-12)
         assert row[4] == pytest.approx(np.ptp(logits, axis=0).max(), rel=1e-12)
-    assert map.structure["classes"] == tuple(np.bincount(iris_split(0).targets))
+    assert map.classes == tuple(np.bincount(iris_split(0).targets))
     lost = ensemble.with_states(np.full_like(ensemble.states, np.nan))
     assert np.isnan(lost.orbit(1, observe=names)[0]).all()
 
@@ -391,7 +391,7 @@ def test_what_all_inputs_share_is_that_of_numpy() -> None:
 @pytest.mark.slow
 def test_digits_learn_and_are_the_torch_network() -> None:
     map = nnflow.maps["digits"](eta=1.0)
-    assert (map.dim, sum(map.structure["classes"])) == (4810, 1200)
+    assert (map.dim, sum(map.classes)) == (4810, 1200)
     ensemble = nnflow.Ensemble.grid(map, inits=1)
     data = digits(test=597 / 1797, seed=0, scale="unit")
     module = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 10)).double()

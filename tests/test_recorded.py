@@ -8,6 +8,7 @@ mark, columns of one name, text beside numbers, pickled objects, a file that is 
 
 from __future__ import annotations
 
+import json
 import pickle
 import random
 from collections import deque
@@ -131,7 +132,6 @@ def test_functions_of_arrays_see_masks_too() -> None:
         {"lost": 3},
         {"lost": [0.5]},
         {"lost": ["a"]},
-        {"tick": 3},
         {"names": ("x", "y")},
     ],
     ids=str,
@@ -140,6 +140,17 @@ def test_the_fields_of_a_recording_are_checked(fields: dict[str, Any]) -> None:
     """t = -2 was numpy's "attempt to get argmax of an empty sequence", three calls later."""
     with pytest.raises(nnflow.Refusal):
         nnflow.Recording([1.0, 2.0, 3.0, 4.0], **fields)
+
+
+@pytest.mark.parametrize("name", ["zero_one_test", "recurrence", "orbit_diagram", "autocorrelation", "plateaus"])
+def test_every_is_checked_against_the_recordings_own_length(name: str) -> None:
+    """It was refused for a default of `steps` that a recording does not use."""
+    found = nnflow.run(
+        name, nnflow.Recording(np.sin(np.arange(1203.0))), **({} if name == "plateaus" else {"every": 3})
+    )
+    assert json.loads(found.attrs["settings"])["steps"] in (1203, 1202)
+    with pytest.raises(nnflow.Refusal, match="transient = 1203: the recording has 1203 samples"):
+        nnflow.run(name, nnflow.Recording(np.sin(np.arange(1203.0))), transient=1203)
 
 
 def test_a_recording_may_start_anywhere() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 import nnflow
+from nnflow.progress import heard_by
 from nnflow.results import load, save
 from nnflow.runner import Cancelled
 
@@ -63,6 +65,59 @@ def test_the_attributes_tell_how_it_was_made(scan: nnflow.Ensemble) -> None:
     assert "natural logarithms" in attrs["conventions"]
     assert "May" in attrs["source"]
     assert nnflow.run(Mean(), scan).attrs["analysis"].endswith("test_runner:Mean")
+
+
+def rerun(dataset: Any) -> nnflow.Ensemble:
+    """The members that a result tells of, made from what it tells alone."""
+    attrs = dataset.attrs
+    factory, told = nnflow.maps[attrs["map"]], (json.loads(attrs[key]) for key in ("structure", "parameters"))
+    map = factory(**{key: value for part in told for key, value in part.items()})
+    axes = {name: dataset[name].values for name in dataset.dims if name in map.parameters}
+    return nnflow.Ensemble.grid(map, inits=dataset.sizes.get("init"), seed=attrs["seed"], **axes)
+
+
+@pytest.mark.parametrize(
+    ("name", "axes"),
+    [
+        ("logistic", {"r": 3.2}),
+        ("henon", {"b": 0.1, "a": [1.0, 1.2]}),
+        ("logistic_ring", {"r": 3.7}),
+        pytest.param("iris", {"eta": 5.0}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_result_tells_the_parameters_that_its_members_had(name: str, axes: dict[str, Any]) -> None:
+    """A single value that makes no axis was told nowhere: the map's default stood in its place."""
+    found = nnflow.run(Mean(), nnflow.Ensemble.grid(nnflow.maps[name](), inits=2, seed=7, **axes))
+    again = nnflow.run(Mean(), rerun(found))
+    np.testing.assert_array_equal(again["mean"], found["mean"])
+    single = {key: value for key, value in axes.items() if np.ndim(value) == 0}
+    assert single.items() <= json.loads(found.attrs["parameters"]).items()
+
+
+def test_members_that_were_chosen_keep_their_parameters() -> None:
+    grid = nnflow.Ensemble.grid(nnflow.maps["henon"](), a=[1.0, 1.4], b=[0.1, 0.3])
+    chosen = nnflow.run(Mean(), grid.select("a", 0))
+    assert json.loads(chosen.attrs["parameters"])["a"] == 1.0
+    taken = nnflow.run(Mean(), grid.take([0, 1, 2]))
+    assert json.loads(taken.attrs["parameters"]) == {}
+    assert (taken["a"].dims, taken["a"].values.tolist(), taken["b"].values.tolist()) == (
+        ("member",), [1.0, 1.0, 1.4], [0.1, 0.3, 0.1],
+    )  # fmt: skip
+    with pytest.raises(nnflow.Refusal, match="the axis b has other values than the members have"):
+        dataclasses.replace(grid, axes=grid.axes[::-1])
+
+
+def test_a_result_tells_where_its_states_come_from() -> None:
+    grid = nnflow.Ensemble.grid(nnflow.maps["henon"](), inits=2, seed=7, x=0.1)
+    told = [nnflow.run(Mean(), each).attrs for each in (grid, grid.advance(300), grid.select("init", 1))]
+    assert [attrs["t"] for attrs in told] == [0, 300, 0]
+    assert [attrs["initial_states"] for attrs in told] == [
+        "drawn from the seed, x = 0.1", "drawn from the seed, x = 0.1, then 300 steps",
+        "drawn from the seed, x = 0.1, init = 1",
+    ]  # fmt: skip
+    later = grid.with_states(grid.states, t=50).advance(3)
+    assert nnflow.run(Mean(), later).attrs["initial_states"] == "given, then 3 steps"
+    assert nnflow.run("series", nnflow.Recording(np.arange(9.0)).advance(2)).attrs["t"] == 2
 
 
 def test_files_are_whole_or_not_there(scan: nnflow.Ensemble, tmp_path: Path) -> None:
@@ -223,5 +278,5 @@ def test_a_cancelled_worker_stops_at_its_next_tick(scan: nnflow.Ensemble) -> Non
     def tick(steps: int) -> None:
         raise Cancelled
 
-    with pytest.raises(Cancelled):
-        replace(scan, tick=tick).advance(1_000_000)
+    with pytest.raises(Cancelled), heard_by(tick):
+        scan.advance(1_000_000)

@@ -96,7 +96,7 @@ def test_separations_are_those_of_the_compiled_map(norm: str) -> None:
     near = starts[0].states[:, None] + np.random.default_rng(1).normal(size=(12, 3, 2)) * 1e-3
     (one, after), (other, expected) = (e.separation_orbit(e.map.native(near), 10, every=5, norm=norm) for e in starts)
     close(one, other, 1e-11)
-    close(after.frame, expected.frame, 1e-11)
+    close(after.neighbors, expected.neighbors, 1e-11)
     assert one.shape == (12, 3, 2)
     assert one.min() > 0
 
@@ -333,7 +333,18 @@ def test_rules_of_the_wrong_shape(rule: Any, message: str) -> None:
 
 
 def test_unknown_parameters_in_a_rule() -> None:
-    with pytest.raises(AttributeError, match="unknown parameter 'aa'. Did you mean 'a'"):
+    by_order = nnflow.TensorMap(lambda x, p, t: p[0] * x * (p[-1] - x), parameters={"r": 3.9, "one": 1.0})
+    assert nnflow.Ensemble.grid(by_order, states=[[0.5]]).advance(1).states.item() == 3.9 / 4
+    for wrong, said in (
+        (lambda x, p, t: p["b"] * x, "unknown parameter 'b'"),
+        (lambda x, p, t: p[2] * x, "unknown parameter 2"),
+        (lambda x, p, t: nothing * x, "fails at t = 0: NameError: name 'nothing'"),  # noqa: F821
+        (lambda x, p, t: x / (1 // (5 - t)), "fails at t = 5: ZeroDivisionError"),
+        (lambda x, p, t: {0: x, 1: x}[t], "fails at t = 2: KeyError: 2"),
+    ):
+        with pytest.raises(nnflow.Refusal, match=said):
+            nnflow.Ensemble.grid(nnflow.TensorMap(wrong, parameters={"r": 3.9})).advance(9)
+    with pytest.raises(nnflow.Refusal, match="unknown parameter 'aa'. Did you mean 'a'"):
         step(lambda x, p, t: p.aa * x)
     with pytest.raises(KeyError, match="aa"):
         step(lambda x, p, t: p["aa"] * x)
@@ -353,7 +364,7 @@ def test_what_does_not_fit_is_refused() -> None:
         start.separation_orbit(start.state[:, None] + 0.1, 1, norm="l3")
     with pytest.raises(ValueError, match="unknown record 'frame'. Did you mean 'frames'"):
         start.with_frame(1).tangent_orbit(1, keep=["frame"])
-    with pytest.raises(ValueError, match="neighbours have shape"):
+    with pytest.raises(ValueError, match="neighbors have shape"):
         start.separation_orbit(start.state, 1)
     with pytest.raises(ValueError, match="unknown observable of by_name 'radios'. Did you mean 'radius'"):
         start.orbit(1, observe="radios")

@@ -222,6 +222,26 @@ def test_an_orbit_at_rest_by_right_is_no_reason_to_warn() -> None:
     assert nnflow.run("lyapunov_spectrum", scan).at_rest.values.tolist() == [True, False, False]
 
 
+@pytest.mark.parametrize(
+    ("name", "axes"),
+    [
+        ("logistic", {"r": np.linspace(1.5, 2.95, 30)}),
+        ("henon", {"a": np.linspace(0.0, 0.35, 20)}),
+        ("lozi", {"a": np.linspace(0.1, 0.6, 20)}),
+        ("gauss", {"beta": np.linspace(-0.95, -0.7, 10)}),
+        ("circle", {"omega": 0.0, "k": np.linspace(0.3, 1.5, 10)}),
+    ],
+)
+def test_stable_fixed_points_are_at_rest(name: str, axes: dict[str, Any]) -> None:
+    """In plain floats they flicker by some units in the last place, which was taken for a motion."""
+    grid = nnflow.Ensemble.grid(nnflow.maps[name](), inits=2, **axes)
+    found = nnflow.run("lyapunov_spectrum", grid, steps=500, transient=5000, k=1)
+    settled = nnflow.run("orbit_diagram", grid, transient=5500, steps=60).period == 1
+    stable = settled & (found.exponent.isel(index=0) < -0.01)
+    assert stable.sum() >= 5
+    assert found.at_rest.where(stable, other=True).all()
+
+
 def test_few_digits_of_growth_put_no_orbit_to_rest() -> None:
     """The orbit of 1/4 under the doubling tent reaches 0 exactly, in two steps: 20 ln 2 nats are no loss of digits."""
     scan = nnflow.Ensemble.grid(nnflow.maps["tent"](mu=2.0), states=[[0.25]])

@@ -111,9 +111,9 @@ def test_perturbations_below_the_resolution_are_told(dtype: torch.dtype, size: f
     ("settings", "message"),
     [
         ({"norm": "l3"}, "norm = 'l3'"),
-        ({"perturbation": 0.0}, "size = 0.0"),
+        ({"perturbation": 0.0}, "perturbation = 0.0: give one positive size"),
         ({"perturbations": 0}, "perturbations = 0"),
-        ({"perturbation": ()}, "perturbation is empty"),
+        ({"perturbation": ()}, r"perturbation = \(\): give one positive size"),
         ({"distribution": "cauchy"}, "distribution = 'cauchy'"),
         ({"steps": 10, "every": 3}, "steps must be a multiple of every"),
     ],

@@ -448,3 +448,37 @@ def test_a_threshold_does_not_part_distances_that_rounding_tells_apart(start: fl
     known = [(apart <= n).sum() - 300 for n in range(6)]
     rate = recurrence_measures(angles, threshold=threshold, turn=1.0)["recurrence_rate"] * (300 * 299)
     assert round(rate) == min(known, key=lambda count: abs(count - 0.1 * 300 * 299))
+
+
+class Angles(nnflow.Map):
+    """Two angles of different turns, and a number."""
+
+    def step(self, x, p, t):
+        return np.add(x, [0.3, 1.1, 0.0]) % [1.0, 2 * np.pi, 5.0] * [1.0, 1.0, 0.99]
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2", "max"])
+@pytest.mark.parametrize("embedding", [1, 2])
+def test_several_angles_are_measured_the_shorter_way_round_each(norm, embedding):
+    """They were put on circles, whose chords are shorter: a channel that never moves changed the answer."""
+    made = Angles(dim=3, coordinates=("a", "b", "c"), periods={"a": 1.0, "b": 2 * np.pi})
+    settings = {"steps": 80, "transient": 0, "embedding": embedding, "norm": norm, "matrix": True}
+    start = nnflow.Ensemble.grid(made, states=[[0.1, 0.2, 4.0]])
+    found = nnflow.run("recurrence", start, observable=("a", "b", "c"), threshold=1.2, **settings)
+    x = start.orbit(80)[0][0]
+    x = np.hstack([x[lag : len(x) - embedding + 1 + lag] for lag in range(embedding)])
+    turns = np.tile([1.0, 2 * np.pi, np.inf], embedding)
+    apart = np.abs(x[:, None] - x)
+    apart = np.where(np.isfinite(turns), np.minimum(apart, np.abs(turns - apart)), apart)
+    distance = {"l1": apart.sum(axis=2), "l2": np.sqrt((apart**2).sum(axis=2)), "max": apart.max(axis=2)}[norm]
+    np.testing.assert_array_equal(found["matrix"], distance <= 1.2)
+
+
+def test_a_channel_that_never_moves_changes_nothing():
+    made = Angles(dim=3, coordinates=("a", "b", "c"), periods={"a": 1.0, "b": 2 * np.pi})
+    start = nnflow.Ensemble.grid(made, states=[[0.0, 0.5, 0.0]])
+    for observable in ("a", ("a",), ("a", "c")):
+        found = nnflow.run("recurrence", start, observable=observable, threshold=0.28, steps=3, transient=0)
+        assert found["recurrence_rate"] == 0.0
+    with pytest.raises(nnflow.Refusal, match="of 2 channels, one each"):
+        recurrence_measures(np.zeros((30, 2)), threshold=0.1, turn=[1.0, None, 2.0])

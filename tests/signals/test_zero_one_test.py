@@ -18,6 +18,8 @@ from nnflow_plugins.signals.zero_one_test import (
 )
 from numpy.typing import NDArray
 
+import nnflow
+
 N = 2000
 T = np.arange(N)
 GOLDEN = (np.sqrt(5) - 1) / 2
@@ -272,3 +274,15 @@ def test_bad_batches_are_refused(call) -> None:
 def test_bad_frequencies_are_refused(frequencies) -> None:
     with pytest.raises(ValueError, match="frequencies"):
         zero_one(logistic(4.0), frequencies)
+
+
+@pytest.mark.parametrize("zero", [0.0, 0.2, 0.4])
+def test_the_drift_of_an_angle_does_not_depend_on_where_its_zero_is(zero: float) -> None:
+    """A cosine that hardly moves, for the orbit is at 0 and ½, still decayed when all else had settled."""
+
+    class Shifted(nnflow.Map):
+        def step(self, x: NDArray[np.float64], p: NDArray[np.float64], t: int) -> NDArray[np.float64]:
+            return (x + 0.5 - 0.3 / (2 * np.pi) * np.sin(2 * np.pi * (x - zero))) % 1.0
+
+    start = nnflow.Ensemble.grid(Shifted(periods={"x0": 1.0}), states=[[0.123 + zero]])
+    assert nnflow.run("zero_one_test", start, steps=600, transient=100).drift < 0.05

@@ -185,7 +185,6 @@ def perceptron_map(
             schedule,
             batch=order.batch,
             shuffle=order.shuffle,
-            classes=_classes(network),
             **(structure or {}),
         ),
         ranges={key: values for key, values in (ranges or {}).items() if key in parameters},
@@ -194,6 +193,7 @@ def perceptron_map(
         schedule=schedule,
         layout=layout,
         softmax=softmax,
+        classes=_classes(network),
         peer=peer,
     )
 

@@ -37,10 +37,12 @@ class TrainingMap(Descent):
         layout: (name, shape) of the module's parameters in the order of the state.
         softmax: Where the logits come from, if a softmax follows: for each parameter of the last layer its place in the
             state and its shape.
+        classes: How many training rows each class has; None of a regression.
     """
 
     layout: Layout = ()
     softmax: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    classes: tuple[int, ...] | None = None
 
     def structure_hint(self, name: str) -> str:
         """What to say when `name` is structure, what others call a parameter, or an accuracy that is not there."""

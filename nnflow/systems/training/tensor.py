@@ -53,9 +53,7 @@ def tensor_training(
         observables=losses.observables(task),
         initial=task.initial(len(coordinates) - size),
         memory=len(coordinates) - size,
-        structure=structure_of(
-            optimizer, schedule, batch=order.batch, shuffle=order.shuffle, noise=task.noise, classes=task.classes
-        ),
+        structure=structure_of(optimizer, schedule, batch=order.batch, shuffle=order.shuffle, noise=task.noise),
         start=task.start(len(coordinates) - size),
         check=check,
         seeded=task.noise is not None,
@@ -63,6 +61,7 @@ def tensor_training(
         schedule=schedule,
         layout=task.layout,
         softmax=_softmax(task),
+        classes=task.classes,
     )
     try_step(made, task)
     return made

@@ -58,7 +58,7 @@ class Separation(Analysis):
     gauge: bool = True
     """Whether directions that are neutral by a symmetry of the map count; if not, they are projected out."""
     norm: str = "l1"
-    """Norm of the distance: l1, l2 or max."""
+    """Norm of the distance, over the whole state, the optimizer's memory included: l1, l2 or max."""
     layers: bool = False
     """Also the distance within each layer: components whose names agree up to a bracket (W1, b1, …)."""
     steps: int = 200
@@ -77,8 +77,8 @@ class Separation(Analysis):
         one_of(("uniform", "normal"), distribution=self.distribution)
         if self.steps % self.every:
             raise Refusal(f"steps = {self.steps}, every = {self.every}: steps must be a multiple of every")
-        if np.size(self.perturbation) == 0:
-            raise Refusal("perturbation is empty: give one size or more")
+        if np.size(self.perturbation) == 0 or not np.all(np.asarray(self.perturbation) > 0):
+            raise Refusal(f"perturbation = {self.perturbation}: give one positive size or more")
 
     def __call__(self, ensemble: Ensemble) -> Result:
         """Compute the variables."""

@@ -62,6 +62,8 @@ class TwoOrbitLyapunov(Analysis):
     def __post_init__(self) -> None:
         at_least(0, transient=self.transient, seed=self.seed)
         at_least(1, steps=self.steps, every=self.every)
+        if not self.size > 0:
+            raise Refusal(f"size = {self.size}: give a positive distance")
         if self.steps % self.every or self.transient % self.every:
             raise Refusal(
                 f"steps = {self.steps}, transient = {self.transient}, every = {self.every}: steps and transient must "

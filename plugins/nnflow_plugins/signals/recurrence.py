@@ -17,6 +17,7 @@ Lett. 83 (1999) 3178, doi:10.1103/PhysRevLett.83.3178.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,13 +26,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from nnflow.authors import Analysis, Array, Ensemble, Recording, Refusal, Result, at_least, first, one_of, real, tick
 from nnflow_plugins.tools.lines import Counts, count_recurrences, lines_of_cells, lines_of_points, matrix_of_points
-from nnflow_plugins.tools.observed import ROUNDING, exponent_of, floor_of, largest_of, share_of, straightened, turn_of
+from nnflow_plugins.tools.observed import ROUNDING, exponent_of, floor_of, largest_of, share_of, turn_of
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
 
 
+Turn = float | Sequence[float | None] | None
 NORMS = {"max": 0, "l1": 1, "l2": 2, "maximum": 0, "manhattan": 1, "euclidean": 2}
 """The norms, and the power to which their terms are summed; 0 = not summed, each term must be small."""
 
@@ -100,7 +102,7 @@ def recurrence_measures(
     embedding: int = 1,
     delay: int = 1,
     norm: str = "euclidean",
-    turn: float | None = None,
+    turn: Turn = None,
 ) -> dict[str, float]:
     """The measures of the recurrence plot of a series, from O(N) memory; see `measures_of_lines` for each.
 
@@ -119,7 +121,8 @@ def recurrence_measures(
         embedding: The number of delay coordinates.
         delay: The samples between two of them.
         norm: "l1", "l2" or "max", also as "manhattan", "euclidean", "maximum", over delay coordinates and channels.
-        turn: The period, if the series is an angle: differences are then taken the shorter way round.
+        turn: The period, if the series is an angle: differences are then taken the shorter way round. Of several
+            channels, one each, None of what is no angle.
 
     Returns:
         Measure → value, in the order of MEASURES; NaN throughout for a series with a value that is not finite.
@@ -146,7 +149,7 @@ def recurrence_matrix(
     embedding: int = 1,
     delay: int = 1,
     norm: str = "euclidean",
-    turn: float | None = None,
+    turn: Turn = None,
 ) -> NDArray[np.bool_]:
     """The recurrence matrix R_ij = [d(x_i, x_j) ≤ threshold] of a series.
 
@@ -159,7 +162,7 @@ def recurrence_matrix(
         embedding: The number of delay coordinates.
         delay: The samples between two of them.
         norm: "l1", "l2" or "max", also as "manhattan", "euclidean", "maximum", over delay coordinates and channels.
-        turn: The period, if the series is an angle.
+        turn: The period, if the series is an angle; of several channels, one each.
 
     Returns:
         ``(N, N)`` bool.
@@ -290,7 +293,7 @@ def threshold_of_rate(
     embedding: int = 1,
     delay: int = 1,
     norm: str = "euclidean",
-    turn: float | None = None,
+    turn: Turn = None,
 ) -> float:
     """The threshold whose recurrence rate is as near to `rate` as the series allows, to rounding.
 
@@ -305,7 +308,7 @@ def threshold_of_rate(
         embedding: The number of delay coordinates.
         delay: The samples between two of them.
         norm: "l1", "l2" or "max", also as "manhattan", "euclidean", "maximum".
-        turn: The period, if the series is an angle.
+        turn: The period, if the series is an angle; of several channels, one each.
 
     Returns:
         The threshold, in units of the series; NaN for a series with a value that is not finite.
@@ -333,28 +336,38 @@ def _points(
     delay: int,
     theiler: int,
     norm: str,
-    turn: float | None,
+    turn: Turn,
     floor: float | None = None,
 ) -> Points:
     """Return the embedded series as the kernels want it; what is not finite becomes NaN, which is near to nothing."""
     at_least(0, theiler=theiler)
     at_least(1, embedding=embedding, delay=delay)
     one_of(list(NORMS), norm=norm)
-    if turn is not None and not 0.0 < turn < np.inf:
-        raise Refusal(f"turn = {turn}: give the period of the angle, a positive number")
     values = np.ascontiguousarray(embed(series, embedding, delay).T)
+    turns = _turns(turn, len(values) // embedding, embedding)
     if values.shape[1] < max(2, theiler + 1):
         raise Refusal(
             f"the series gives {values.shape[1]} points: with theiler = {theiler} give {max(2, theiler + 1)} or more"
         )
     values = np.where(np.isfinite(values), values, np.nan)
-    values = values if turn is None else values % turn
-    exponent = exponent_of(values if turn is None else np.array(turn))
-    values = np.ldexp(values, -exponent)
-    turns = np.full(len(values), np.inf if turn is None else math.ldexp(turn, -exponent))
-    largest = largest_of(values.ravel()) if turn is None else turns[0]
-    rounding = ROUNDING * float(largest) if floor is None else float(np.ldexp(floor, -exponent))
+    angles = np.isfinite(turns)
+    values[angles] %= turns[angles, None]
+    scale = np.concatenate([values[~angles].ravel(), turns[angles]])
+    exponent = exponent_of(scale)
+    values, turns = np.ldexp(values, -exponent), np.ldexp(turns, -exponent)
+    largest = float(np.ldexp(largest_of(scale), -exponent))
+    rounding = ROUNDING * largest if floor is None else float(np.ldexp(floor, -exponent))
     return Points(values, turns, exponent, min(rounding, _longest(values)))
+
+
+def _turns(turn: Turn, channels: int, embedding: int) -> Array:
+    """The period of each coordinate of the embedded series, inf of what is no angle."""
+    given = [turn] * channels if turn is None or isinstance(turn, float | int) else list(turn)
+    if len(given) != channels or any(each is not None and not 0.0 < each < np.inf for each in given):
+        raise Refusal(
+            f"turn = {turn}: give the period of the angle, a positive number; of {channels} channels, one each"
+        )
+    return np.tile([np.inf if each is None else float(each) for each in given], embedding)
 
 
 def _longest(values: Array) -> float:
@@ -517,9 +530,8 @@ class Recurrence(Analysis):
             )
         records, after = ensemble.advance(self.transient).orbit(self.steps, self.every, names)
         floors = np.max([floor_of(ensemble, n, records[:, :, c]) for c, n in enumerate(names)], axis=0)
-        turn = turn_of(ensemble, name) if len(names) == 1 else None
-        series = records if len(names) == 1 else straightened(ensemble, names, records)
-        members = [self._member(one, after, turn, floor) for one, floor in zip(series, floors, strict=True)]
+        turns = [turn_of(ensemble, name) for name in names]
+        members = [self._member(one, turns, floor) for one, floor in zip(records, floors, strict=True)]
         attrs: dict[str, Any] = {"convention": CONVENTION, "observable": name, "rounding": share_of(ensemble)}
         result: dict[str, Any] = {
             measure: ("member", np.array([values[measure] for values, _, _ in members]), {"long_name": words, **attrs})
@@ -532,11 +544,11 @@ class Recurrence(Analysis):
         return {**result, "escaped": ("member", after.escaped)}
 
     def _member(
-        self, series: Array, ensemble: Ensemble | Recording, turn: float | None, floor: float
+        self, series: Array, turns: Sequence[float | None], floor: float
     ) -> tuple[dict[str, float], float, NDArray[np.bool_] | None]:
         """Measures, threshold and matrix of one series."""
         tick()  # a long series takes seconds: lets Ctrl-C through in between
-        points = _points(series, self.embedding, self.delay, self.theiler, self.norm, turn, floor)
+        points = _points(series, self.embedding, self.delay, self.theiler, self.norm, turns, floor)
         threshold = _threshold(points, self.threshold, self._aim, self.theiler, self.norm)
         measures = _measures(points, threshold, self.theiler, self.min_diagonal, self.min_vertical, self.norm)
         matrix = _matrix(points, threshold, self.norm) if self.matrix else None

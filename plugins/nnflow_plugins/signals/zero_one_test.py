@@ -378,7 +378,10 @@ class ZeroOneTest(Analysis):
             records = on_circle(records[:, :, 0], turn)
         series = [np.ascontiguousarray(part) for part in np.moveaxis(records, 2, 0)]
         k = [zero_one_batch(part, self.frequencies, floor) for part in series]
-        drifts = [drift_batch(part, floor) for part in series]
+        drifts = np.array([drift_batch(part, floor) for part in series])
+        if turn is not None:  # what hardly moves of cosine and sine counts as little as it moves
+            spread = np.array([np.abs(part - np.median(part, axis=1, keepdims=True)).mean(axis=1) for part in series])
+            drifts *= spread / np.where(spread.max(axis=0) > 0, spread.max(axis=0), 1.0)
         seen = name if turn is None else f"cosine and sine of {name}, the larger"
         return {
             "K": ("member", np.max(k, axis=0), {"long_name": f"K of {seen}", "rounding": share_of(ensemble)}),

@@ -11,6 +11,9 @@ import numpy.typing as npt
 
 from nnflow.authors import Array, Ensemble, ResolutionWarning, heard_by
 
+FLICKER = 64
+"""A stable fixed point is left and met again by rounding: its digits move by some tens of units in the last place."""
+
 
 def at_rest(
     before: Ensemble, after: Ensemble, growth: Array, step: Callable[[Ensemble], Ensemble]
@@ -49,10 +52,11 @@ def at_rest(
 
 
 def _rests(now: Ensemble, before: Ensemble, step: Callable[[Ensemble], Ensemble]) -> npt.NDArray[np.bool_]:
-    scale = np.maximum(np.abs(now.states).max(axis=1), np.abs(before.states).max(axis=1))
+    turns = [now.map.periods.get(name, 0.0) for name in now.map.coordinates]  # an angle has the scale of its turn
+    scale = np.max([np.abs(now.states), np.abs(before.states), np.broadcast_to(turns, now.states.shape)], axis=(0, 2))
     with heard_by(None):  # it is no step of the run
         ahead = step(now).states
-    return np.asarray(np.abs(now.difference(ahead, now.states)).max(axis=1) <= now.map.resolution * scale)
+    return np.asarray(np.abs(now.difference(ahead, now.states)).max(axis=1) <= FLICKER * now.map.resolution * scale)
 
 
 def start_counts(transient: int) -> dict[str, str]:

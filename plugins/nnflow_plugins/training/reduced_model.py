@@ -115,7 +115,7 @@ def task(ensemble: Ensemble) -> tuple[Array, Array]:
         Refusal: (a ValueError) for what is not plain full-batch gradient descent on logits.
     """
     map = ensemble.map
-    counts = np.array(map.structure.get("classes", ()), dtype=float)
+    counts = np.array(getattr(map, "classes", None) or (), dtype=float)
     plain = map.structure.get("optimizer") == "gd" and map.autonomous and "weight_decay" not in map.parameters
     if not (counts.size and plain and "stuck_on" in map.observables):
         raise Refusal(

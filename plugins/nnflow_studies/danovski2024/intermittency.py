@@ -129,7 +129,7 @@ def run_instance(analysis: nnflow.Analysis, ensemble: nnflow.Ensemble) -> xr.Dat
 
 def _softmax(scale: Scale, inits: int, *, frequencies: Any = None, **axes: Any) -> nnflow.Ensemble:
     """The softmax map with the class frequencies of the training rows."""
-    p = frequencies or nnflow.maps["iris"]().structure["classes"]
+    p = frequencies or nnflow.maps["iris"]().classes
     return nnflow.Ensemble.grid(nnflow.maps["softmax"](frequencies=p, **WIDE), inits=inits, seed=scale.seed, **axes)
 
 
