@@ -213,7 +213,8 @@ def torch_mapping(map: Map) -> Callable[..., Tensor]:
         _check_states(map, tuple(x.shape))
         given = {**map.parameters, **_by_name(map, parameters, named)}
         p = torch.stack([map.native(value) for value in given.values()]) if given else map.native([])
-        rows: Tensor = vmap(lambda x: map._one(x, p, t))(x.reshape(-1, map.dim))
+        now = map.moment(t)
+        rows: Tensor = vmap(lambda x: map._one(now, x, p))(x.reshape(-1, map.dim))
         return rows.reshape(x.shape)
 
     return mapping

@@ -38,9 +38,12 @@ if TYPE_CHECKING:
     from numba.np.ufunc.gufunc import GUFunc as GUFunc
     from torch import _weight_norm as _weight_norm
     from torch._functorch.autograd_function import custom_function_call as custom_function_call
+    from torch.fx.experimental.proxy_tensor import make_fx as make_fx
     from torch.nn import _reduction as _reduction
     from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
+    from torch.utils._pytree import tree_flatten as tree_flatten
     from torch.utils._pytree import tree_leaves as tree_leaves
+    from torch.utils._pytree import tree_unflatten as tree_unflatten
 
 USED = {
     "CFunc": ("numba.core.ccallback", "a helper that looks at no index and drops errors: refused"),
@@ -69,10 +72,13 @@ USED = {
     "impl_ret_borrowed": ("numba.core.imputils", "arrays on the stack"),
     "ir": ("numba.core", "what that reading is made of"),
     "lookup_environment": ("numba.core.environment", "the constants of machine code that is loaded already"),
+    "make_fx": ("torch.fx.experimental.proxy_tensor", "writes down the operations of a step, to be replayed"),
     "populate_array": ("numba.np.arrayobj", "arrays on the stack"),
     "register_pass": ("numba.core.compiler_machinery", "the pass that gives variables NaN"),
     "run_frontend": ("numba.core.compiler", "numba's own reading of bytecode, by which rules are read"),
+    "tree_flatten": ("torch.utils._pytree", "the tensors among arguments and results, in order"),
     "tree_leaves": ("torch.utils._pytree", "the tensors among what an operation gets and gives"),
+    "tree_unflatten": ("torch.utils._pytree", "and back"),
 }
 
 

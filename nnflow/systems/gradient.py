@@ -17,10 +17,11 @@ from nnflow.schedules import Schedule, taken
 from nnflow.settings import checked
 from nnflow.systems.derivatives import differentiate
 from nnflow.systems.failures import FAILURES, described, first_line
+from nnflow.systems.moments import Clock
 from nnflow.systems.optimisers.stability import Descent
 from nnflow.systems.optimisers.table import LIMITS, is_repeating, memory_names, optimiser, structure_of
 from nnflow.systems.optimisers.tensor import tensor_descent
-from nnflow.tensor import TensorMap, everyday
+from nnflow.tensor import TensorMap, everyday, placed
 from nnflow.typing import Array
 
 
@@ -99,13 +100,22 @@ def gradient_map(
 
 
 def _descent_on(
-    loss: Callable[[Tensor], Tensor], optimizer: str, schedule: Schedule | None, weights: int, **settings: Any
+    loss: Callable[[Tensor], Tensor],
+    optimizer: str,
+    schedule: Schedule | None,
+    weights: int,
+    device: Any,
+    dtype: Any,
+    **settings: Any,
 ) -> TensorDescent:
     """The map of an optimizer on a loss of so many weights."""
     gradient = grad(loss)
     return TensorDescent(
-        tensor_descent(lambda w, t: gradient(w), optimizer, schedule),
-        gradient=lambda w, t: gradient(w),
+        tensor_descent(lambda w, now: gradient(w), optimizer),
+        gradient=lambda w, now: gradient(w),
+        clock=Clock(schedule, None, *placed(device, dtype)),
+        device=device,
+        dtype=dtype,
         limits=LIMITS,
         repeats=is_repeating(optimizer, schedule),
         structure=structure_of(optimizer, schedule),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 
 from nnflow.names import Refusal
 from nnflow.systems.failures import FAILURES, described, first_line
-from nnflow.systems.training.losses import plain_attention, seeded
+from nnflow.systems.training.dropout import WrittenOut
+from nnflow.systems.training.losses import plain_attention
 from nnflow.systems.training.task import Task
 from nnflow.tensor import TensorMap
+from nnflow.tensor.modes import seeded
 
 
 def try_out(task: Task) -> None:
@@ -66,7 +69,8 @@ def _loss_of(
     before, buffers = x.clone(), [b.clone() for b in module.buffers()]
     shape: Any = "?"
     try:
-        with warnings.catch_warnings(), plain_attention(), seeded(task.noise, 0, task.device):
+        drawn_out = nullcontext() if task.noise is None else WrittenOut()
+        with warnings.catch_warnings(), plain_attention(), seeded(task.noise, 0, task.device), drawn_out:
             warnings.filterwarnings("error", message="Using a target size")  # torch would broadcast, and go on
             outputs = module(x)
             shape = tuple(getattr(outputs, "shape", ())) or type(outputs).__name__

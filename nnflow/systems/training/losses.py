@@ -8,7 +8,6 @@ derivative.
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -22,22 +21,22 @@ from torch.func import functional_call, grad, vjp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nnflow.map import generator
+from nnflow.systems.moments import Moment
 from nnflow.systems.training.dropout import WrittenOut
 from nnflow.systems.training.written import Written
 from nnflow.tensor import Component
+from nnflow.tensor.modes import one_at_a_time
 
 if TYPE_CHECKING:
     from nnflow.systems.training.task import Task
 
 Loss = Callable[[Tensor], Tensor]  # of the flat weights
 
-_one_at_a_time = threading.RLock()  # the settings below belong to the whole process
-
 
 @contextmanager
 def plain_attention() -> Iterator[None]:
     """Attention by its formula, without the fused kernels."""
-    with _one_at_a_time, sdpa_kernel(SDPBackend.MATH):
+    with one_at_a_time, sdpa_kernel(SDPBackend.MATH):
         fast = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
         try:
@@ -49,24 +48,12 @@ def plain_attention() -> Iterator[None]:
 @contextmanager
 def plain_recurrence() -> Iterator[None]:
     """Recurrent layers by their formula: in float32 oneDNN has a kernel without a forward-mode derivative."""
-    with _one_at_a_time:
+    with one_at_a_time:
         enabled, *_ = torch.backends.mkldnn.set_flags(False, _fp32_precision=None)  # type: ignore[no-untyped-call]
         try:
             yield
         finally:
             torch.backends.mkldnn.set_flags(enabled, _fp32_precision=None)  # type: ignore[no-untyped-call]
-
-
-@contextmanager
-def seeded(seed: int | None, t: int, device: torch.device) -> Iterator[None]:
-    """Torch's random numbers as a function of (seed, t), for all that happens inside; without a seed, nothing."""
-    if seed is None:
-        yield
-        return
-    with _one_at_a_time, torch.random.fork_rng(devices=[device] if device.type != "cpu" else []):
-        torch.manual_seed(int(np.random.SeedSequence([seed, t]).generate_state(1, np.uint64)[0] >> 1))
-        with WrittenOut():
-            yield
 
 
 class Network:
@@ -101,7 +88,7 @@ class Network:
         return value
 
 
-def pieces(size: int, rows: Any, *data: Tensor) -> Iterator[tuple[float, list[Tensor]]]:
+def pieces(size: int, rows: Tensor | None, *data: Tensor) -> Iterator[tuple[float, list[Tensor]]]:
     """The chosen rows of the data (None: all) in pieces of at most `size`, each with its share of the rows."""
     count = len(data[0]) if rows is None else len(rows)
     for first in range(0, count, size):
@@ -109,14 +96,8 @@ def pieces(size: int, rows: Any, *data: Tensor) -> Iterator[tuple[float, list[Te
         if rows is None:
             piece = [values if last - first == len(values) else values[first:last] for values in data]
         else:
-            chosen = torch.as_tensor(rows[first:last], device=data[0].device)
-            piece = [values[chosen] for values in data]
+            piece = [values[rows[first:last]] for values in data]
         yield (last - first) / count, piece
-
-
-def batch_rows(task: Task, t: int) -> Any:
-    """The rows that the step at t sees; None: all."""
-    return task.order.rows(t) if task.order.batches > 1 else None
 
 
 def mean_loss(task: Task, inputs: npt.NDArray[Any], targets: npt.NDArray[Any], size: int | None = None) -> Loss:
@@ -130,24 +111,24 @@ def mean_loss(task: Task, inputs: npt.NDArray[Any], targets: npt.NDArray[Any], s
     return loss
 
 
-def batch_loss(task: Task, transform: Callable[[Loss], Loss] = lambda loss: loss) -> Callable[[Tensor, int], Tensor]:
-    """What the step at t descends on, as `f(w, t)`; or what `transform` makes of it, summed over microbatches."""
+def batch_loss(task: Task, transform: Callable[[Loss], Loss] = lambda loss: loss) -> Callable[[Tensor, Moment], Tensor]:
+    """What a step descends on, as `f(w, moment)`; or what `transform` makes of it, summed over microbatches."""
     network, data = Network(task, training=True), (task.data(task.inputs), task.data(task.targets))
 
     def of_piece(share: float, x: Tensor, y: Tensor, w: Tensor) -> Tensor:
         value = network.loss(w, x, y)
         return value if share == 1 else share * value
 
-    def function(w: Tensor, t: int) -> Tensor:
-        with seeded(task.noise, t, task.device):
-            cut = pieces(task.microbatch, batch_rows(task, t), *data)
+    def function(w: Tensor, now: Moment) -> Tensor:
+        with nullcontext() if task.noise is None else WrittenOut():
+            cut = pieces(task.microbatch, now.rows, *data)
             return _total(transform(partial(of_piece, share, x, y))(w) for share, (x, y) in cut)
 
     return function
 
 
-def batch_gradient(task: Task) -> Callable[[Tensor, int], Tensor]:
-    """∇L of the batch of step t, as `gradient(w, t)`; the graph of one microbatch is gone before the next begins."""
+def batch_gradient(task: Task) -> Callable[[Tensor, Moment], Tensor]:
+    """∇L of a step's batch, as `gradient(w, moment)`; the graph of one microbatch is gone before the next begins."""
     return batch_loss(task, grad)
 
 
@@ -179,7 +160,7 @@ def observables(task: Task) -> dict[str, Any]:
     found |= _norms(task)
     named = {name: _of_weights(function, size) for name, function in found.items()}
     step = batch_loss(task)
-    return named | {"batch_loss": lambda x, p, t: step(x[:size], t)} | _predictions(task)
+    return named | {"batch_loss": lambda x, p, now: step(x[:size], now)} | _predictions(task)
 
 
 def _accuracy(task: Task, inputs: npt.NDArray[Any], targets: npt.NDArray[Any]) -> Loss:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from nnflow.data.order import Order
 from nnflow.names import Refusal, WrongKind
 from nnflow.systems.failures import FAILURES, first_line
+from nnflow.systems.moments import Clock, Moment
 from nnflow.systems.training import losses
 from nnflow.systems.training.modules import converted, refuse
 from nnflow.systems.training.reset import Reset
@@ -44,6 +45,10 @@ class Task:
     microbatch: int
     name: str
     layout: Layout
+
+    def moment(self, t: int) -> Moment:
+        """What the step at t takes of t, without a schedule."""
+        return Clock(None, self.order, self.device, self.dtype)(t)
 
     @property
     def sizes(self) -> list[int]:

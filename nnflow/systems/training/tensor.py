@@ -11,6 +11,7 @@ from torch import Tensor
 from nnflow.map import generator
 from nnflow.schedules import Schedule
 from nnflow.systems.failures import FAILURES
+from nnflow.systems.moments import Clock
 from nnflow.systems.optimisers.table import LIMITS, is_repeating, optimiser, structure_of
 from nnflow.systems.optimisers.tensor import tensor_descent
 from nnflow.systems.training import losses
@@ -39,7 +40,7 @@ def tensor_training(
     size, order = sum(task.sizes), task.order
     gradient = losses.batch_gradient(task)
     made = TensorTraining(
-        tensor_descent(gradient, optimizer, schedule),
+        tensor_descent(gradient, optimizer),
         gradient=gradient,
         device=task.device,
         dtype=task.dtype,
@@ -56,7 +57,8 @@ def tensor_training(
         structure=structure_of(optimizer, schedule, batch=order.batch, shuffle=order.shuffle, noise=task.noise),
         start=task.start(len(coordinates) - size),
         check=check,
-        seeded=task.noise is not None,
+        clock=Clock(schedule, order, task.device, task.dtype),
+        noise=task.noise,
         optimizer=optimizer,
         schedule=schedule,
         layout=task.layout,
@@ -87,15 +89,16 @@ def _softmax(task: Task) -> tuple[tuple[int, tuple[int, ...]], ...]:
         part += torch.linspace(-1.0, 2.0, part[0].numel(), dtype=task.dtype, device=task.device).view(part[0].shape)
     own = torch.cat([p.detach().ravel() for p in task.module.parameters()]).to(task.device)
     drawn = torch.as_tensor(generator(0, "symmetry").standard_normal((3, len(own)))).to(own)
-    unseen = all(_unseen(losses.batch_loss(task), own + 0.5 * move, shift, shift * move) for move in drawn)
+    loss, now = losses.batch_loss(task), task.moment(0)
+    unseen = all(_unseen(lambda w: loss(w, now), own + 0.5 * move, shift, shift * move) for move in drawn)
     return found if unseen else ()
 
 
-def _unseen(loss: Callable[[Tensor, int], Tensor], w: Tensor, shift: Tensor, other: Tensor) -> bool:
+def _unseen(loss: Callable[[Tensor], Tensor], w: Tensor, shift: Tensor, other: Tensor) -> bool:
     """Whether a loss has the same value at w and at w + shift: up to rounding, and beside what another shift does."""
     try:
         with torch.no_grad():
-            before, after, elsewhere = (float(loss(w + by, 0)) for by in (0.0 * shift, shift, other))
+            before, after, elsewhere = (float(loss(w + by)) for by in (0.0 * shift, shift, other))
     except FAILURES:  # drawn weights may be none that the module can take
         return False
     change, seen, rounding = abs(after - before), abs(elsewhere - before), 1e3 * torch.finfo(w.dtype).eps

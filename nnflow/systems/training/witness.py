@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,9 +26,11 @@ from nnflow.map import generator
 from nnflow.names import Refusal
 from nnflow.systems.derivatives import differentiate
 from nnflow.systems.failures import FAILURES, first_line
-from nnflow.systems.training.losses import Network, batch_loss, batch_rows, pieces, plain_attention, seeded
+from nnflow.systems.training.dropout import WrittenOut
+from nnflow.systems.training.losses import Network, batch_loss, pieces, plain_attention
 from nnflow.systems.training.written import OFF, Written
 from nnflow.tensor import everyday
+from nnflow.tensor.modes import seeded
 from nnflow.typing import Array
 
 if TYPE_CHECKING:
@@ -185,11 +187,9 @@ def _numbers(values: Tensor) -> Array:
 
 def _slope_of_map(map: TensorTraining, task: Task, w: Array) -> Slope:
     """What the map descends on at step 0, by way of its own batching."""
-    gradient = map.gradient
-    assert gradient is not None
-    with torch.no_grad():
-        loss = float(batch_loss(task)(task.flat(w), 0))
-    return Slope(loss, _numbers(map.each("gradient", lambda w: gradient(w, 0), map.native(w[None]))[0]))
+    with torch.no_grad(), seeded(task.noise, 0, task.device):
+        loss = float(batch_loss(task)(task.flat(w), task.moment(0)))
+    return Slope(loss, _numbers(map.slopes(w[None], 0)[0]))
 
 
 # -- torch's side ------------------------------------------------------------------------------------------------
@@ -221,8 +221,8 @@ def slope_of_torch(
         with untouched(module), untouched(loss_fn), everyday(), torch.enable_grad(), plain_attention(), Written(OFF):
             for parameter in parameters:
                 parameter.grad = None
-            with seeded(task.noise, t, first.device):
-                for share, (x, y) in pieces(size, batch_rows(task, t), *data):
+            with seeded(task.noise, t, first.device), nullcontext() if task.noise is None else WrittenOut():
+                for share, (x, y) in pieces(size, _rows(task, t, first.device), *data):
                     loss = share * loss_fn(module(x), y)
                     loss.backward()
                     total += loss.item()
@@ -233,6 +233,11 @@ def slope_of_torch(
             f"the module itself fails on the data in its own {first.dtype}: {first_line(error)}: bring "
             "it and the loss to one number type, module.double() say"
         ) from error
+
+
+def _rows(task: Task, t: int, device: torch.device) -> Tensor | None:
+    rows = task.moment(t).rows
+    return None if rows is None else rows.to(device)
 
 
 @contextmanager
@@ -369,10 +374,11 @@ def _watch_reads(task: Task, module: nn.Module) -> None:
     named = [pair for part in held for pair in part.named_parameters() if pair[1].numel()]
     names = {p.untyped_storage().data_ptr(): name for name, p in named}
     data = task.data(task.inputs), task.data(task.targets)
-    _, (x, y) = next(pieces(task.microbatch, batch_rows(task, 0), *data))
+    _, (x, y) = next(pieces(task.microbatch, _rows(task, 0, task.device), *data))
     w = task.flat(task.start(0))
     with ExitStack() as stack:
         stack.enter_context(seeded(task.noise, 0, task.device))
+        stack.enter_context(nullcontext() if task.noise is None else WrittenOut())
         stack.enter_context(everyday())
         stack.enter_context(torch.enable_grad())
         reads = stack.enter_context(_Reads(names))

@@ -11,8 +11,8 @@ import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,10 +24,12 @@ from nnflow.differences import Misfit, misfit
 from nnflow.internals import TorchDispatchMode, custom_function_call, tree_leaves
 from nnflow.map import NORMS, End, Into, Map, TangentRecords, new_records, tangent_records
 from nnflow.names import Refusal, WrongKind, unknown
+from nnflow.tensor.modes import everyday, forward_mode, seeded
+from nnflow.tensor.trace import Traces, timeless
 from nnflow.typing import Array, Integers
 
-TensorRule = Callable[[Tensor, "Named", int], Tensor]
-Gradient = Callable[[Tensor, int], Tensor]
+TensorRule = Callable[[Tensor, "Named", Any], Tensor]
+Gradient = Callable[[Tensor, Any], Tensor]
 UNSEEN = "by torch's forward mode, which does not see through detach(), or an autograd.Function without the right jvp"
 _NUMBERS = (
     "it is called once for all members, so x holds no single numbers: write torch.where for if, torch.stack for "
@@ -42,6 +44,7 @@ ADVICE = {
     "inplace": "it writes into a tensor that it made: build the result with torch.stack or torch.cat, or write into "
     "torch.zeros_like(x)",
 }  # words of torch -> what to do
+OF_WEIGHTS = ("curvature", "gradient")  # calls of a function (w, t), others are of one (x, p, t)
 ROOM = 2**29  # bytes that the operations of a step may make: so many members of a grouped map go at a time
 
 
@@ -96,6 +99,15 @@ def placed(device: str | torch.device | None, dtype: torch.dtype | None) -> tupl
         raise Refusal(f"device = {device!r}: {str(error).splitlines()[0]}") from error
 
 
+class Call(NamedTuple):
+    """What is done for each member."""
+
+    kind: Hashable  # names it among the calls of a map
+    function: Callable[..., Any]  # of the moment, and of one member's tensors
+    origin: Callable[..., Any] | None = None  # what it calls, by which one knows whether it looks at t; None: no replay
+    within: tuple[Callable[[], Any], ...] = ()  # the modes of torch that it needs
+
+
 class TensorMap(Map):
     """A map x' = f(x, p, t), its rule written for one member on torch tensors.
 
@@ -110,8 +122,10 @@ class TensorMap(Map):
             the optimizer's memory) and t.
         device: Of states, frames and parameters (default: cpu).
         dtype: Of states, frames and parameters (default: torch.float64).
-        seeded: Whether the rule seeds torch's random numbers by t, so that they are the same for all members; without,
-            it may draw none.
+        clock: `clock(t)` is what rule, gradient and observables get in place of t: a tuple of tensors. The operations
+            of a step are then the same at all t, and are traced; a rule that looks at the number t is not.
+        noise: The seed of what the rule draws by torch, the same for all members, as a function of (noise, t); without,
+            it may draw nothing.
         check: False goes without the comparisons, and `structure` says so.
         **settings: `Map`'s fields, with `observables`: name → `f(x, p, t)` → scalar tensor.
 
@@ -129,7 +143,8 @@ class TensorMap(Map):
     gradient: Gradient | None
     device: torch.device
     dtype: torch.dtype
-    seeded: bool
+    clock: Callable[[int], tuple[Any, ...]] | None
+    noise: int | None
 
     def __init__(
         self,
@@ -138,7 +153,8 @@ class TensorMap(Map):
         gradient: Gradient | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
-        seeded: bool = False,
+        clock: Callable[[int], tuple[Any, ...]] | None = None,
+        noise: int | None = None,
         check: bool = True,
         **settings: Any,
     ) -> None:
@@ -146,7 +162,7 @@ class TensorMap(Map):
             raise WrongKind(f"rule = {rule!r}: give a function")
         place, kind = placed(device, dtype)
         super().__init__(**{"name": getattr(rule, "__name__", "map"), "check": check, **settings})
-        held = {"rule": rule, "gradient": gradient, "device": place, "dtype": kind, "seeded": seeded}
+        held = {"rule": rule, "gradient": gradient, "device": place, "dtype": kind, "clock": clock, "noise": noise}
         for name, value in held.items():
             object.__setattr__(self, name, value)
 
@@ -177,9 +193,13 @@ class TensorMap(Map):
     def _named(self, p: Tensor) -> Named:
         return Named(zip(self.parameters, p.clone(), strict=True))  # it may write into its p
 
-    def _one(self, x: Tensor, p: Tensor, t: int) -> Tensor:
-        with self._explained("rule", t):
-            out = self.rule(x.clone(), self._named(p), t)  # it may write into its x
+    def moment(self, t: int) -> Any:
+        """What the rule gets in place of t: t itself, or what `clock` makes of it."""
+        return t if self.clock is None else self.clock(t)
+
+    def _one(self, now: Any, x: Tensor, p: Tensor) -> Tensor:
+        with self._explained("rule"):
+            out = self.rule(x.clone(), self._named(p), now)  # it may write into its x
         if not isinstance(out, Tensor) or out.shape != (self.dim,):
             shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise Refusal(f"the rule of {self.name!r} returned {shape}: it must return a tensor of shape ({self.dim},)")
@@ -191,7 +211,7 @@ class TensorMap(Map):
         return out.to(self.dtype)
 
     @contextmanager
-    def _explained(self, what: str, t: int) -> Iterator[None]:
+    def _explained(self, what: str) -> Iterator[None]:
         """Say of what torch cannot batch which function it is in, and what to write instead."""
         try:
             yield
@@ -204,11 +224,12 @@ class TensorMap(Map):
             if not isinstance(error, RuntimeError):
                 reason = f"{type(error).__name__}: {reason}"
             told = next((advice for words, advice in ADVICE.items() if words in reason), "")
-            raise Refusal(f"the {what} of {self.name!r} fails at t = {t}: {told or reason}") from error
+            raise Refusal(f"the {what} of {self.name!r} fails{self._when()}: {told or reason}") from error
 
     def step(self, x: Any, p: Any, t: int) -> Tensor:
         """One step of every member ``(member, dim)``. Raises Refusal if it cannot be batched."""
-        return self.each("step", lambda x, p: self._one(x, p, t), self.native(x), self.native(p))
+        out: Tensor = self.each(Call("step", self._one, self.rule), t, self.native(x), self.native(p))
+        return out
 
     @contextmanager
     def _asked_again(self, x: Tensor, p: Tensor, t: int) -> Iterator[None]:
@@ -219,7 +240,7 @@ class TensorMap(Map):
         """
         if self.check and not self._first:
             one = x[:1].clone(), p[:1].clone()
-            self._first.append((*one, t, self.step(*one, t)))
+            self._first.append((*one, t, self._step_anew(*one, t)))
             self._ask_again()
         yield
         if self.check:
@@ -227,7 +248,7 @@ class TensorMap(Map):
 
     def _ask_again(self) -> None:
         x, p, t, first = self._first[0]
-        again = self.step(x, p, t)
+        again = self._step_anew(x, p, t)
         room = 1e3 * self.resolution  # an accelerator may add in another order
         if not torch.allclose(
             again, first, rtol=room, atol=room * float(first.abs().nan_to_num().max()), equal_nan=True
@@ -238,6 +259,11 @@ class TensorMap(Map):
                 f"{again[0, worst]:.9g} when it is asked again: let it depend on x, p and t alone, count no calls and "
                 "draw no random numbers"
             )
+
+    def _step_anew(self, x: Tensor, p: Tensor, t: int) -> Tensor:
+        """A step by the rule itself, no replay of it."""
+        out: Tensor = self.each(Call("step", self._one), t, x, p)
+        return out
 
     def tangent(self, x: Any, p: Any, t: int, v: Any) -> Tensor:
         """The Jacobian at x_t times each row of ``v (member, k, dim)``, by forward-mode differentiation.
@@ -256,11 +282,15 @@ class TensorMap(Map):
                 the rule cuts a derivative off or has one of its own (`detach`, an `autograd.Function`).
         """
         moved, cut = self.unchecked_tangent(x, p, t, v)
+        self._look_at(x, p, t, cut)
+        return moved
+
+    def _look_at(self, x: Any, p: Any, t: int, cut: bool) -> None:
+        """Compare tangents with differences: the first one, and each in which a derivative was cut off."""
         if self.check and cut:
             self._differentiate(x, p, t, None)
         elif not self.differentiated:
             self.once("tangent", lambda: self._differentiate(x, p, t, 1))
-        return moved
 
     @cached_property
     def _first(self) -> list[tuple[Tensor, Tensor, int, Tensor]]:
@@ -270,11 +300,37 @@ class TensorMap(Map):
     def unchecked_tangent(self, x: Any, p: Any, t: int, v: Any) -> tuple[Tensor, bool]:
         """The same unchecked, and whether the rule cut a derivative off."""
 
-        def one(x: Tensor, p: Tensor, v: Tensor) -> Tensor:
-            return self._derivatives(lambda x: self._one(x, p, t), x, v)
+        def one(now: Any, x: Tensor, p: Tensor, v: Tensor) -> Tensor:
+            return self._derivatives(lambda x: self._one(now, x, p), x, v)
 
-        with _forward_mode(), _Cuts() as cuts:
-            return self.each("tangent", one, self.native(x), self.native(p), self.native(v)), cuts.seen
+        return self._differentiated_forward(Call("tangent", one, self.rule), t, x, p, v)
+
+    def step_and_tangent(self, x: Any, p: Any, t: int, v: Any) -> tuple[Tensor, Tensor]:
+        """The next states and tangent vectors in one pass; checked as `tangent` is. Both may be off by rounding."""
+
+        def one(now: Any, x: Tensor, p: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+            ahead, moved = self._vmap(lambda v: jvp(lambda x: self._one(now, x, p), (x,), (v,)))(v)
+            return ahead[0], moved
+
+        found, cut = self._differentiated_forward(Call("both", one, self.rule), t, x, p, v)
+        self._look_at(x, p, t, cut)
+        both: tuple[Tensor, Tensor] = found
+        return both
+
+    def _differentiated_forward(self, call: Call, t: int, *members: Any) -> tuple[Any, bool]:
+        """What a call that differentiates forward gives, and whether it cut a derivative off."""
+        if call.kind in self._cut:
+            call = call._replace(origin=None)
+        cuts = _Cuts()
+        out = self.each(call._replace(within=(forward_mode, lambda: cuts)), t, *map(self.native, members))
+        if cuts.seen:
+            self._cut.add(call.kind)
+        return out, cuts.seen
+
+    @cached_property
+    def _cut(self) -> set[Hashable]:
+        """The kinds of calls in which a derivative is cut off: they are looked at each time, and not replayed."""
+        return set()
 
     def _differentiate(self, x: Any, p: Any, t: int, members: int | None) -> bool:
         """Compare the tangent with differences of the rule, at the first members that are finite.
@@ -336,24 +392,27 @@ class TensorMap(Map):
     def unchecked_curvature(self, weights: Any, t: int, v: Any) -> tuple[Tensor, bool]:
         """The same unchecked, from the weights alone, and whether the loss cut a derivative off."""
 
-        def one(w: Tensor, v: Tensor) -> Tensor:
-            return self._derivatives(lambda w: self.slope(w, t), w, v)
+        def one(now: Any, w: Tensor, v: Tensor) -> Tensor:
+            return self._derivatives(lambda w: self._slope(now, w), w, v)
 
-        with _forward_mode(), _Cuts() as cuts:
-            return self.each("curvature", one, self.native(weights), self.native(v)), cuts.seen
+        return self._differentiated_forward(Call("curvature", one, self.gradient), t, weights, v)
 
-    def slope(self, w: Tensor, t: int) -> Tensor:
-        """The gradient of a training map at the weights ``(weights,)`` of one member. Raises Refusal if it fails."""
+    def slopes(self, weights: Any, t: int) -> Tensor:
+        """The gradient of a training map at the weights ``(member, weights)``. Raises Refusal if it fails."""
+        out: Tensor = self.each(Call("gradient", self._slope, self.gradient), t, self.native(weights))
+        return out
+
+    def _slope(self, now: Any, w: Tensor) -> Tensor:
         assert self.gradient is not None
-        with self._explained("loss", t):
-            return self.gradient(w, t)
+        with self._explained("loss"):
+            return self.gradient(w, now)
 
     def _bend(self, weights: Any, t: int) -> None:
         """Compare the curvature with differences of the gradient, at all members that are finite. Raises Refusal."""
         states = self.to_numpy(weights)
         for state in states[np.isfinite(states).all(axis=1)]:
             found = misfit(
-                lambda w: self.to_numpy(self.each("gradient", lambda w: self.slope(w, t), self.native(w))),
+                lambda w: self.to_numpy(self.slopes(w, t)),
                 lambda w, v: self.to_numpy(self.unchecked_curvature(w, t, v[None])[0])[0],
                 state, self.resolution,
             )  # fmt: skip
@@ -368,17 +427,17 @@ class TensorMap(Map):
         """One observable of every member, ``(member,)``."""
         return self._watch(self.observables[name], x, p, t)
 
-    def _watch(self, function: Callable[[Tensor, Named, int], Tensor], x: Any, p: Any, t: int) -> Array:
-        def one(x: Tensor, p: Tensor) -> Tensor:
-            with self._explained("observable", t):
-                value = function(x.clone(), self._named(p), t)  # it may write into its x
+    def _watch(self, function: Callable[[Tensor, Named, Any], Tensor], x: Any, p: Any, t: int) -> Array:
+        def one(now: Any, x: Tensor, p: Tensor) -> Tensor:
+            with self._explained("observable"):
+                value = function(x.clone(), self._named(p), now)  # it may write into its x
             if isinstance(value, Tensor) and value.is_complex():
                 raise Refusal(
                     f"an observable of {self.name!r} is complex: give its real or imaginary part, or its size"
                 )
             return value
 
-        return self.to_numpy(self.each(id(function), one, self.native(x), self.native(p)))
+        return self.to_numpy(self.each(Call(id(function), one, function), t, self.native(x), self.native(p)))
 
     def observe(self, x: Any, p: Any, t: int, names: Sequence[str]) -> Array:
         """The named coordinates and observables, ``(member, channel)``; NaN for a member that has escaped."""
@@ -395,35 +454,78 @@ class TensorMap(Map):
         out[~np.asarray(np.isfinite(states)).all(axis=1)] = np.nan
         return out
 
-    def each(self, kind: Hashable, function: Callable[..., Tensor], *members: Tensor) -> Tensor:
+    def each(self, call: Call, t: int, *members: Tensor) -> Any:
         """Apply a function of one member to all members.
 
         Args:
-            kind: Names the function.
-            function: Of one tensor for each of `members`.
+            call: What is called, with the moment and one tensor for each of `members`.
+            t: The step index.
             *members: ``(member, …)`` each.
 
         Returns:
-            ``(member, …)``.
+            ``(member, …)``, or a tuple of such.
         """
-        size, count = None, len(members[0])
-        with everyday(), torch.no_grad(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "There is a performance drop")  # members one by one: slower, and right
+        with everyday(), torch.no_grad(), self._at(t):
             members = tuple(part.clone() if part.is_inference() else part for part in members)
-            if self.grouped and count > 1:
-                fit = max(1, ROOM // self._made((kind, members[-1].shape[1:]), function, *members))
-                size = fit if fit < count else None
-            out = self._vmap(function, size)(*members)
-            return torch.zeros_like(out) if out._is_zerotensor() else out  # a derivative that is 0 has no memory
+            now, count = self.moment(t), len(members[0])
+            size = self._group_of(call, now, members) if self.grouped and count > 1 else count
+            if size >= count:
+                return self._all(call, now, members)
+            parts = [self._all(call, now, [part[i : i + size] for part in members]) for i in range(0, count, size)]
+            several = isinstance(parts[0], tuple)
+            return tuple(map(torch.cat, zip(*parts, strict=True))) if several else torch.cat(parts)
 
-    def _vmap(self, function: Callable[..., Tensor], size: int | None = None) -> Callable[..., Tensor]:
-        return vmap(function, randomness="same" if self.seeded else "error", chunk_size=size)
+    def _all(self, call: Call, now: Any, members: Sequence[Tensor]) -> Any:
+        """The same for a group, by a replay of what was done for another one where that can be."""
+        clocked = self.clock is not None
 
-    def _made(self, kind: Hashable, function: Callable[..., Tensor], *members: Tensor) -> int:
+        def function(*given: Any) -> Any:
+            at, *rest = given if clocked else (now, *given)
+            with ExitStack() as stack, warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "There is a performance drop")  # one by one: slower, and right
+                for mode in call.within:
+                    stack.enter_context(mode())
+                out = self._vmap(partial(call.function, at))(*rest)
+            return tuple(map(_held, out)) if isinstance(out, tuple) else _held(out)
+
+        given = (now, *members) if clocked else members
+        plain = call.origin is None or not (clocked or timeless(call.origin, 1 if call.kind in OF_WEIGHTS else 2))
+        drawing = partial(seeded, self.noise, self._now.t, self.device)
+        if not plain:
+            return self._traces.call(call.kind, drawing, function, *given)
+        with drawing():
+            return function(*given)
+
+    @cached_property
+    def _traces(self) -> Traces:
+        return Traces(self.name)
+
+    @contextmanager
+    def _at(self, t: int) -> Iterator[None]:
+        """Keep the step index for messages."""
+        self._now.t = t
+        yield
+
+    def _when(self) -> str:
+        return f" at t = {self._now.t}" if hasattr(self._now, "t") else ""
+
+    @cached_property
+    def _now(self) -> threading.local:
+        return threading.local()
+
+    def _vmap(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return vmap(function, randomness="error" if self.noise is None else "same")
+
+    def _group_of(self, call: Call, now: Any, members: Sequence[Tensor]) -> int:
+        """So many members for which there is room at a time."""
+        return max(1, ROOM // self._made(call, now, *members))
+
+    def _made(self, call: Call, now: Any, *members: Tensor) -> int:
         """How many bytes the operations of a function make for one member: found out once, at its first step."""
+        kind = call.kind, members[-1].shape[1:]
         if kind not in self._bytes:
             with _Bytes() as seen:  # type: ignore[no-untyped-call]
-                self._vmap(function)(*(values[:1].clone() for values in members))
+                self._all(call._replace(origin=None), now, [values[:1].clone() for values in members])
             self._bytes[kind] = max(1, seen.total)
         return self._bytes[kind]
 
@@ -433,7 +535,8 @@ class TensorMap(Map):
 
     def _derivatives(self, function: Callable[[Tensor], Tensor], x: Tensor, v: Tensor) -> Tensor:
         """The derivatives of a function at ``x (dim,)`` along the rows of ``v (k, dim)``."""
-        return self._vmap(lambda v: jvp(function, (x,), (v,))[1])(v)
+        out: Tensor = self._vmap(lambda v: jvp(function, (x,), (v,))[1])(v)
+        return out
 
     def difference(self, x: Any, y: Any) -> Any:
         """x − y, of tensors or of numpy arrays, with angles taken the short way round."""
@@ -478,8 +581,8 @@ class TensorMap(Map):
                 if records.frames is not None:
                     records.frames[:, block] = self.to_numpy(frame)
                 for s in range(t + block * every, t + (block + 1) * every):
-                    frame = self.tangent(x, p, s, frame)
-                    x, escaped = _settle(self.step(x, p, s), escaped, s + 1)
+                    ahead, frame = self.step_and_tangent(x, p, s, frame)
+                    x, escaped = _settle(ahead, escaped, s + 1)
                 frame, factor = _orthonormalise(frame, escaped >= 0)
                 records.log_stretches[:, block] = self.to_numpy(torch.log(torch.diagonal(factor, dim1=1, dim2=2)))
                 if records.factors is not None:
@@ -508,6 +611,11 @@ class TensorMap(Map):
         return distances, End(x, copies.reshape(members, count, dim), t + steps, _steps(escaped))
 
 
+def _held(out: Any) -> Any:
+    """A result with memory: a derivative that is 0 has none."""
+    return torch.zeros_like(out) if isinstance(out, Tensor) and out._is_zerotensor() else out
+
+
 class _Bytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up what all operations make, whether or not it is kept: at least as much as is ever held at once."""
 
@@ -531,37 +639,6 @@ class _Cuts(TorchFunctionMode):
 
 
 _CUTTING = (Tensor.detach, torch.detach, custom_function_call)  # vmap itself refuses detach_ and .data
-
-
-@contextmanager
-def everyday() -> Iterator[None]:
-    """Torch without the modes that a caller may have set around us: inference, and number types chosen by autocast."""
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        for device in _AUTOCAST:
-            if torch.is_autocast_enabled(device):
-                stack.enter_context(torch.autocast(device, enabled=False))
-        yield
-
-
-_AUTOCAST = ("cpu", "cuda")
-_forward_lock = threading.RLock()
-
-
-@contextmanager
-def _forward_mode() -> Iterator[None]:
-    """One forward-mode derivative at a time: torch counts their levels for the whole process, not for each thread."""
-    with _forward_lock:
-        _load_forward_rules()
-        yield
-
-
-@cache
-def _load_forward_rules() -> None:
-    """Let torch load its rules of forward-mode differentiation, once, without its warnings about its own torch.jit."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        jvp(torch.sin, (torch.zeros(()),), (torch.ones(()),))
 
 
 def _settle(x: Tensor, escaped: Tensor | None, t: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,58 @@
+"""The settings of torch under which a map works, whatever its caller has set."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
+
+import numpy as np
+import torch
+from torch.func import jvp
+
+
+@contextmanager
+def everyday() -> Iterator[None]:
+    """Torch without the modes that a caller may have set around us: inference, and number types chosen by autocast."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        for device in _AUTOCAST:
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+_AUTOCAST = ("cpu", "cuda")
+_forward_lock = threading.RLock()
+
+
+@contextmanager
+def forward_mode() -> Iterator[None]:
+    """One forward-mode derivative at a time: torch counts their levels for the whole process, not for each thread."""
+    with _forward_lock:
+        _load_forward_rules()
+        yield
+
+
+@cache
+def _load_forward_rules() -> None:
+    """Let torch load its rules of forward-mode differentiation, once, without its warnings about its own torch.jit."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        jvp(torch.sin, (torch.zeros(()),), (torch.ones(()),))
+
+
+@contextmanager
+def seeded(seed: int | None, t: int, device: torch.device) -> Iterator[None]:
+    """Torch's random numbers as a function of (seed, t), for all that happens inside; without a seed, nothing."""
+    if seed is None:
+        yield
+        return
+    with one_at_a_time, torch.random.fork_rng(devices=[device] if device.type != "cpu" else []):
+        torch.manual_seed(int(np.random.SeedSequence([seed, t]).generate_state(1, np.uint64)[0] >> 1))
+        yield
+
+
+one_at_a_time = threading.RLock()  # what belongs to the whole process: random numbers, choices of kernels

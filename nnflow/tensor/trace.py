@@ -1,0 +1,213 @@
+"""A function of tensors, traced once and replayed: the same operations, without the layers of Python above them.
+
+The operations that a call makes are written down (`make_fx`), those that change nothing are left out, and what depends
+on constants alone is computed once. The replay is compared, bit by bit, with the function itself at other arguments
+before it is trusted; what differs, or cannot be traced, is called as it is, for good.
+"""
+
+from __future__ import annotations
+
+import dis
+import threading
+import warnings
+from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from nnflow.internals import make_fx, tree_flatten, tree_unflatten
+
+PATIENCE = 24  # calls of one kind before it is traced, which takes as long as some hundred small ones
+TRIALS = 3  # calls at which a replay is compared before it is trusted
+IDLE = (torch.ops.aten.detach.default, torch.ops.aten.alias.default, torch.ops.aten.clone.default)
+Function = Callable[..., Any]
+Drawing = Callable[[], AbstractContextManager[None]]
+
+
+class UntracedWarning(UserWarning):
+    """A function of tensors cannot be traced, so that it is called as it is: slower, and right."""
+
+
+@dataclass
+class _Kind:
+    """What is known of the calls of one kind: with arguments of the same shapes."""
+
+    calls: int = 0
+    replay: Function | None = None
+    agreed: int = 0
+    hopeless: bool = False
+
+
+class Traces:
+    """The traces of one map."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name  # of the map
+        self._kinds: dict[Hashable, _Kind] = {}
+        self._lock = threading.Lock()
+
+    def call(self, kind: Hashable, drawing: Drawing, function: Function, *arguments: Any) -> Any:
+        """What a function of tensors gives.
+
+        Args:
+            kind: Names the function; under one name it does the same operations for all arguments of the same shapes.
+            drawing: A context in which torch draws the numbers of this call, from the first one on.
+            function: Of tensors, and of tuples of tensors.
+            *arguments: Its arguments.
+
+        Returns:
+            What it returns.
+        """
+        flat = [each for each in tree_flatten(arguments)[0] if isinstance(each, Tensor)]
+        known = self._kinds.setdefault((kind, *((each.shape, each.dtype) for each in flat)), _Kind())
+        if known.agreed >= TRIALS:
+            assert known.replay is not None
+            with drawing():
+                return known.replay(*flat)
+        with drawing():
+            found = function(*arguments)
+        if not known.hopeless and self._lock.acquire(blocking=False):
+            try:
+                self._learn(known, drawing, function, arguments, found)
+            finally:
+                self._lock.release()
+        return found
+
+    def _learn(
+        self, known: _Kind, drawing: Drawing, function: Function, arguments: tuple[Any, ...], found: Any
+    ) -> None:
+        """Trace a function that is called often, and compare what a replay gives."""
+        known.calls += 1
+        if known.calls < PATIENCE:
+            return
+        try:
+            if known.replay is None:
+                with drawing():
+                    known.replay = traced(function, *arguments)
+            with drawing():
+                again = known.replay(*(each for each in tree_flatten(arguments)[0] if isinstance(each, Tensor)))
+        except Exception as error:  # whatever it is: the function itself goes on
+            self._give_up(known, f"{type(error).__name__}: {error}".partition("\n")[0])
+            return
+        if same(found, again):
+            known.agreed += 1
+        else:
+            self._give_up(known, "a replay of its operations gives other numbers")
+
+    def _give_up(self, known: _Kind, reason: str) -> None:
+        known.hopeless, known.replay = True, None
+        warnings.warn(f"{self.name} is not traced, and slower: {reason}", UntracedWarning, stacklevel=2)
+
+
+@lru_cache(1024)
+def timeless(function: Function, position: int) -> bool:
+    """Whether a plain function never looks at its argument of this position, so that it is the same at all of them."""
+    function, position = getattr(function, "__func__", function), position + hasattr(function, "__func__")
+    code = getattr(function, "__code__", None)
+    if code is None or position >= code.co_argcount:
+        return False
+    name = code.co_varnames[position]
+    return name not in code.co_cellvars and all(
+        name not in (step.argval if isinstance(step.argval, tuple) else (step.argval,))
+        for step in dis.get_instructions(code)
+        if step.opname.startswith(("LOAD_FAST", "LOAD_DEREF"))
+    )
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two results are the same to the bit; NaN is NaN."""
+    pairs = zip(tree_flatten(one)[0], tree_flatten(other)[0], strict=True)
+    return all(a.shape == b.shape and torch.equal(a.nan_to_num(0.0), b.nan_to_num(0.0))
+               and torch.equal(a.isnan(), b.isnan()) for a, b in pairs)  # fmt: skip
+
+
+def traced(function: Function, *arguments: Any) -> Function:
+    """The operations of a call, as a function of the tensors among its arguments."""
+    flat, form = tree_flatten(arguments)
+
+    def of_tensors(*tensors: Tensor) -> Any:
+        left = iter(tensors)
+        return function(*tree_unflatten([next(left) if isinstance(each, Tensor) else each for each in flat], form))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        graph = make_fx(of_tensors)(*(each for each in flat if isinstance(each, Tensor)))
+    graph.graph.eliminate_dead_code()
+    if not any(getattr(node.target, "_schema", None) and node.target._schema.is_mutable for node in graph.graph.nodes):
+        _leave_out_idle(graph)
+        _share(graph)
+        _fold(graph)
+        graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph.forward
+
+
+def _leave_out_idle(graph: GraphModule) -> None:
+    """Without operations in place, copies and detached tensors are what they are made from."""
+    for node in list(graph.graph.nodes):
+        if node.target in IDLE and len(node.args) == 1 and not node.kwargs and isinstance(node.args[0], Node):
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
+
+
+def _share(graph: GraphModule) -> None:
+    """The same operation on the same arguments is done once."""
+    first: dict[Hashable, Node] = {}
+    for node in list(graph.graph.nodes):
+        if node.op == "get_attr":
+            key: Hashable = ("constant", id(_constant(graph, str(node.target))))
+        elif node.op == "call_function" and not _is_random(node):
+            key = (node.target, _frozen(node.args), _frozen(node.kwargs))
+        else:
+            continue
+        if key in first:
+            node.replace_all_uses_with(first[key])
+            graph.graph.erase_node(node)
+        else:
+            first[key] = node
+
+
+def _fold(graph: GraphModule) -> None:
+    """What depends on constants alone is computed once."""
+    values: dict[Node, Any] = {}
+    for node in list(graph.graph.nodes):
+        if node.op == "get_attr":
+            values[node] = _constant(graph, str(node.target))
+        elif node.op == "call_function" and node.all_input_nodes and not _is_random(node):
+            if not values.keys() >= set(node.all_input_nodes):
+                continue
+            args, options = torch.fx.map_arg((node.args, node.kwargs), values.__getitem__)
+            values[node] = node.target(*args, **options)
+    for count, (node, value) in enumerate(values.items()):
+        if node.op == "get_attr" or not isinstance(value, Tensor) or all(user in values for user in node.users):
+            continue
+        name = f"_folded{count}"
+        graph.register_buffer(name, value)
+        with graph.graph.inserting_before(node):
+            held = graph.graph.get_attr(name)
+        node.replace_all_uses_with(held)
+
+
+def _is_random(node: Node) -> bool:
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+def _constant(graph: GraphModule, name: str) -> Any:
+    value: Any = graph
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _frozen(value: Any) -> Hashable:
+    """Arguments of an operation as something to look up by; numbers that are equal and of other types are not alike."""
+    if isinstance(value, dict):
+        return tuple((key, _frozen(each)) for key, each in sorted(value.items()))
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_frozen, value))
+    return (type(value), repr(value) if isinstance(value, float) else value)

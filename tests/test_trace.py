@@ -1,0 +1,164 @@
+"""Tensor maps replay what their rule does: the same bits, whatever is traced when; the rest goes on as it is."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import nnflow
+from nnflow.tensor import UntracedWarning, trace
+from nnflow.tensor.trace import PATIENCE, TRIALS, timeless
+
+RNG = np.random.default_rng(3)
+X, LABELS = RNG.normal(size=(24, 4)), RNG.integers(0, 3, 24)
+VERBS: dict[str, Any] = {
+    "advance": lambda e: e.advance(12).states,
+    "orbit": lambda e: e.orbit(12, 3, [name for name in ("loss", "l2", "batch_loss") if name in e.map.observables])[0],
+    "tangent_orbit": lambda e: e.with_frame(2).tangent_orbit(12)[0].log_stretches,
+    "separation_orbit": lambda e: e.separation_orbit(e.perturbed(1e-3, 2), 12)[0],
+    "curvature": lambda e: [e.advance(n).curvature(np.ones((len(e), 2, e.map.weights))) for n in range(8)],
+}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "gd": {},
+    "adamw": {"optimizer": "adamw"},
+    "momentum, batches that do not fit": {"optimizer": "heavy_ball", "batch": 7},
+    "shuffled": {"batch": 8, "shuffle": 1},
+    "in pieces": {"microbatch": 7, "batch": 20},
+    "a schedule": {"schedule": lambda t: 1.0 / (1 + t)},
+    "float32": {"dtype": torch.float32},
+}
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced at the second call."""
+    monkeypatch.setattr(trace, "PATIENCE", 2)
+
+
+def module(*layers: nn.Module) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 5), *layers, nn.Linear(5, 3))
+
+
+def trained(*layers: nn.Module, **settings: Any) -> Any:
+    return nnflow.training_map(
+        module(*(layers or (nn.Tanh(),))), F.cross_entropy, X, LABELS, backend="tensor", **settings
+    )
+
+
+def trusted(map: Any) -> set[Any]:
+    return {kind[0] for kind, known in map._traces._kinds.items() if known.agreed >= TRIALS}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("members", [1, 3])
+def test_replays_are_the_same_to_the_bit(name: str, members: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def followed() -> tuple[Any, list[Any]]:
+        map = trained(**SETTINGS[name])
+        start = nnflow.Ensemble.grid(map, eta=np.linspace(0.1, 0.3, members))
+        return map, [verb(start) for verb in VERBS.values()]
+
+    _, known = followed()
+    monkeypatch.setattr(trace, "PATIENCE", 2)
+    map, found = followed()
+    for one, other in zip(found, known, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert {"step", "both", "curvature"} <= trusted(map)
+
+
+def test_dropout_is_drawn_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The draws of a replay are those of the same seed and step."""
+
+    def followed() -> tuple[Any, list[Any]]:
+        map = trained(nn.Tanh(), nn.Dropout(0.3), noise=5)
+        start = nnflow.Ensemble.grid(map, inits=2)
+        return map, [VERBS[verb](start) for verb in ("advance", "tangent_orbit", "separation_orbit")]
+
+    _, known = followed()
+    monkeypatch.setattr(trace, "PATIENCE", 2)
+    map, found = followed()
+    for one, other in zip(found, known, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert {"step", "both"} <= trusted(map)
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_rule_that_looks_at_t_is_no_replay_of_another_t() -> None:
+    def rule(x: Tensor, p: Any, t: int) -> Tensor:
+        return x + t
+
+    map = nnflow.TensorMap(rule)
+    assert nnflow.Ensemble.grid(map, states=[[0.0]]).advance(10).states.item() == 45.0
+    assert not trusted(map)
+    still = nnflow.TensorMap(lambda x, p, t: 0.5 * x)
+    assert nnflow.Ensemble.grid(still, states=[[1024.0]]).advance(10).states.item() == 1.0
+    assert trusted(still) == {"step"}
+
+
+class Counting:
+    count = 0
+
+    def __call__(self, x: Tensor, p: Any, t: int) -> Tensor:
+        return x
+
+
+def test_what_looks_at_its_argument() -> None:
+    kept: list[Any] = []
+
+    def hands_on(x: Any, p: Any, t: int) -> Any:
+        return kept.append(t)
+
+    def closes(x: Any, p: Any, t: int) -> Any:
+        return lambda: t
+
+    class Own:
+        def rule(self, x: Any, p: Any, t: int) -> Any:
+            return x
+
+        def clock(self, x: Any, p: Any, t: int) -> Any:
+            return x * t
+
+    assert timeless(lambda x, p, t: x * p, 2)
+    assert timeless(Own().rule, 2)
+    looking = (hands_on, closes, Own().clock, Counting(), lambda *given: given[0], lambda x, p, t=1: [t for _ in x])
+    assert not any(timeless(function, 2) for function in looking)
+
+
+@pytest.mark.usefixtures("soon")
+def test_what_changes_behind_the_map_is_found() -> None:
+    """A branch on Python state: the replay differs, and the rule itself goes on; or it is refused as before."""
+    state = {"slow": 0}
+
+    def rule(x: Tensor, p: Any, t: int) -> Tensor:
+        return 0.5 * x if state["slow"] else 0.25 * x
+
+    map = nnflow.TensorMap(rule, check=False)
+    start = nnflow.Ensemble.grid(map, states=[[1.0]])
+    start.advance(3)
+    state["slow"] = 1
+    with pytest.warns(UntracedWarning, match="a replay of its operations gives other numbers"):
+        after = start.advance(3)
+    assert after.states.item() == 0.125
+    assert start.advance(6).states.item() == 0.5**6
+
+
+@pytest.mark.usefixtures("soon")
+def test_what_cannot_be_traced_goes_on_as_it_is() -> None:
+    def rule(x: Tensor, p: Any, t: int) -> Tensor:
+        known = torch.tensor(RNG.normal(size=1) * 0.0)  # numpy in the rule: a constant of the trace
+        return 0.5 * x + known
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert nnflow.Ensemble.grid(nnflow.TensorMap(rule), states=[[8.0]]).advance(12).states.item() == 8.0 / 2**12
+
+
+def test_patience_is_longer_than_what_is_tried_at_birth() -> None:
+    map = trained()
+    assert all(known.calls < PATIENCE for known in map._traces._kinds.values())
