@@ -27,12 +27,13 @@ class Clock:
         self, schedule: Schedule | None, order: Order | None, device: torch.device, dtype: torch.dtype
     ) -> None:
         self.schedule, self.order = schedule, order
+        self.one = torch.ones((), dtype=dtype, device=device)
         self.number = partial(torch.as_tensor, dtype=dtype, device=device)
         self.device = device
 
     def __call__(self, t: int) -> Moment:
         """The moment of step t."""
-        factor = 1.0 if self.schedule is None else float(self.schedule(t))
+        factor = self.one if self.schedule is None else self.number(float(self.schedule(t)))
         rows = None if self.order is None or self.order.batches == 1 else self.order.rows(t)
-        return Moment(self.number(t + 1.0), self.number(factor),
+        return Moment(self.number(t + 1.0), factor,
                       None if rows is None else torch.as_tensor(rows, device=self.device))  # fmt: skip

@@ -45,7 +45,7 @@ ADVICE = {
     "torch.zeros_like(x)",
 }  # words of torch -> what to do
 OF_WEIGHTS = ("curvature", "gradient")  # calls of a function (w, t), others are of one (x, p, t)
-ROOM = 2**29  # bytes that the operations of a step may make: so many members of a grouped map go at a time
+ROOM = 2**24  # bytes that the operations of a step may make: so many members of a grouped map go at a time
 
 
 class Named(dict[str, Tensor]):
@@ -112,8 +112,9 @@ class TensorMap(Map):
     """A map x' = f(x, p, t), its rule written for one member on torch tensors.
 
     The first tangent is compared with differences of the rule, as is each in which the rule uses `detach` or an
-    `autograd.Function`, and each verb ends by asking for one step again. With the same chunking results are the same;
-    other chunks round differently, and chaos amplifies that.
+    `autograd.Function`; the first step is asked for again whenever the steps taken have doubled. What is called often
+    is traced and replayed (see `trace`), with the same bits. With the same chunking results are the same; other chunks
+    round differently, and chaos amplifies that, as it does the rounding between verbs.
 
     Args:
         rule: `rule(x, p, t)` returns the next state ``(dim,)`` from `x (dim,)`, the parameters by name (``p["a"]`` or
@@ -228,26 +229,39 @@ class TensorMap(Map):
 
     def step(self, x: Any, p: Any, t: int) -> Tensor:
         """One step of every member ``(member, dim)``. Raises Refusal if it cannot be batched."""
-        out: Tensor = self.each(Call("step", self._one, self.rule), t, self.native(x), self.native(p))
+        x, p = self.native(x), self.native(p)
+        self.once("batched", lambda: self._try_batched(x, p, t))
+        out: Tensor = self.each(Call("step", self._one, self.rule), t, x, p)
         return out
 
+    def _try_batched(self, x: Tensor, p: Tensor, t: int) -> None:
+        """One step as if there were several members. Raises Refusal if the rule cannot be batched."""
+        with everyday(), torch.no_grad(), seeded(self.noise, t, self.device):
+            self._vmap(partial(self._one, self.moment(t)))(x[:1].clone(), p[:1].clone())
+
     @contextmanager
-    def _asked_again(self, x: Tensor, p: Tensor, t: int) -> Iterator[None]:
-        """Ask for the first step of all again after what is done: it was kept, of one member, when a verb began first.
+    def _asked_again(self, x: Tensor, p: Tensor, t: int, steps: int) -> Iterator[None]:
+        """Ask for the first step of all again after so many steps: it was kept, of one member, when a verb began first.
+
+        It is asked for again whenever the steps taken have doubled.
 
         Yields:
             Nothing. Raises Refusal for a rule that gives other numbers then.
         """
         if self.check and not self._first:
             one = x[:1].clone(), p[:1].clone()
-            self._first.append((*one, t, self._step_anew(*one, t)))
+            self._first.append(_First(*one, t, self._step_anew(*one, t)))
             self._ask_again()
         yield
         if self.check:
-            self._ask_again()
+            first = self._first[0]
+            first.taken += steps
+            if first.taken >= 2 * first.asked:
+                first.asked = first.taken
+                self._ask_again()
 
     def _ask_again(self) -> None:
-        x, p, t, first = self._first[0]
+        x, p, t, first = self._first[0].x, self._first[0].p, self._first[0].t, self._first[0].ahead
         again = self._step_anew(x, p, t)
         room = 1e3 * self.resolution  # an accelerator may add in another order
         if not torch.allclose(
@@ -293,8 +307,8 @@ class TensorMap(Map):
             self.once("tangent", lambda: self._differentiate(x, p, t, 1))
 
     @cached_property
-    def _first(self) -> list[tuple[Tensor, Tensor, int, Tensor]]:
-        """(x, p, t) of the first step of a verb, and its end."""
+    def _first(self) -> list[_First]:
+        """The first step of a verb, if there was one."""
         return []
 
     def unchecked_tangent(self, x: Any, p: Any, t: int, v: Any) -> tuple[Tensor, bool]:
@@ -309,7 +323,7 @@ class TensorMap(Map):
         """The next states and tangent vectors in one pass; checked as `tangent` is. Both may be off by rounding."""
 
         def one(now: Any, x: Tensor, p: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-            ahead, moved = self._vmap(lambda v: jvp(lambda x: self._one(now, x, p), (x,), (v,)))(v)
+            ahead, moved = self._mapped(lambda v: jvp(lambda x: self._one(now, x, p), (x,), (v,)), v)
             return ahead[0], moved
 
         found, cut = self._differentiated_forward(Call("both", one, self.rule), t, x, p, v)
@@ -465,8 +479,9 @@ class TensorMap(Map):
         Returns:
             ``(member, …)``, or a tuple of such.
         """
-        with everyday(), torch.no_grad(), self._at(t):
-            members = tuple(part.clone() if part.is_inference() else part for part in members)
+        self._now.t = t  # for messages
+        with everyday(), torch.no_grad():
+            members = tuple((part.clone() if part.is_inference() else part).contiguous() for part in members)
             now, count = self.moment(t), len(members[0])
             size = self._group_of(call, now, members) if self.grouped and count > 1 else count
             if size >= count:
@@ -485,7 +500,7 @@ class TensorMap(Map):
                 warnings.filterwarnings("ignore", "There is a performance drop")  # one by one: slower, and right
                 for mode in call.within:
                     stack.enter_context(mode())
-                out = self._vmap(partial(call.function, at))(*rest)
+                out = self._mapped(partial(call.function, at), *rest)
             return tuple(map(_held, out)) if isinstance(out, tuple) else _held(out)
 
         given = (now, *members) if clocked else members
@@ -500,18 +515,19 @@ class TensorMap(Map):
     def _traces(self) -> Traces:
         return Traces(self.name)
 
-    @contextmanager
-    def _at(self, t: int) -> Iterator[None]:
-        """Keep the step index for messages."""
-        self._now.t = t
-        yield
-
     def _when(self) -> str:
         return f" at t = {self._now.t}" if hasattr(self._now, "t") else ""
 
     @cached_property
     def _now(self) -> threading.local:
         return threading.local()
+
+    def _mapped(self, function: Callable[..., Any], *rows: Tensor) -> Any:
+        """A function of one row for all rows: at once, or, if there is one, by itself, which is faster."""
+        if len(rows[0]) > 1:
+            return self._vmap(function)(*rows)
+        out = function(*(part[0] for part in rows))
+        return tuple(part[None] for part in out) if isinstance(out, tuple) else out[None]
 
     def _vmap(self, function: Callable[..., Any]) -> Callable[..., Any]:
         return vmap(function, randomness="error" if self.noise is None else "same")
@@ -535,7 +551,7 @@ class TensorMap(Map):
 
     def _derivatives(self, function: Callable[[Tensor], Tensor], x: Tensor, v: Tensor) -> Tensor:
         """The derivatives of a function at ``x (dim,)`` along the rows of ``v (k, dim)``."""
-        out: Tensor = self._vmap(lambda v: jvp(function, (x,), (v,))[1])(v)
+        out: Tensor = self._mapped(lambda v: jvp(function, (x,), (v,))[1], v)
         return out
 
     def difference(self, x: Any, y: Any) -> Any:
@@ -551,7 +567,7 @@ class TensorMap(Map):
     def advance(self, x: Any, p: Any, t: int, steps: int) -> End:
         """`steps` steps from step index t; no record."""
         p, (x, escaped) = self.native(p), _settle(self.native(x), None, t)
-        with self._asked_again(x, p, t):
+        with self._asked_again(x, p, t, steps):
             for s in range(t, t + steps):
                 x, escaped = _settle(self.step(x, p, s), escaped, s + 1)
         return End(x, None, t + steps, _steps(escaped))
@@ -562,7 +578,7 @@ class TensorMap(Map):
         """As `Map.orbit`, all members at once; the records are numpy."""
         records, first = into or new_records(len(x), steps // every, len(observe))
         p, (x, escaped) = self.native(p), _settle(self.native(x), None, t)
-        with self._asked_again(x, p, t):
+        with self._asked_again(x, p, t, steps):
             for s in range(t, t + steps):
                 if (s - t) % every == 0:
                     records[:, first + (s - t) // every] = self.observe(x, p, s, observe)
@@ -576,7 +592,7 @@ class TensorMap(Map):
         p, frame, (x, escaped) = self.native(p), self.native(frame), _settle(self.native(x), None, t)
         members, k, dim = frame.shape
         records = tangent_records(members, steps // every, k, dim, keep)
-        with self._asked_again(x, p, t):
+        with self._asked_again(x, p, t, steps):
             for block in range(steps // every):
                 if records.frames is not None:
                     records.frames[:, block] = self.to_numpy(frame)
@@ -601,7 +617,7 @@ class TensorMap(Map):
         copies, copied = y.reshape(-1, dim), p.repeat_interleave(count, dim=0)
         copies, gone = _settle(copies, None, t)
         distances = np.empty((members, count, steps // every))
-        with self._asked_again(x, p, t):
+        with self._asked_again(x, p, t, steps):
             for s in range(t, t + steps):
                 if (s - t) % every == 0:
                     d = self.difference(copies.reshape(members, count, dim), x[:, None])
@@ -609,6 +625,18 @@ class TensorMap(Map):
                 copies, gone = _settle(self.step(copies, copied, s), gone, s + 1)
                 x, escaped = _settle(self.step(x, p, s), escaped, s + 1)
         return distances, End(x, copies.reshape(members, count, dim), t + steps, _steps(escaped))
+
+
+@dataclass
+class _First:
+    """The first step of a verb: (x, p, t) and its end; the steps taken since, and those when it was last asked for."""
+
+    x: Tensor
+    p: Tensor
+    t: int
+    ahead: Tensor
+    taken: int = 0
+    asked: int = 0
 
 
 def _held(out: Any) -> Any:
@@ -645,6 +673,8 @@ def _settle(x: Tensor, escaped: Tensor | None, t: int) -> tuple[Tensor, Tensor]:
     """Make every state that is not finite NaN, for good, and note the step index of its first such state."""
     if escaped is None:
         escaped = torch.full((len(x),), -1, dtype=torch.int64, device=x.device)
+    elif x.device.type == "cpu" and bool(torch.isfinite(x.sum())) and not bool((escaped >= 0).any()):
+        return x, escaped  # as nearly always; an accelerator would have to wait for the answer
     bad = ~torch.isfinite(x).all(dim=1) | (escaped >= 0)
     return torch.where(bad[:, None], torch.nan, x), torch.where(bad & (escaped < 0), t, escaped)
 

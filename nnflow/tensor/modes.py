@@ -16,6 +16,9 @@ from torch.func import jvp
 @contextmanager
 def everyday() -> Iterator[None]:
     """Torch without the modes that a caller may have set around us: inference, and number types chosen by autocast."""
+    if not torch.is_inference_mode_enabled() and not any(map(torch.is_autocast_enabled, _AUTOCAST)):
+        yield
+        return
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         for device in _AUTOCAST:

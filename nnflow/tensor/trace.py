@@ -10,7 +10,7 @@ from __future__ import annotations
 import dis
 import threading
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -63,7 +63,7 @@ class Traces:
         Returns:
             What it returns.
         """
-        flat = [each for each in tree_flatten(arguments)[0] if isinstance(each, Tensor)]
+        flat = list(_tensors(arguments))
         known = self._kinds.setdefault((kind, *((each.shape, each.dtype) for each in flat)), _Kind())
         if known.agreed >= TRIALS:
             assert known.replay is not None
@@ -90,7 +90,7 @@ class Traces:
                 with drawing():
                     known.replay = traced(function, *arguments)
             with drawing():
-                again = known.replay(*(each for each in tree_flatten(arguments)[0] if isinstance(each, Tensor)))
+                again = known.replay(*_tensors(arguments))
         except Exception as error:  # whatever it is: the function itself goes on
             self._give_up(known, f"{type(error).__name__}: {error}".partition("\n")[0])
             return
@@ -117,6 +117,15 @@ def timeless(function: Function, position: int) -> bool:
         for step in dis.get_instructions(code)
         if step.opname.startswith(("LOAD_FAST", "LOAD_DEREF"))
     )
+
+
+def _tensors(arguments: Iterable[Any]) -> Iterator[Tensor]:
+    """The tensors among arguments, in order, also of those that are tuples."""
+    for each in arguments:
+        if isinstance(each, Tensor):
+            yield each
+        elif isinstance(each, tuple):
+            yield from _tensors(each)
 
 
 def same(one: Any, other: Any) -> bool:

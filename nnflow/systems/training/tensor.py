@@ -24,7 +24,7 @@ from nnflow.tensor import TensorMap
 class TensorTraining(TensorMap, TrainingMap):
     """A torch module in training, on tensors.
 
-    Members go as many at a time as their values on the way fit into half a GiB, on every machine alike; at least one.
+    Members go as many at a time as their values on the way fit into 16 MiB, on every machine alike; at least one.
     """
 
     grouped = True
