@@ -43,22 +43,30 @@ def converted(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     return own
 
 
+def trainable(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters that are trained: those that require gradients, in order."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def fix(module: nn.Module) -> nn.Module:
+    """Make constants (buffers) of the parameters that require no gradients, in place."""
+    for part in module.modules():
+        for name, parameter in list(part.named_parameters(recurse=False)):
+            if not parameter.requires_grad:
+                delattr(part, name)
+                part.register_buffer(name, parameter.detach())
+    return module
+
+
 def refuse(module: nn.Module, noise: int | None) -> None:
     """Refuse modules that are no fixed function of trainable parameters."""
     if isinstance(module, torch.jit.ScriptModule | nn.DataParallel):
         raise Refusal(
             f"module is a {type(module).__name__}, whose parameters torch cannot replace: give the module in it"
         )
-    if not any(True for _ in module.parameters()):
-        raise Refusal("the module has no parameters: there is nothing to train")
     for name, parameter in module.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise Refusal(f"parameter {name} has no shape yet: call the module once on its inputs")
-        if not parameter.requires_grad:
-            raise Refusal(
-                f"parameter {name} does not require gradients: the state holds all parameters, so none may be frozen; "
-                "make it a buffer (register_buffer) if it is a constant"
-            )
         if parameter.is_complex():
             raise Refusal(f"parameter {name} is complex: a state is real; make it two parameters, torch.complex(a, b)")
         if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
@@ -66,6 +74,8 @@ def refuse(module: nn.Module, noise: int | None) -> None:
                 f"parameter {name} has a hook on its gradient, which the map would not call: remove it, and mask or "
                 "scale in forward or in the loss"
             )
+    if not trainable(module):
+        raise Refusal("the module has no parameters that require gradients: there is nothing to train")
     _refuse_shared_memory(module)
     for name, part in module.named_modules():
         kind = f"{name or 'the module'} is a {type(part).__name__} in training mode"

@@ -53,6 +53,8 @@ def recognise(task: Task) -> Perceptron:
         )
     except ValueError as error:
         raise Unrecognized(str(error)) from error
+    if len(task.layout) != 2 * (len(sizes) - 1):
+        raise Unrecognized("some of its parameters are shared, or require no gradients")
     if network.dim != weights:
         raise Unrecognized("its layers share parameters")
     if not _is_what_it_says(task, network):

@@ -113,7 +113,7 @@ class TrainingMap(Descent):
         """
         import torch
 
-        from nnflow.systems.training.modules import converted
+        from nnflow.systems.training.modules import converted, trainable
 
         values, parameters = np.array(self.to_numpy(state)), self._fitting(module)
         if values.shape != (self.dim,):
@@ -121,7 +121,7 @@ class TrainingMap(Descent):
         kind = getattr(self, "dtype", torch.float64)
         copied = converted(module, kind).to(parameters[0].device)
         weights = torch.as_tensor(values[: self.weights], dtype=kind, device=parameters[0].device)
-        torch.nn.utils.vector_to_parameters(weights.clone(), copied.parameters())
+        torch.nn.utils.vector_to_parameters(weights.clone(), trainable(copied))
         return copied
 
     def _checkpoint(self, values: Mapping[str, Any]) -> list[Any]:
@@ -134,7 +134,9 @@ class TrainingMap(Descent):
         return [values[name] for name, _ in self.layout]
 
     def _fitting(self, module: torch.nn.Module) -> list[torch.nn.Parameter]:
-        parameters = list(module.parameters())
+        from nnflow.systems.training.modules import trainable
+
+        parameters = trainable(module)
         shapes, wanted = [tuple(p.shape) for p in parameters], [shape for _, shape in self.layout]
         if shapes != wanted:
             raise Refusal(f"the module has parameters of shapes {shapes}; this map has {wanted}")

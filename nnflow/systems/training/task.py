@@ -19,7 +19,7 @@ from nnflow.names import Refusal, WrongKind
 from nnflow.systems.failures import FAILURES, first_line
 from nnflow.systems.moments import Clock, Moment
 from nnflow.systems.training import losses
-from nnflow.systems.training.modules import converted, refuse
+from nnflow.systems.training.modules import converted, fix, refuse
 from nnflow.systems.training.reset import Reset
 from nnflow.systems.training.state import Drawn, Layout
 from nnflow.tensor import placed
@@ -139,7 +139,7 @@ def task_of(
         raise Refusal(f"noise = {noise!r}: give the seed of the noise, a whole number from 0 on")
     device, dtype = placed(device, dtype)
     refuse(module, noise)
-    own, rows = converted(module, dtype), _array(inputs, "inputs")
+    own, rows = fix(converted(module, dtype)), _array(inputs, "inputs")
     tests = None if test is None else (_array(test[0], "test inputs"), _array(test[1], "test targets"))
     if microbatch is not None and not 1 <= microbatch <= len(rows):
         raise Refusal(f"microbatch = {microbatch}: give 1 to {len(rows)} samples, or None for all at once")

@@ -28,6 +28,7 @@ from nnflow.systems.derivatives import differentiate
 from nnflow.systems.failures import FAILURES, first_line
 from nnflow.systems.training.dropout import WrittenOut
 from nnflow.systems.training.losses import Network, batch_loss, pieces, plain_attention
+from nnflow.systems.training.modules import trainable
 from nnflow.systems.training.written import OFF, Written
 from nnflow.tensor import everyday
 from nnflow.tensor.modes import seeded
@@ -63,7 +64,7 @@ def attest(map: TensorTraining, task: Task, module: nn.Module, loss_fn: Callable
     """Compare a tensor map with torch on the user's own module and loss. Raises Refusal with what differs most."""
     _watch_reads(task, module)
     ours, near, far = witnesses(task, partial(_slope_of_map, map, task))
-    kind = next(module.parameters()).dtype
+    kind = trainable(module)[0].dtype
     room = room_of(rounding(task), ours, near, far)
     _compare(task, near.slope, slope_of_torch(at(task, task.module, near.weights), task.loss_fn, task), room)
     wide = max(1.0, torch.finfo(kind).eps / torch.finfo(task.dtype).eps)
@@ -111,7 +112,7 @@ def nearby(task: Task, w: Array, way: float = NEARBY) -> Array:
 def at(task: Task, module: nn.Module, w: Array) -> nn.Module:
     """A copy of a module on the map's device, with other weights."""
     moved = copy.deepcopy(module).to(task.device)
-    nn.utils.vector_to_parameters(task.flat(w), moved.parameters())
+    nn.utils.vector_to_parameters(task.flat(w), trainable(moved))
     return moved
 
 
@@ -213,7 +214,8 @@ def slope_of_torch(
     Raises:
         Refusal: if it fails there.
     """
-    first, parameters = next(module.parameters()), list(module.parameters())
+    parameters = trainable(module)
+    first = parameters[0]
     data = [task.data(values, first.device, first.dtype) for values in (task.inputs, task.targets)]
     size = size or (len(task.inputs) if task.noise is None else task.microbatch)
     total = 0.0
@@ -371,7 +373,7 @@ def _watch_reads(task: Task, module: nn.Module) -> None:
     """Refuse a module or a loss that reads a parameter of the user's module, or of its copy, behind the map's back."""
     network = Network(task, training=True)
     held = [module, task.module, network.module]
-    named = [pair for part in held for pair in part.named_parameters() if pair[1].numel()]
+    named = [pair for part in held for pair in part.named_parameters() if pair[1].numel() and pair[1].requires_grad]
     names = {p.untyped_storage().data_ptr(): name for name, p in named}
     data = task.data(task.inputs), task.data(task.targets)
     _, (x, y) = next(pieces(task.microbatch, _rows(task, 0, task.device), *data))
