@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from nnflow.authors import (
     Analysis,
@@ -30,14 +28,52 @@ ROWS = 64  # Hessian-vector products at a time
 Nodes = tuple[Array, Array]  # eigenvalues and their shares of the density, (member, node) both
 
 
+def _bracketed(nodes: Array, shares: Array, probes: int, low: Array, high: Array, whole: bool) -> tuple[Array, Array]:
+    """The share of a density above `low` and at most `high`, from the quadrature of several random vectors.
+
+    Of one vector, the share up to a bound between the nodes k and k + 1 lies between the sums of the weights of the
+    first k − 1 and of the first k + 1 nodes; a quadrature with as many nodes as there are directions is exact.
+
+    Args:
+        nodes: ``(member, probe · order)``.
+        shares: Their weights, likewise, which add up to 1.
+        probes: How many vectors.
+        low: ``(member, 1)``.
+        high: ``(member, 1)``.
+        whole: Whether a vector has as many nodes as there are directions.
+
+    Returns:
+        The share and its error, ``(member,)`` each: half the bracket and two standard errors.
+    """
+    apart = nodes.reshape(len(nodes), probes, -1)
+    sums = np.cumsum(probes * shares.reshape(apart.shape), axis=2)
+    padded = np.concatenate([np.zeros((*sums.shape[:2], 2)), sums, sums[..., -1:]], axis=2)  # S_-1, S_0, S_1, …, S_n+1
+
+    def up_to(bound: Array) -> tuple[Array, Array]:
+        k = (apart <= bound[:, :, None]).sum(axis=2)[..., None]
+        steps = (0, 0) if whole else (-1, 1)
+        first, last = (np.take_along_axis(padded, k + 1 + step, axis=2)[..., 0] for step in steps)
+        return np.where(bound == -np.inf, 0.0, first), np.where(bound == np.inf, 1.0, last)
+
+    (low_least, low_most), (high_least, high_most) = up_to(low), up_to(high)
+    high_least, low_most = np.where(high == np.inf, 1.0, high_least), np.where(low == -np.inf, 0.0, low_most)
+    least, most = np.maximum(high_least - low_most, 0.0), np.minimum(high_most - low_least, 1.0)
+    middle = 0.5 * (least + most)
+    spread = middle.std(axis=1, ddof=1) / np.sqrt(probes) if probes > 1 else np.full(len(nodes), np.inf)
+    return middle.mean(axis=1), 0.5 * (most - least).mean(axis=1) + 2.0 * spread
+
+
 @dataclass(frozen=True)
 class HessianSpectrum(Analysis):
     """Density and counts of the eigenvalues h of the loss Hessian, at the state after the transient.
 
     Directions that are neutral by a symmetry are taken out first, and counted apart. Up to `dense` weights the Hessian
-    is dense, and counts are exact; beyond, density and counts are estimates by stochastic Lanczos quadrature. Of
-    mini-batches, the Hessian is that of the batch of step t (the last of an epoch may be short), while `gradient_norm`
-    is that of all rows.
+    is dense, and counts are exact: a minute for 5000 weights. Beyond, density and counts are estimates by stochastic
+    Lanczos quadrature, with what their error may be: a count is bracketed by that of the nodes on both sides of the
+    bound (Chebyshev, Markov and Stieltjes), averaged over the random vectors, two standard errors added. What lies
+    about 0 is hard to part from it: the error of `negative` and `flat` may be as large as they are. Of mini-batches,
+    the Hessian is that of the batch of step t (the last of an epoch may be short), while `gradient_norm` is that of all
+    rows.
 
     Returns:
         curvature (…, point): Where the density is given.
@@ -46,6 +82,7 @@ class HessianSpectrum(Analysis):
         flat (…): How many |h| ≤ flat · max |h|.
         unstable (…): How many are beyond `threshold`, of the preconditioned Hessian for Adam and its kin.
         threshold (…): That of the optimizer: 2/eta for plain gradient descent.
+        negative_error, flat_error, unstable_error (…): How far these three may be off; 0 where the Hessian is dense.
         gauge (…): How many directions are neutral by a symmetry.
         stationary_dimension (…): flat + gauge, at a trained state the dimension of the manifold of minima it lies on,
             if `gradient_norm` is near 0.
@@ -59,12 +96,12 @@ class HessianSpectrum(Analysis):
 
     Source:
         L. Sagun, U. Evci, V. U. Güney, Y. Dauphin, L. Bottou, arXiv:1706.04454; B. Ghorbani, S. Krishnan, Y. Xiao, ICML
-        2019, arXiv:1901.10159.
+        2019, arXiv:1901.10159; the brackets: G. Szegő, Orthogonal Polynomials, 1939, theorem 3.41.1.
     """
 
     transient: int = 0
     """Steps before the state that is looked at."""
-    dense: int = 1000
+    dense: int = 5000
     """Up to this many weights all eigenvalues are computed."""
     probes: int = 10
     """Random vectors of the quadrature, beyond."""
@@ -95,14 +132,16 @@ class HessianSpectrum(Analysis):
         look = self._all if exact else self._some
         nodes, shares = look(now, gauge)
         left = size - gauge.shape[1]
-        largest = np.abs(nodes).max(axis=1, keepdims=True)
-        flat = self._count(np.abs(nodes) <= self.flat * largest, shares, left, nodes)
-        counts = {
-            "negative": self._count(nodes < -self.flat * largest, shares, left, nodes),
-            "flat": flat,
-            "unstable": self._unstable(now, (nodes, shares), left, look),
+        edge = self.flat * np.abs(nodes).max(axis=1)
+        counted = {
+            "negative": self._count((nodes, shares), -np.inf, np.nextafter(-edge, -np.inf), left, exact),
+            "flat": self._count((nodes, shares), np.nextafter(-edge, -np.inf), edge, left, exact),
+            "unstable": self._unstable(now, (nodes, shares), left, exact),
+        }
+        counts = {name: count for name, (count, _) in counted.items()} | {
             "gauge": np.full(len(now), float(gauge.shape[1])),
-            "stationary_dimension": flat + gauge.shape[1],
+            "stationary_dimension": counted["flat"][0] + gauge.shape[1],
+            **{f"{name}_error": error for name, (_, error) in counted.items()},
         }
         how = "all eigenvalues" if exact else "estimated by stochastic Lanczos quadrature"
         curvature, density = broadened(nodes, shares, self.points, self.width)
@@ -116,17 +155,26 @@ class HessianSpectrum(Analysis):
             "escaped": ("member", now.escaped),
         }
 
-    def _unstable(self, now: Ensemble, plain: Nodes, left: int, look: Callable[..., Nodes]) -> Array:
-        """How many directions are beyond the threshold, of the Hessian that the optimizer sees."""
-        limit = now.threshold()[:, None]
+    def _unstable(self, now: Ensemble, plain: Nodes, left: int, exact: bool) -> tuple[Array, Array]:
+        """How many directions are beyond the threshold, of the Hessian that the optimizer sees; and the error."""
+        limit = now.threshold()
         if not now.map.preconditioned:
-            return self._count(plain[0] > limit, plain[1], left, plain[0])
-        nodes, shares = look(now, np.zeros((len(now), 0, now.map.weights)), effective=True)
-        return self._count(nodes > limit, shares, now.map.weights, nodes)
+            return self._count(plain, limit, np.inf, left, exact)
+        look = self._all if exact else self._some
+        seen = look(now, np.zeros((len(now), 0, now.map.weights)), effective=True)
+        return self._count(seen, limit, np.inf, now.map.weights, exact)
 
-    def _count(self, chosen: npt.NDArray[np.bool_], shares: Array, directions: int, nodes: Array) -> Array:
-        number = directions * np.where(chosen, shares, 0.0).sum(axis=1)
-        return np.where(np.isnan(nodes).any(axis=1), np.nan, np.round(number, 9))
+    def _count(self, seen: Nodes, low: Any, high: Any, directions: int, exact: bool) -> tuple[Array, Array]:
+        """How many eigenvalues are above `low` and at most `high`, and how far that may be off."""
+        nodes, shares = seen
+        low, high = (np.broadcast_to(bound, len(nodes))[:, None] for bound in (low, high))
+        count = np.round(directions * np.where((nodes > low) & (nodes <= high), shares, 0.0).sum(axis=1), 9)
+        error = np.zeros(len(nodes))
+        if not exact:
+            share, off = _bracketed(nodes, shares, self.probes, low, high, nodes.shape[1] // self.probes == directions)
+            count, error = directions * share, directions * off
+        lost = np.isnan(nodes).any(axis=1)
+        return np.where(lost, np.nan, count), np.where(lost, np.nan, error)
 
     def _all(self, now: Ensemble, gauge: Array, effective: bool = False) -> Nodes:
         """Every eigenvalue on the complement of the gauge directions, ascending; member by member, to save memory."""
