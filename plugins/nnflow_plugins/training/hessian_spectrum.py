@@ -68,7 +68,7 @@ class HessianSpectrum(Analysis):
     """Density and counts of the eigenvalues h of the loss Hessian, at the state after the transient.
 
     Directions that are neutral by a symmetry are taken out first, and counted apart. Up to `dense` weights the Hessian
-    is dense, and counts are exact: a minute for 5000 weights. Beyond, density and counts are estimates by stochastic
+    is dense, and counts are exact: a minute or two for 5000 weights. Beyond, density and counts are estimates by stochastic
     Lanczos quadrature, with what their error may be: a count is bracketed by that of the nodes on both sides of the
     bound (Chebyshev, Markov and Stieltjes), averaged over the random vectors, two standard errors added. What lies
     about 0 is hard to part from it: the error of `negative` and `flat` may be as large as they are. Of mini-batches,
