@@ -68,12 +68,12 @@ class HessianSpectrum(Analysis):
     """Density and counts of the eigenvalues h of the loss Hessian, at the state after the transient.
 
     Directions that are neutral by a symmetry are taken out first, and counted apart. Up to `dense` weights the Hessian
-    is dense, and counts are exact: a minute or two for 5000 weights. Beyond, density and counts are estimates by stochastic
-    Lanczos quadrature, with what their error may be: a count is bracketed by that of the nodes on both sides of the
-    bound (Chebyshev, Markov and Stieltjes), averaged over the random vectors, two standard errors added. What lies
-    about 0 is hard to part from it: the error of `negative` and `flat` may be as large as they are. Of mini-batches,
-    the Hessian is that of the batch of step t (the last of an epoch may be short), while `gradient_norm` is that of all
-    rows.
+    is dense, and counts are exact: a minute or two for 5000 weights. Beyond, density and counts are estimates by
+    stochastic Lanczos quadrature, with what their error may be: a count is bracketed by that of the nodes on both sides
+    of the bound (Chebyshev, Markov and Stieltjes), averaged over the random vectors, two standard errors added. What
+    lies about 0 is hard to part from it: the error of `negative` and `flat` may be as large as they are. Of
+    mini-batches, the Hessian is that of the batch of step t (the last of an epoch may be short), while `gradient_norm`
+    is that of all rows.
 
     Returns:
         curvature (…, point): Where the density is given.
