@@ -50,16 +50,16 @@ def _read(value: Any) -> Any:
         except ValueError:
             value = float(value)
     if isinstance(value, bool) or not isinstance(value, (int, float, Fraction)):
-        raise Refusal("no number")
+        raise ValueError("no number")
     return value
 
 
 def _whole(value: Any) -> int:
     number = _read(value)
     if not -LARGEST < number < LARGEST:
-        raise Refusal("too large")  # or no number at all
+        raise ValueError("too large")  # or no number at all
     if int(number) != number:
-        raise Refusal("no whole number")
+        raise ValueError("no whole number")
     return int(number)
 
 
@@ -67,22 +67,22 @@ def _finite(value: Any) -> float:
     try:
         number = float(_read(value))
     except OverflowError:
-        raise Refusal("too large") from None
+        raise ValueError("too large") from None
     if not np.isfinite(number):
-        raise Refusal("not finite")
+        raise ValueError("not finite")
     return number
 
 
 def _text(value: Any) -> str:
     if not isinstance(value := plain(value), str):
-        raise Refusal("no text")
+        raise ValueError("no text")
     return str(value)
 
 
 def _several(value: Any) -> Any:
     """What may stand for a tuple: a list, a range, an array; not a set, whose order means nothing."""
     if isinstance(value, (np.ma.MaskedArray, set, frozenset, dict, str, bytes)):
-        raise Refusal("no tuple")
+        raise ValueError("no tuple")
     return tuple(value) if isinstance(value, Iterable) and getattr(value, "shape", None) != () else value
 
 
@@ -216,18 +216,19 @@ def numbers(name: str, values: Any) -> Array:
 
     Raises:
         Refusal: for anything else.
+        ValueError: none that is no Refusal.
     """
     values = array_of(values)
     try:
         if hidden(values):
-            raise Refusal("masked values")
+            raise ValueError("masked values")
         found = np.asarray(values)
         if found.dtype.kind in "OU":
             found = np.array([_exact(_read(value)) for value in found.ravel()], dtype=np.float64).reshape(found.shape)
         if found.dtype.kind not in "iuf":
-            raise Refusal(f"they are {found.dtype}")
+            raise ValueError(f"they are {found.dtype}")
         if any(map(is_bool, leaves(values))):
-            raise Refusal("bools among them")
+            raise ValueError("bools among them")
         for leaf in leaves(values):
             _exact(plain(leaf))
         return np.array(real(found, name))
@@ -241,7 +242,7 @@ def numbers(name: str, values: Any) -> Array:
 def _exact(value: Any) -> Any:
     """A value. Raises Refusal for a whole number that float64 may not hold."""
     if isinstance(value, int) and abs(value) > EXACT:
-        raise Refusal("whole numbers beyond 2^53 lose digits as float64: scale or shift them")
+        raise ValueError("whole numbers beyond 2^53 lose digits as float64: scale or shift them")
     return value
 
 

@@ -156,7 +156,7 @@ NONE: dict[str, Any] = {
     "infinite": (lambda t: math.inf if t else 1.0, "gives inf.* at t = 1"),
     "random": (lambda t: RNG.random(), "give a function of t alone"),
     "a count": (partial(next, iter(range(100))), "give a function of t alone"),
-    "no function": (0.5, "schedule = float: fails at t = 0: TypeError"),
+    "no function": (0.5, "schedule = float: give a function of t that multiplies eta"),
     "two arguments": (lambda t, u: 1.0, "fails at t = 0: TypeError"),
 }
 

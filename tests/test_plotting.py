@@ -79,7 +79,7 @@ def test_escaped_members_leave_gaps_and_no_warning() -> None:
         steps = {"steps": 200} if hasattr(nnflow.analyses[name], "steps") else {}
         members = descent if name in ("sharpness", "hessian_spectrum", "knock_out") else ensemble
         members = network if name == "reduced_model" else members
-        few = {"seeds": 20} if name == "local_expansion" else {}
+        few = {"moments": 20} if name == "local_expansion" else {}
         nnflow.plot(nnflow.run(name, members, transient=200, **steps, **few)).canvas.draw()
 
 

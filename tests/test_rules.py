@@ -23,7 +23,7 @@ def counting(change: Callable[[int], float]) -> Any:
 COUNTS: dict[str, Any] = {
     "each call": lambda: counting(lambda n: 3.0 + 0.5 / (1 + n)),
     "every other": lambda: counting(lambda n: 3.0 + 0.1 * (n % 2)),
-    "after some": lambda: counting(lambda n: 3.9 if n < 40 else 3.5),
+    "after some": lambda: counting(lambda n: 3.9 if n < 20 else 3.5),
     "numpy's random numbers": lambda: lambda x, p, t: x + np.random.default_rng().random(),
     "python's random numbers": lambda: lambda x, p, t: x + random.random(),
 }
@@ -133,30 +133,42 @@ def test_a_loss_that_cannot_be_batched_is_told_what_to_write(name: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_a_loss_or_a_schedule_that_counts_is_refused() -> None:
+CALLS = {"now": 0, "last": 0}
+
+
+def changed() -> bool:
+    """Whether it was called often enough by now to be another one."""
+    CALLS["now"] += 1
+    return CALLS["now"] > CALLS["last"]
+
+
+class Counting(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = torch.nn.Linear(2, 3).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) * (2 if changed() else 1)  # type: ignore[no-any-return]
+
+
+def counted() -> Any:
+    return nnflow.training_map(Counting(), torch.nn.functional.cross_entropy, np.eye(2), np.array([0, 2]))
+
+
+@pytest.mark.parametrize("kind", ["module", "loss", "schedule"])
+def test_a_loss_or_a_schedule_that_counts_is_refused(kind: str) -> None:
     """Modules, losses and schedules that change after some calls, too; what counts without effect is a map."""
-
-    class Counting(torch.nn.Module):
-        def __init__(self, last: int) -> None:
-            super().__init__()
-            torch.manual_seed(0)
-            self.layer, self.calls, self.last = torch.nn.Linear(2, 3).double(), 0, last
-
-        def forward(self, x: Tensor) -> Tensor:
-            self.calls += 1
-            return self.layer(x) * (1 if self.calls < self.last else 2)
-
-    def module(last: int) -> Any:
-        inputs, labels = np.eye(2), np.array([0, 2])
-        return nnflow.training_map(Counting(last), torch.nn.functional.cross_entropy, inputs, labels)
-
-    calls = [itertools.count() for _ in range(2)]
-    for map in (
-        module(60),
-        nnflow.gradient_map(lambda w: (w * w).sum() * (1 if next(calls[0]) < 80 else 2), 2),
-        nnflow.gradient_map(lambda w: (w * w).sum(), 2, schedule=lambda t: 1.0 if next(calls[1]) < 200 else 0.5),
-    ):
-        with pytest.raises(nnflow.Refusal, match="asked again: let it depend on x, p and t alone"):
-            nnflow.run("lyapunov_spectrum", map, k=1, steps=150, transient=0)
-    fine = nnflow.run("lyapunov_spectrum", module(10**9), k=1, steps=20, transient=0)
+    CALLS.update(now=0, last=10**9)
+    makers: dict[str, Callable[[], Any]] = {
+        "module": counted,
+        "loss": lambda: nnflow.gradient_map(lambda w: (w * w).sum() * (2 if changed() else 1), 2),
+        "schedule": lambda: nnflow.gradient_map(lambda w: (w * w).sum(), 2, schedule=lambda t: 1 - 0.5 * changed()),
+    }
+    map = makers[kind]()
+    CALLS["last"] = CALLS["now"] + 12
+    with pytest.raises(nnflow.Refusal, match="asked again: let it depend on x, p and t alone"):
+        nnflow.run("lyapunov_spectrum", map, k=1, steps=150, transient=0)
+    CALLS["last"] = 10**9
+    fine = nnflow.run("lyapunov_spectrum", counted(), k=1, steps=20, transient=0)
     assert np.isfinite(fine.exponent.item())

@@ -428,7 +428,8 @@ def test_a_recording_is_cut_by_the_analysis_own_spacing() -> None:
             return {"seen": (("member", "time"), records[:, :, 0]), "escaped": ("member", after.escaped)}
 
     nnflow.runner.analyses._loaded["sparse", "here:Sparse"] = Sparse
-    assert nnflow.runner._window_of(Recording(np.arange(105.0)), Sparse(), {}) == {"steps": 100}
+    known = {each.name: each for each in fields(Sparse)}
+    assert nnflow.runner._window_of(Recording(np.arange(105.0)), known, {}) == {"steps": 100}
 
 
 @pytest.mark.parametrize(
@@ -506,7 +507,7 @@ WRONG: list[Any] = [
 ]  # fmt: skip
 SHORT = {"steps": 100, "transient": 4}
 SHORTER: dict[str, dict[str, int]] = {
-    "local_expansion": {"steps": 200, "seeds": 20},
+    "local_expansion": {"steps": 200, "moments": 20},
     "zero_one_test": {"steps": 200},
     "laminar_lengths": {"steps": 300},
     "plateaus": {"steps": 300},

@@ -46,7 +46,7 @@ def all_of(x: Any, unit: float) -> list[Any]:
         recurrence_measures(x, rate=0.05, embedding=2, norm=norm) for norm in ("euclidean", "maximum")
     )
     given = recurrence_measures(x, threshold=0.1 * unit, embedding=3, norm="manhattan")
-    rates = expansion_rates(x, radius=0.01 * unit, seeds=20)
+    rates = expansion_rates(x, radius=0.01 * unit, moments=20)
     return [
         *euclidean.values(),
         *maximum.values(),
@@ -114,11 +114,11 @@ def test_noise_that_is_left_of_a_decay_is_no_signal() -> None:
     assert nnflow.run("laminar_lengths", loss, **window).laminar_share == 1
     assert np.isnan(nnflow.run("autocorrelation", loss, **window).autocorrelation).all()
     assert nnflow.run("plateaus", loss, **window).segments == 1
-    assert np.isnan(nnflow.run("local_expansion", loss, radius=1e-30, seeds=50, **window).rate).all()
+    assert np.isnan(nnflow.run("local_expansion", loss, radius=1e-30, moments=50, **window).rate).all()
 
 
 def test_rates_of_rounding_are_no_rates() -> None:
-    found = nnflow.run("local_expansion", nnflow.maps["logistic"](r=3.4), steps=2000, seeds=50)
+    found = nnflow.run("local_expansion", nnflow.maps["logistic"](r=3.4), steps=2000, moments=50)
     assert (found.neighbours > 0).all()
     assert np.isnan(found.rate).all()
     assert not found.kept.any()
@@ -224,7 +224,7 @@ def test_where_an_angle_wraps_does_not_matter() -> None:
         ("autocorrelation", "autocorrelation", {}),
         ("trajectory_autocorrelation", "autocorrelation", {}),
         ("laminar_lengths", "laminar_share", {"period": 9}),
-        ("local_expansion", "neighbours", {"seeds": 20, "radius": 0.05}),
+        ("local_expansion", "neighbours", {"moments": 20, "radius": 0.05}),
         ("displacement", "net", {}),
         ("displacement", "path", {}),
         ("orbit_diagram", "period", {}),

@@ -114,7 +114,7 @@ class TensorMap(Map):
     The first tangent is compared with differences of the rule, as is each in which the rule uses `detach` or an
     `autograd.Function`; the first step is asked for again whenever the steps taken have doubled. What is called often
     is traced and replayed (see `trace`), with the same bits. With the same chunking results are the same; other chunks
-    round differently, and chaos amplifies that, as it does the rounding between verbs.
+    round differently, and chaos amplifies that.
 
     Args:
         rule: `rule(x, p, t)` returns the next state ``(dim,)`` from `x (dim,)`, the parameters by name (``p["a"]`` or
@@ -229,15 +229,8 @@ class TensorMap(Map):
 
     def step(self, x: Any, p: Any, t: int) -> Tensor:
         """One step of every member ``(member, dim)``. Raises Refusal if it cannot be batched."""
-        x, p = self.native(x), self.native(p)
-        self.once("batched", lambda: self._try_batched(x, p, t))
-        out: Tensor = self.each(Call("step", self._one, self.rule), t, x, p)
+        out: Tensor = self.each(Call("step", self._one, self.rule), t, self.native(x), self.native(p))
         return out
-
-    def _try_batched(self, x: Tensor, p: Tensor, t: int) -> None:
-        """One step as if there were several members. Raises Refusal if the rule cannot be batched."""
-        with everyday(), torch.no_grad(), seeded(self.noise, t, self.device):
-            self._vmap(partial(self._one, self.moment(t)))(x[:1].clone(), p[:1].clone())
 
     @contextmanager
     def _asked_again(self, x: Tensor, p: Tensor, t: int, steps: int) -> Iterator[None]:
@@ -320,11 +313,10 @@ class TensorMap(Map):
         return self._differentiated_forward(Call("tangent", one, self.rule), t, x, p, v)
 
     def step_and_tangent(self, x: Any, p: Any, t: int, v: Any) -> tuple[Tensor, Tensor]:
-        """The next states and tangent vectors in one pass; checked as `tangent` is. Both may be off by rounding."""
+        """The next states and tangent vectors, by `step` and by `tangent`; a replay does once what both do."""
 
         def one(now: Any, x: Tensor, p: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-            ahead, moved = self._mapped(lambda v: jvp(lambda x: self._one(now, x, p), (x,), (v,)), v)
-            return ahead[0], moved
+            return self._one(now, x, p), self._derivatives(lambda x: self._one(now, x, p), x, v)
 
         found, cut = self._differentiated_forward(Call("both", one, self.rule), t, x, p, v)
         self._look_at(x, p, t, cut)
@@ -494,18 +486,22 @@ class TensorMap(Map):
         """The same for a group, by a replay of what was done for another one where that can be."""
         clocked = self.clock is not None
 
-        def function(*given: Any) -> Any:
+        def function(*given: Any, batched: bool = False) -> Any:
             at, *rest = given if clocked else (now, *given)
             with ExitStack() as stack, warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "There is a performance drop")  # one by one: slower, and right
                 for mode in call.within:
                     stack.enter_context(mode())
-                out = self._mapped(partial(call.function, at), *rest)
+                out = (self._together if batched else self._mapped)(partial(call.function, at), *rest)
             return tuple(map(_held, out)) if isinstance(out, tuple) else _held(out)
 
         given = (now, *members) if clocked else members
         plain = call.origin is None or not (clocked or timeless(call.origin, 1 if call.kind in OF_WEIGHTS else 2))
         drawing = partial(seeded, self.noise, self._now.t, self.device)
+        if len(members[0]) == 1 and call.kind not in self._batched:
+            with drawing():
+                function(*given, batched=True)  # refuses what several members could not do
+            self._batched.add(call.kind)
         if not plain:
             return self._traces.call(call.kind, drawing, function, *given)
         with drawing():
@@ -525,12 +521,17 @@ class TensorMap(Map):
     def _mapped(self, function: Callable[..., Any], *rows: Tensor) -> Any:
         """A function of one row for all rows: at once, or, if there is one, by itself, which is faster."""
         if len(rows[0]) > 1:
-            return self._vmap(function)(*rows)
+            return self._together(function, *rows)
         out = function(*(part[0] for part in rows))
         return tuple(part[None] for part in out) if isinstance(out, tuple) else out[None]
 
-    def _vmap(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        return vmap(function, randomness="error" if self.noise is None else "same")
+    def _together(self, function: Callable[..., Any], *rows: Tensor) -> Any:
+        return vmap(function, randomness="error" if self.noise is None else "same")(*rows)
+
+    @cached_property
+    def _batched(self) -> set[Hashable]:
+        """The kinds of calls that were once tried as if there were several members."""
+        return set()
 
     def _group_of(self, call: Call, now: Any, members: Sequence[Tensor]) -> int:
         """So many members for which there is room at a time."""

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.func import functionalize
 from torch.fx import GraphModule, Node
 
 from nnflow.internals import make_fx, tree_flatten, tree_unflatten
@@ -145,7 +146,7 @@ def traced(function: Function, *arguments: Any) -> Function:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        graph = make_fx(of_tensors)(*(each for each in flat if isinstance(each, Tensor)))
+        graph = make_fx(functionalize(of_tensors))(*(each for each in flat if isinstance(each, Tensor)))
     graph.graph.eliminate_dead_code()
     if not any(getattr(node.target, "_schema", None) and node.target._schema.is_mutable for node in graph.graph.nodes):
         _leave_out_idle(graph)

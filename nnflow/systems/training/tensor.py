@@ -19,6 +19,7 @@ from nnflow.systems.training.checks import try_step
 from nnflow.systems.training.state import TrainingMap, coordinate_names, last_layer
 from nnflow.systems.training.task import Task
 from nnflow.tensor import TensorMap
+from nnflow.tensor.modes import seeded
 
 
 class TensorTraining(TensorMap, TrainingMap):
@@ -89,8 +90,13 @@ def _softmax(task: Task) -> tuple[tuple[int, tuple[int, ...]], ...]:
         part += torch.linspace(-1.0, 2.0, part[0].numel(), dtype=task.dtype, device=task.device).view(part[0].shape)
     own = torch.cat([p.detach().ravel() for p in task.module.parameters()]).to(task.device)
     drawn = torch.as_tensor(generator(0, "symmetry").standard_normal((3, len(own)))).to(own)
-    loss, now = losses.batch_loss(task), task.moment(0)
-    unseen = all(_unseen(lambda w: loss(w, now), own + 0.5 * move, shift, shift * move) for move in drawn)
+    step, now = losses.batch_loss(task), task.moment(0)
+
+    def loss(w: Tensor) -> Tensor:
+        with seeded(task.noise, 0, task.device):
+            return step(w, now)
+
+    unseen = all(_unseen(loss, own + 0.5 * move, shift, shift * move) for move in drawn)
     return found if unseen else ()
 
 
