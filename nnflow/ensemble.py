@@ -153,6 +153,30 @@ class Ensemble:
         init = index[-1].astype(np.int64)
         return cls(map, map.native(x), p, 0, begin(x), tuple(kept), init, seed, origin=origin)
 
+    @classmethod
+    def from_module(cls, map: Map, module: Any, optimizer: Any = None) -> Ensemble:
+        """One member where a torch module stands in its training: its weights, its optimizer's memory, at its step.
+
+        Args:
+            map: A training map.
+            module: A torch module of the map's shape, or its `state_dict()`.
+            optimizer: A torch optimizer of the module's parameters, or its `state_dict()`; without one memory and step
+                are 0.
+
+        Returns:
+            An ensemble of one member.
+
+        Raises:
+            Refusal: (a ValueError) if module or optimizer do not fit (see `TrainingMap.state_of`).
+            WrongKind: (a TypeError) for a map that is no training map.
+        """
+        training: Any = map
+        if not hasattr(map, "state_of"):
+            raise WrongKind(f"{shown(map)}: give a training map, which nnflow.training_map makes")
+        states, t = training.state_of(module, optimizer)[None], training.steps_of(optimizer)
+        start = cls.grid(map, states=states)
+        return replace(start, t=t, began=t, origin="those of a module")
+
     def __post_init__(self) -> None:
         """Kernels check nothing: here is the last place where a shape is looked at."""
         object.__setattr__(self, "seed", _seed(self.seed))

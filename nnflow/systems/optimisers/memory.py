@@ -26,7 +26,47 @@ SETTING_OF = {  # optimiser -> a setting that only the class of torch.optim has 
     "gd": "dampening", "heavy_ball": "dampening", "nesterov": "dampening",
     "adam": "amsgrad", "adamw": "amsgrad", "rmsprop": "centered",
 }  # fmt: skip
+TORCH_CLASSES = {"SGD": "gd", "Adam": "adam", "AdamW": "adamw", "RMSprop": "rmsprop"}
 ONE_FOR_ALL = ("lr", "momentum", "weight_decay", "betas", "eps", "alpha")
+
+
+def rule_of(optimizer: Any) -> tuple[str, dict[str, float]]:
+    """The map's name of a torch optimizer's rule, and its settings by the map's names.
+
+    Args:
+        optimizer: A torch optimizer.
+
+    Returns:
+        The name, and parameter → value.
+
+    Raises:
+        Refusal: for a rule that no map has, or groups that step by different ones.
+    """
+    kind, groups = type(optimizer).__name__, getattr(optimizer, "param_groups", None)
+    if not groups or kind not in TORCH_CLASSES or not type(optimizer).step.__module__.startswith("torch.optim"):
+        raise Refusal(f"optimizer is a {kind}: the maps step as torch.optim's {', '.join(TORCH_CLASSES)} do")
+    group = groups[0]
+    name = TORCH_CLASSES[kind]
+    if name == "gd" and group["momentum"]:
+        name = "nesterov" if group["nesterov"] else "heavy_ball"
+    if name == "adam" and group.get("decoupled_weight_decay"):
+        name = "adamw"
+    _same_rule(name, groups, {}, kind)
+    beta1, beta2 = group.get("betas", (None, group.get("alpha")))
+    held = {"eta": group["lr"], "beta": group.get("momentum"), "beta1": beta1, "beta2": beta2,
+            "epsilon": group.get("eps"), "weight_decay": group["weight_decay"]}  # fmt: skip
+    return name, {key: float(value) for key, value in held.items() if key in OPTIMISERS[name].parameters}
+
+
+def steps_of(optimizer: Any) -> int:
+    """How many steps a torch optimizer has taken, as far as it counts them (momentum needs no count): its clock."""
+    if optimizer is None:
+        return 0
+    held = optimizer if isinstance(optimizer, Mapping) else optimizer.state_dict()
+    steps = {int(entry["step"]) for entry in held["state"].values() if "step" in entry}
+    if len(steps) > 1:
+        raise Refusal(f"optimizer has parameters that took {min(steps)} steps, and others {max(steps)}: one clock runs")
+    return steps.pop() if steps else 0
 
 
 def remembered(name: str, optimizer: Any, parameters: Mapping[str, Any], mine: bool) -> list[Array]:

@@ -16,6 +16,7 @@ import torch
 from nnflow.names import Refusal, unknown
 from nnflow.schedules import Schedule, taken
 from nnflow.settings import checked
+from nnflow.systems.optimisers.memory import rule_of
 from nnflow.systems.optimisers.table import optimiser
 from nnflow.systems.training.checks import try_out
 from nnflow.systems.training.compiled import perceptron_map
@@ -37,7 +38,7 @@ def training_map(
     loss_fn: Callable[[Any, Any], Any],
     inputs: Any,
     targets: Any,
-    optimizer: str = "gd",
+    optimizer: Any = "gd",
     test: tuple[Any, Any] | None = None,
     device: Any = None,
     backend: str = "auto",
@@ -68,7 +69,8 @@ def training_map(
         loss_fn: Of the module's outputs and the targets.
         inputs: Array or tensor, ``(sample, …)``.
         targets: Array or tensor, ``(sample, …)``.
-        optimizer: "gd", "heavy_ball", "nesterov", "adam", "adamw" or "rmsprop", see `nnflow.systems.optimisers`.
+        optimizer: "gd", "heavy_ball", "nesterov", "adam", "adamw" or "rmsprop", see `nnflow.systems.optimisers`; or a
+            torch optimizer, whose rule and settings are taken (its memory: `Ensemble.from_module`).
         test: (inputs, targets) for test_loss and test_accuracy.
         device: Of the tensor backend (default: cpu).
         backend: "compiled" for a Sequential of Linear layers and sigmoid, tanh, ReLU, softplus or identity, with
@@ -100,6 +102,9 @@ def training_map(
     """
     if backend not in BACKENDS:
         raise Refusal(unknown("backend", backend, BACKENDS))
+    if not isinstance(optimizer, str):
+        optimizer, held = rule_of(optimizer)
+        defaults = {**held, **defaults}
     optimiser(optimizer, defaults)
     schedule = taken(schedule)
     with everyday(), torch.enable_grad():

@@ -16,7 +16,7 @@ import numpy as np
 from nnflow.map import generator
 from nnflow.names import Refusal
 from nnflow.room import room
-from nnflow.systems.optimisers.memory import remembered
+from nnflow.systems.optimisers.memory import remembered, steps_of
 from nnflow.systems.optimisers.stability import Descent
 from nnflow.systems.optimisers.table import memory_names
 from nnflow.typing import Array
@@ -96,6 +96,10 @@ class TrainingMap(Descent):
         parameters = self._checkpoint(module) if saved else self._fitting(module)
         named = {name: parameter for (name, _), parameter in zip(self.layout, parameters, strict=True)}
         return np.concatenate([*map(_flat, parameters), *remembered(self.optimizer, optimizer, named, not saved)])
+
+    def steps_of(self, optimizer: Any) -> int:
+        """How many steps a torch optimizer, or its state_dict, has taken, as far as it counts them: the map's t."""
+        return steps_of(optimizer)
 
     def load_state(self, module: torch.nn.Module, state: Any) -> torch.nn.Module:
         """A copy of a module of this map's shape with the weights of a state; the module stays as it is.

@@ -1,0 +1,90 @@
+"""From a module in training on: its optimizer's rule and settings, its weights, its memory and its clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import nnflow
+
+RNG = np.random.default_rng(8)
+X, LABELS = RNG.normal(size=(20, 4)), RNG.integers(0, 3, 20)
+Make = Callable[[Any], torch.optim.Optimizer]
+OPTIMIZERS: dict[str, tuple[str, Make]] = {
+    "gd": ("gd", lambda p: torch.optim.SGD(p, lr=0.3, weight_decay=0.01)),
+    "heavy_ball": ("heavy_ball", lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.8)),
+    "nesterov": ("nesterov", lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.8, nesterov=True)),
+    "adam": ("adam", lambda p: torch.optim.Adam(p, lr=0.02, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1)),
+    "adamw": ("adamw", lambda p: torch.optim.AdamW(p, lr=0.02, weight_decay=0.1)),
+    "rmsprop": ("rmsprop", lambda p: torch.optim.RMSprop(p, lr=0.01, alpha=0.9)),
+}
+
+
+def module() -> nn.Module:
+    torch.manual_seed(2)
+    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+
+
+def train(net: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        cross_entropy(net(torch.tensor(X)), torch.tensor(LABELS)).backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("backend", ["tensor", pytest.param("compiled", marks=pytest.mark.slow)])
+def test_training_goes_on_where_torch_stopped(name: str, backend: str) -> None:
+    net = module()
+    known, make = OPTIMIZERS[name]
+    optimizer = make(net.parameters())
+    train(net, optimizer, 7)
+    map = nnflow.training_map(net, cross_entropy, X, LABELS, optimizer, backend=backend)
+    assert map.optimizer == known
+    start = nnflow.Ensemble.from_module(map, net, optimizer)
+    assert start.t == (7 if known in ("adam", "adamw", "rmsprop") else 0)
+    train(net, optimizer, 30)
+    after = start.advance(30)
+    np.testing.assert_allclose(after.states[0], map.state_of(net, optimizer), rtol=0, atol=1e-11)
+    assert after.history == "those of a module, then 30 steps"
+
+
+def test_settings_that_are_given_win() -> None:
+    net = module()
+    made = nnflow.training_map(net, cross_entropy, X, LABELS, torch.optim.SGD(net.parameters(), lr=0.3), eta=0.5)
+    assert dict(made.parameters) == {"eta": 0.5, "weight_decay": 0.0}
+
+
+class Own(torch.optim.SGD):
+    def step(self, closure: Any = None) -> Any:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: torch.optim.Adagrad(p), "optimizer is a Adagrad: the maps step as torch.optim's SGD, Adam"),
+        (lambda p: Own(p, lr=0.1), "optimizer is a Own"),
+        (lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.5, dampening=0.1), "dampening = 0.1: that is another rule"),
+        (lambda p: torch.optim.Adam(p, amsgrad=True), "amsgrad = True"),
+        (lambda p: torch.optim.RMSprop(p, momentum=0.5), "momentum = 0.5"),
+        (lambda p: torch.optim.SGD(p, lr=0.1, maximize=True), "maximize = True"),
+        (lambda p: torch.optim.SGD([{"params": [q], "lr": 0.1 * i} for i, q in enumerate(p)]), "groups with different"),
+        (lambda p: 3, "optimizer is a int|optimizer = 3"),
+    ],
+)
+def test_rules_that_no_map_has_are_refused(make: Any, message: str) -> None:
+    net = module()
+    with pytest.raises(nnflow.Refusal, match=message):
+        nnflow.training_map(net, cross_entropy, X, LABELS, make(net.parameters()))
+
+
+def test_only_training_maps_start_from_modules() -> None:
+    with pytest.raises(TypeError, match="give a training map"):
+        nnflow.Ensemble.from_module(nnflow.maps["henon"](), module())
