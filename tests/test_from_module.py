@@ -88,3 +88,37 @@ def test_rules_that_no_map_has_are_refused(make: Any, message: str) -> None:
 def test_only_training_maps_start_from_modules() -> None:
     with pytest.raises(TypeError, match="give a training map"):
         nnflow.Ensemble.from_module(nnflow.maps["henon"](), module())
+
+
+# ---------------------------------------------------------------------------------------------- observables of one's own
+
+
+def margin(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    right = outputs.gather(1, targets[:, None]).squeeze(1)
+    return (right - outputs.scatter(1, targets[:, None], float("-inf")).max(dim=1).values).min()
+
+
+def test_an_observable_of_ones_own_is_that_of_the_module() -> None:
+    net = module()
+    map = nnflow.training_map(net, cross_entropy, X, LABELS, eta=0.3, batch=7, observables={"margin": margin})
+    start = nnflow.Ensemble.grid(map)
+    records, after = start.orbit(40, 39 + 1, observe=("margin", "loss"))
+    assert records[0, 0, 0] == pytest.approx(margin(net(torch.tensor(X)), torch.tensor(LABELS)).item(), abs=1e-12)
+    late = after.orbit(1, observe="margin")[0].item()
+    moved = map.load_state(net, after.states[0])
+    assert late == pytest.approx(margin(moved(torch.tensor(X)), torch.tensor(LABELS)).item(), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("observables", "message"),
+    [
+        ({"margin": 3}, "observable margin = 3: give a function"),
+        ({"margin": lambda o, y: o}, r"returned a tensor of shape \(20, 3\)"),
+        ({"margin": lambda o, y: o @ y}, "observable margin fails on outputs and targets"),
+        ({"loss": margin}, "observable loss: every training map has one"),
+        ({"eta": margin}, "eta: used twice"),
+    ],
+)
+def test_what_is_no_observable_is_refused(observables: Any, message: str) -> None:
+    with pytest.raises(nnflow.Refusal, match=message):
+        nnflow.training_map(module(), cross_entropy, X, LABELS, observables=observables)

@@ -46,6 +46,20 @@ def try_out(task: Task) -> None:
         )
     if task.test is not None:
         _loss_of(task, *task.test, "test ")
+    for name, function in task.observables.items():
+        _try_observable(task, name, function)
+
+
+def _try_observable(task: Task, name: str, function: Any) -> None:
+    """Refuse an observable of the user's own that is no number of outputs and targets."""
+    if not callable(function):
+        raise Refusal(f"observable {name} = {function!r}: give a function of (outputs, targets)")
+    try:
+        value = function(task.outputs(task.inputs), task.data(task.targets))
+    except FAILURES as error:
+        raise Refusal(f"observable {name} fails on outputs and targets: {first_line(error)}") from error
+    if not isinstance(value, Tensor) or value.shape != () or value.is_complex():
+        raise Refusal(f"observable {name} returned {described(value)}: it must return one number, a scalar tensor")
 
 
 def _unused(loss: Tensor, named: dict[str, nn.Parameter]) -> list[str]:

@@ -8,7 +8,7 @@ A small fully connected network in float64 gets the compiled rule; any other mod
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -48,6 +48,7 @@ def training_map(
     shuffle: int | None = None,
     noise: int | None = None,
     probe: Any = None,
+    observables: Mapping[str, Callable[[Any, Any], Any]] | None = None,
     microbatch: int | None = None,
     dtype: Any = None,
     scale: float | None = None,
@@ -83,6 +84,8 @@ def training_map(
         noise: The seed of everything random in the module (dropout). It makes a random map, with the same numbers at t
             for all members.
         probe: Inputs whose outputs are observed, ``(row, …)``.
+        observables: Name → a function of the module's outputs for all training inputs, in evaluation mode, and their
+            targets, both tensors; it returns a scalar tensor.
         microbatch: At most so many samples go through the module at once, for large data (the loss must be a mean over
             samples).
         dtype: torch.float32 instead of torch.float64.
@@ -121,6 +124,7 @@ def training_map(
             shuffle=shuffle,
             noise=noise,
             probe=probe,
+            observables=observables,
             microbatch=microbatch,
         )
         try_out(task)

@@ -21,6 +21,7 @@ from torch.func import functional_call, grad, vjp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nnflow.map import generator
+from nnflow.names import Refusal
 from nnflow.systems.moments import Moment
 from nnflow.systems.training.dropout import WrittenOut
 from nnflow.systems.training.written import Written
@@ -160,7 +161,10 @@ def observables(task: Task) -> dict[str, Any]:
     found |= _norms(task)
     named = {name: _of_weights(function, size) for name, function in found.items()}
     step = batch_loss(task)
-    return named | {"batch_loss": lambda x, p, now: step(x[:size], now)} | _predictions(task)
+    ours = named | {"batch_loss": lambda x, p, now: step(x[:size], now)} | _predictions(task)
+    if taken := sorted(ours.keys() & task.observables.keys()):
+        raise Refusal(f"observable {', '.join(taken)}: every training map has one of this name; give another")
+    return ours | _own(task)
 
 
 def _accuracy(task: Task, inputs: npt.NDArray[Any], targets: npt.NDArray[Any]) -> Loss:
@@ -229,6 +233,22 @@ def _predictions(task: Task) -> dict[str, Component]:
     shape = tuple(task.outputs(task.probe).shape)
     names = {index: f"probe[{','.join(map(str, index))}]" for index in np.ndindex(*shape)}
     return {name: Component(predicted, index) for index, name in names.items()}
+
+
+def _own(task: Task) -> dict[str, Any]:
+    """The user's own, each a function of all outputs and targets."""
+    network, size = Network(task, training=False), sum(task.sizes)
+    x, y = task.data(task.inputs), task.data(task.targets)
+
+    def seen(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Any, Any], Tensor]:
+        def observable(state: Tensor, p: Any, now: Any) -> Tensor:
+            outputs = network(state[:size], x)
+            with Written():
+                return function(outputs, y)
+
+        return observable
+
+    return {name: seen(function) for name, function in task.observables.items()}
 
 
 def _of_weights(function: Loss, size: int) -> Callable[[Tensor, Any, int], Tensor]:

@@ -34,6 +34,8 @@ def recognise(task: Task) -> Perceptron:
     """The compiled network that a task amounts to. Raises Unrecognized with the reason, if there is none."""
     if task.device.type != "cpu" or task.dtype != torch.float64:
         raise Unrecognized(f"it runs on the cpu in float64, not on {task.device.type} in {task.dtype}")
+    if task.observables:
+        raise Unrecognized("it has observables of its own")
     loss = _loss_name(task.loss_fn)
     if loss is None:
         raise Unrecognized("the loss is neither cross-entropy nor mean squared error with torch's default options")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import MethodType
@@ -42,6 +42,7 @@ class Task:
     order: Order
     noise: int | None
     probe: npt.NDArray[Any] | None
+    observables: Mapping[str, Callable[[Any, Any], Any]]
     microbatch: int
     name: str
     layout: Layout
@@ -126,6 +127,7 @@ def task_of(
     shuffle: int | None,
     noise: int | None,
     probe: Any,
+    observables: Mapping[str, Callable[[Any, Any], Any]] | None,
     microbatch: int | None,
 ) -> Task:
     """Copy module and data. Raises Refusal or TypeError with what cannot be a map (see `training_map`)."""
@@ -155,6 +157,7 @@ def task_of(
         order=Order(len(rows), batch, shuffle),
         noise=noise,
         probe=None if probe is None else _array(probe, "probe"),
+        observables=dict(observables or {}),
         microbatch=microbatch or max(len(rows), len(tests[0]) if tests else 0),
         name=type(module).__name__.lower(),
         layout=tuple((name, tuple(p.shape)) for name, p in own.named_parameters()),
