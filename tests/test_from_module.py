@@ -90,7 +90,7 @@ def test_only_training_maps_start_from_modules() -> None:
         nnflow.Ensemble.from_module(nnflow.maps["henon"](), module())
 
 
-# ---------------------------------------------------------------------------------------------- observables of one's own
+# ------------------------------------------------------------------------------------- observables of one's own
 
 
 def margin(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
