@@ -111,7 +111,7 @@ OTHERS = {
     "two activations": (small(nn.Tanh(), nn.ReLU()), cross_entropy, LABELS, "no Sequential of plain Linear"),
     "steep softplus": (small(nn.Softplus(beta=2)), cross_entropy, LABELS, "no Sequential of plain Linear"),
     "no biases": (nn.Sequential(nn.Linear(4, 3, bias=False)), cross_entropy, LABELS, "no Sequential of plain Linear"),
-    "a shared layer": (nn.Sequential(SHARED, nn.Tanh(), SHARED), cross_entropy, LABELS, "share parameters"),
+    "a shared layer": (nn.Sequential(SHARED, nn.Tanh(), SHARED), cross_entropy, LABELS, "are shared"),
     "a hook": (hooked(), cross_entropy, LABELS, "no Sequential of plain Linear"),
     "another loss": (small(), lambda out, y: out.square().mean(), LABELS, "the loss is neither"),
     "smoothed labels": (small(), nn.CrossEntropyLoss(label_smoothing=0.1), LABELS, "the loss is neither"),

@@ -85,7 +85,26 @@ def test_dropout_is_drawn_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     map, found = followed()
     for one, other in zip(found, known, strict=True):
         np.testing.assert_array_equal(one, other)
-    assert {"step", "both"} <= trusted(map)
+    assert {"step", "tangent"} <= trusted(map)
+
+
+def test_step_and_tangent_see_the_same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a loss that is a square of dropped weights, each tangent tells which were dropped in that step."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Dropout(0.5), nn.Linear(6, 1, bias=False)).double()
+    for patience in (PATIENCE, 2):
+        monkeypatch.setattr(trace, "PATIENCE", patience)
+        map = nnflow.training_map(
+            net, lambda o, y: (o * o).sum() / 2, np.ones((1, 6)), np.zeros((1, 1)), backend="tensor", noise=3, eta=0.1
+        )
+        now = nnflow.Ensemble.grid(map, inits=1).with_frame(6)
+        for _ in range(12):
+            w = now.states[0]
+            records, after = now.tangent_orbit(1, keep=("factors",))
+            assert records.factors is not None
+            jacobian = after.frames[0].T @ records.factors[0, 0] @ now.frames[0]
+            np.testing.assert_allclose(jacobian @ w, after.states[0], rtol=0, atol=1e-12)  # a step is linear
+            now = after
 
 
 @pytest.mark.usefixtures("soon")

@@ -711,7 +711,7 @@ def test_a_compiled_map_that_is_off_the_tensor_backend_is_refused() -> None:
         verb(start)
     right = map.peer
     for wrong in ({"after": right.after + 1e-6}, {"moved": right.moved + 1e-6}):
-        map.__dict__.update(peer=right._replace(**wrong), _met=set())  # what is compiled stays
+        map.__dict__.update(peer=right._replace(**wrong), _seen=set())  # what is compiled stays
         for verb in verbs if "after" in wrong else verbs[2:3]:
             with pytest.raises(nnflow.Refusal, match="off the tensor backend after one step"):
                 verb(start)

@@ -314,6 +314,8 @@ class TensorMap(Map):
 
     def step_and_tangent(self, x: Any, p: Any, t: int, v: Any) -> tuple[Tensor, Tensor]:
         """The next states and tangent vectors, by `step` and by `tangent`; a replay does once what both do."""
+        if self.noise is not None:  # each draws its numbers from the first one on: the same ones
+            return self.step(x, p, t), self.tangent(x, p, t, v)
 
         def one(now: Any, x: Tensor, p: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
             return self._one(now, x, p), self._derivatives(lambda x: self._one(now, x, p), x, v)
