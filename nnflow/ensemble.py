@@ -154,7 +154,7 @@ class Ensemble:
         return cls(map, map.native(x), p, 0, begin(x), tuple(kept), init, seed, origin=origin)
 
     @classmethod
-    def from_module(cls, map: Map, module: Any, optimizer: Any = None) -> Ensemble:
+    def from_module(cls, map: Map, module: Any, optimizer: Any = None, t: int | None = None) -> Ensemble:
         """One member where a torch module stands in its training: its weights, its optimizer's memory, at its step.
 
         Args:
@@ -162,18 +162,23 @@ class Ensemble:
             module: A torch module of the map's shape, or its `state_dict()`.
             optimizer: A torch optimizer of the module's parameters, or its `state_dict()`; without one memory and step
                 are 0.
+            t: How many steps it has taken, where it does not count them: torch's SGD.
 
         Returns:
             An ensemble of one member.
 
         Raises:
-            Refusal: (a ValueError) if module or optimizer do not fit (see `TrainingMap.state_of`).
+            Refusal: (a ValueError) if module or optimizer do not fit (see `TrainingMap.state_of`), or for an optimizer
+                that counts no steps, where the rule depends on t.
             WrongKind: (a TypeError) for a map that is no training map.
         """
         training: Any = map
         if not hasattr(map, "state_of"):
             raise WrongKind(f"{shown(map)}: give a training map, which nnflow.training_map makes")
-        states, t = training.state_of(module, optimizer)[None], training.steps_of(optimizer)
+        states, counted = training.state_of(module, optimizer)[None], training.steps_of(optimizer)
+        if t is None and counted is None and not map.autonomous:
+            raise Refusal(f"optimizer counts no steps, and {map.name} depends on t: give t=, the steps it has taken")
+        t = whole("t", t, 0) if t is not None else counted or 0
         start = cls.grid(map, states=states)
         return replace(start, t=t, began=t, origin="those of a module")
 
@@ -242,7 +247,7 @@ class Ensemble:
         Raises:
             Refusal: for what is neither, or an index out of range.
         """
-        chosen = _members(members, len(self))
+        chosen = _members(members, self.shape, len(self))
         return replace(
             self,
             state=self.state[chosen],
@@ -729,7 +734,7 @@ class Recording:
         Raises:
             Refusal: as `Ensemble.take`.
         """
-        chosen = _members(members, len(self))
+        chosen = _members(members, self.shape, len(self))
         return replace(self, values=self.cube[chosen], lost=self.escaped[chosen])
 
     @checked
@@ -820,13 +825,15 @@ def _whole(steps: Any, every: Any, least: int = 1) -> tuple[int, int, int]:
     return steps, every, steps // every
 
 
-def _members(given: Any, count: int) -> Integers:
-    """Member indices, from indices or from a mask."""
+def _members(given: Any, shape: tuple[int, ...], count: int) -> Integers:
+    """Member indices, from indices or from a mask: flat, or of the axes' shape."""
     if np.ma.is_masked(given):
         raise Refusal(f"members = {shown(given)}: some are masked, so that it is not said whether they are meant")
     chosen = np.asarray(plain(given))
-    if chosen.dtype == bool and chosen.size == count:
+    if chosen.dtype == bool and chosen.shape in ((count,), shape):
         return np.flatnonzero(chosen)
+    if chosen.dtype == bool and chosen.size == count:
+        raise Refusal(f"a mask of shape {chosen.shape}: the members have the shape {shape}, in this order of the axes")
     if (chosen.dtype.kind not in "iu" and chosen.size) or any(map(is_bool, leaves(given))):
         raise Refusal(f"members = {shown(given)}: give whole numbers, or a mask of {count} bools")
     chosen = chosen.ravel()

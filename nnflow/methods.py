@@ -20,6 +20,7 @@ from nnflow.typing import Array
 if TYPE_CHECKING:
     from nnflow.map import Map
 
+TRIED = 32  # states: of a rule that branches, some on each side
 UNTRIED = "(check=False leaves this out)"
 
 
@@ -86,7 +87,8 @@ def try_method(map: Map, kind: str) -> None:
     Raises:
         Refusal: if it mixes members up, gives something else each time or in another shape, or is no derivative.
     """
-    count = 2 if map.dim != 2 else 3  # of another number than components, to tell rows from columns
+    count = max(2, min(TRIED, 2**22 // map.dim))
+    count += count == map.dim  # of another number than components, to tell rows from columns
     p = np.tile(list(map.parameters.values()), (count, 1)).astype(np.float64)
     p += 1e-3 * np.arange(count)[:, None] * np.maximum(np.abs(p), 1.0)
     for column, name in zip(p.T, map.parameters, strict=True):
@@ -128,7 +130,7 @@ def _try_members(map: Map, kind: str, x: Array, p: Array) -> None:
 
 def _try_derivative(map: Map, x: Array, p: Array) -> None:
     """Refuse a tangent that differs from differences of the step."""
-    for i, state in enumerate(x):
+    for i, state in enumerate(x[:3]):
 
         def step(x: Array, p: Array = p[[i]]) -> Array:
             return np.asarray(map.step(x, p.repeat(len(x), axis=0), 0))

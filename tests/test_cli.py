@@ -267,3 +267,15 @@ def test_the_result_of_a_scan_opens_in_plain_xarray(nnflow_command: Command, tmp
     nnflow_command("run", "lyapunov_spectrum", "--map", "logistic", "--scan", "r=3.5:4:3", *FAST, "-o", "out.nc")
     with xr.open_dataset(tmp_path / "out.nc") as dataset:
         assert dict(dataset.sizes) == {"r": 3, "index": 1}
+
+
+def test_a_map_starts_where_it_does_in_python(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command line drew a state for maps that have one of their own."""
+    own = nnflow.maps["logistic"]().with_parameters(r=3.2)
+    object.__setattr__(own, "start", np.array([0.25]))
+    key = next(key for key in nnflow.maps._loaded if key[0] == "logistic")
+    monkeypatch.setitem(nnflow.maps._loaded, key, lambda: own)
+    assert main(["run", "series", "--map", "logistic", "--steps", "1"]) == 0
+    assert "0.25" in capsys.readouterr().out

@@ -152,6 +152,17 @@ def test_neighbours_must_fit(henon: nnflow.Map) -> None:
         Ensemble.grid(henon).separation_orbit(np.zeros((1, 2)), 5)
 
 
+def test_a_mask_lies_along_the_axes_in_their_order(henon: nnflow.Map) -> None:
+    """A transposed one, and any of the same size, chose other members."""
+    scan = Ensemble.grid(henon, inits=3, a=[1.0, 1.2, 1.3, 1.4])
+    mask = np.zeros((4, 3), bool)
+    mask[2] = True
+    assert scan.take(mask).parameters[:, 0].tolist() == scan.take(mask.ravel()).parameters[:, 0].tolist() == [1.3] * 3
+    for wrong in (mask.T, mask.reshape(6, 2), mask[None]):
+        with pytest.raises(nnflow.Refusal, match=r"the members have the shape \(4, 3\)"):
+            scan.take(wrong)
+
+
 def test_separation_in_blocks_equals_separation_at_once(henon: nnflow.Map) -> None:
     scan = Ensemble.grid(henon, inits=2)
     neighbours = scan.states[:, None] + 1e-8 * scan.draw("perturbation", (3, 2))

@@ -61,6 +61,19 @@ def test_settings_that_are_given_win() -> None:
     assert dict(made.parameters) == {"eta": 0.5, "weight_decay": 0.0}
 
 
+@pytest.mark.parametrize("settings", [{"batch": 7}, {"schedule": lambda t: 1.0 / (1.0 + t)}])
+def test_sgd_is_told_its_step_where_that_counts(settings: Any) -> None:
+    """It counts none: training went on with the first batch again, and with the first rate."""
+    net = module()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.3)
+    train(net, optimizer, 5)
+    map = nnflow.training_map(net, cross_entropy, X, LABELS, optimizer, **settings)
+    with pytest.raises(nnflow.Refusal, match="counts no steps.*give t="):
+        nnflow.Ensemble.from_module(map, net, optimizer)
+    assert nnflow.Ensemble.from_module(map, net, optimizer, t=5).t == 5
+    assert nnflow.Ensemble.from_module(map, net).t == 0
+
+
 class Own(torch.optim.SGD):
     def step(self, closure: Any = None) -> Any:
         return None
@@ -122,3 +135,22 @@ def test_an_observable_of_ones_own_is_that_of_the_module() -> None:
 def test_what_is_no_observable_is_refused(observables: Any, message: str) -> None:
     with pytest.raises(nnflow.Refusal, match=message):
         nnflow.training_map(module(), cross_entropy, X, LABELS, observables=observables)
+
+
+def test_a_checkpoint_of_a_deeper_network_is_refused() -> None:
+    """Its first layers fitted, and the rest was left out."""
+    map = nnflow.training_map(module(), cross_entropy, X, LABELS)
+    deeper = nn.Sequential(*module(), nn.Tanh(), nn.Linear(3, 3)).double()
+    with pytest.raises(nnflow.Refusal, match=r"this map's module has no 4.weight, 4.bias"):
+        map.state_of(deeper.state_dict())
+    normed = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).double().eval()
+    other = nnflow.training_map(normed, cross_entropy, X, LABELS)
+    assert other.state_of(normed.state_dict()).shape == (21,)
+
+
+@pytest.mark.parametrize("backend", ["tensor", "compiled"])
+def test_a_training_map_bears_the_name_it_is_given(backend: str) -> None:
+    """A plugin's map is called as it is registered."""
+    named = {"name": "mine", "source": "a paper"}
+    made = nnflow.training_map(module(), cross_entropy, X, LABELS, backend=backend, **named)
+    assert (made.name, made.source) == ("mine", "a paper")

@@ -384,6 +384,22 @@ def test_settings_of_several_are_parted_by_blanks(capsys: pytest.CaptureFixture[
             parse(Orders, arguments, "own")
 
 
+def test_a_setting_may_be_called_no_something() -> None:
+    """The command line took --no-bins 7 for --bins, and dropped it."""
+    from nnflow.cli.options import parse_run
+
+    @dataclass(frozen=True)
+    class Own(nnflow.Analysis):
+        """Counts nothing."""
+
+        no_bins: int = 3
+        no_mean: bool = False
+        trend: bool = True
+
+    given = ["--map", "logistic", "--no-bins", "7", "--no-mean", "--no-trend"]
+    assert parse_run("own", Own, given)[1] == {"no_bins": 7, "no_mean": True, "trend": False}
+
+
 def test_fields_without_the_decorator_are_found() -> None:
     class Bare(Strange):
         """No dataclass of its own."""

@@ -35,9 +35,7 @@ def run(argv: list[str]) -> int:
     """`nnflow run ANALYSIS --map NAME [options]`."""
     if argv in ([], ["-h"], ["--help"]):
         print("usage: nnflow run ANALYSIS --map NAME [options]\n\nanalyses\n" + listing(nnflow.analyses))
-        print(
-            f"\n{EXAMPLE}\nnflow run ANALYSIS --help lists the settings of one analysis.".replace("\nnflow", "\nnnflow")
-        )
+        print(f"\n{EXAMPLE}\nnnflow run ANALYSIS --help lists the settings of one analysis.")
         return 0 if argv else 2
     if argv[0].startswith("-"):
         raise Misuse("name the analysis first: nnflow run ANALYSIS --map NAME ... (nnflow list shows them)")
@@ -95,9 +93,9 @@ def check(argv: list[str]) -> int:
         checks.append(("map", lambda: testing.check_map(nnflow.maps[name](), name)))
     if name in nnflow.analyses:
         checks.append(("analysis", lambda: testing.check_analysis(nnflow.analyses[name], on)))
-    for kind, check in checks:
+    for kind, look in checks:
         try:
-            passed = check()
+            passed = look()
         except AssertionError as error:
             return complain(f"the {kind} {name} fails: {error}", 1)
         print(f"{kind} {name}: {len(passed)} checks passed", *passed, sep="\n  ")

@@ -51,7 +51,7 @@ def ensemble_of(
         if name not in map.parameters and name not in map.coordinates:
             shown = [*map.parameters, *map.coordinates[:12]]
             raise Misuse(unknown(f"parameter or coordinate of {map.name}", name, shown, map.structure_hint(name)))
-    return nnflow.Ensemble.grid(map, inits=options.inits, seed=options.seed or 0, **axes), ""
+    return nnflow.Ensemble.grid(map, inits=options.inits, seed=options.seed, **axes), ""
 
 
 def _known_map(name: str) -> str:

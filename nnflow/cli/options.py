@@ -8,6 +8,7 @@ import io
 import os
 import re
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -67,10 +68,6 @@ def parse(kind: Any, argv: list[str], prog: str, description: str | None = None,
         os.environ["COLUMNS"] = str(NARROWEST)
     options = {"registry": _readers(), **options}
     heard = io.StringIO()
-    typed = _flags(argv)
-    twice = sorted(name for name in set(typed) - {"set", "scan"} if typed.count(name) > 1)
-    if twice:
-        raise Misuse(f"--{twice[0].replace('_', '-')} is given twice: one of them would be ignored")
     try:
         with contextlib.redirect_stderr(heard):
             parsed = tyro.cli(kind, args=argv, prog=prog, description=description, **options)
@@ -80,7 +77,11 @@ def parse(kind: Any, argv: list[str], prog: str, description: str | None = None,
         raise Misuse(f"{_unboxed(heard.getvalue())} (options: {prog} --help)") from None
     except tyro.UnsupportedTypeAnnotationError as error:
         raise nnflow.PluginError(f"{prog} has a setting that cannot be an option: {error}") from error
-    for part in filter(is_dataclass, (parsed, *vars(parsed).values())):
+    parts = list(filter(is_dataclass, (parsed, *vars(parsed).values())))
+    typed = _flags(argv, {f.name for part in parts for f in fields(part)})
+    if twice := sorted(name for name in set(typed) - {"set", "scan"} if typed.count(name) > 1):
+        raise Misuse(f"--{twice[0].replace('_', '-')} is given twice: one of them would be ignored")
+    for part in parts:
         for name in typed:
             if getattr(part, name, None) == ():
                 raise Misuse(f"--{name.replace('_', '-')}: give a value after it")
@@ -162,18 +163,18 @@ def parse_run(name: str, kind: type, argv: list[str]) -> tuple[Options, dict[str
     bare: Any = OmitArgPrefixes
     whole = make_dataclass("Run", [("run", bare[options]), ("analysis", bare[settings])])
     parsed = parse(whole, argv, f"nnflow run {name}", inspect.getdoc(kind))
-    given = _flags(argv)
+    given = _flags(argv, [*names, *(f.name for f in fields(Options))])
     chosen = {n: getattr(parsed.analysis, n) for n in names if n in given and n != "seed"}
     if "seed" in names and "seed" in given:
         chosen["seed"] = parsed.run.seed
     return parsed.run, chosen
 
 
-def _flags(argv: list[str]) -> list[str]:
-    """The names of the options that were typed, each as often as it was; --no-name is --name."""
+def _flags(argv: list[str], names: Collection[str]) -> list[str]:
+    """Which of these settings were typed, each as often as it was; --no-name is --name, if no setting is called so."""
     long = ["--output" if re.match("-o(=|$)", word) else word for word in argv]
     typed = [re.split("[=.]", word[2:])[0].replace("-", "_") for word in long if word.startswith("--")]
-    return [name.removeprefix("no_") for name in typed]
+    return [name if name in names else name.removeprefix("no_") for name in typed]
 
 
 def positional() -> tuple[Any, ...]:

@@ -143,6 +143,6 @@ def _one_weight(
         ranges={key: ranges[key] for key in known if key in ranges},
         memory=len(memory),
         structure={"optimizer": optimizer},
-        source=source,
+        source=source if optimizer in ("gd", "heavy_ball") else "",
         optimizer=optimizer,
     )

@@ -25,7 +25,7 @@ from nnflow.internals import TorchDispatchMode, custom_function_call, tree_leave
 from nnflow.map import NORMS, End, Into, Map, TangentRecords, new_records, tangent_records
 from nnflow.names import Refusal, WrongKind, unknown
 from nnflow.tensor.modes import everyday, forward_mode, seeded
-from nnflow.tensor.trace import Traces, timeless
+from nnflow.tensor.trace import Traces, tensors_in, timeless
 from nnflow.typing import Array, Integers
 
 TensorRule = Callable[[Tensor, "Named", Any], Tensor]
@@ -106,6 +106,11 @@ class Call(NamedTuple):
     function: Callable[..., Any]  # of the moment, and of one member's tensors
     origin: Callable[..., Any] | None = None  # what it calls, by which one knows whether it looks at t; None: no replay
     within: tuple[Callable[[], Any], ...] = ()  # the modes of torch that it needs
+
+    @property
+    def what(self) -> str:
+        """What it calls, for messages."""
+        return "loss" if self.kind in OF_WEIGHTS else "rule" if isinstance(self.kind, str) else "observable"
 
 
 class TensorMap(Map):
@@ -216,7 +221,7 @@ class TensorMap(Map):
         """Say of what torch cannot batch which function it is in, and what to write instead."""
         try:
             yield
-        except (Refusal, MemoryError):
+        except (Refusal, MemoryError, Warning):
             raise
         except Exception as error:
             reason = str(error).partition("\n")[0]
@@ -505,7 +510,8 @@ class TensorMap(Map):
                 function(*given, batched=True)  # refuses what several members could not do
             self._batched.add(call.kind)
         if not plain:
-            return self._traces.call(call.kind, drawing, function, *given)
+            with self._explained(call.what):
+                return self._traces.call(call.kind, drawing, function, *given)
         with drawing():
             return function(*given)
 
@@ -541,7 +547,7 @@ class TensorMap(Map):
 
     def _made(self, call: Call, now: Any, *members: Tensor) -> int:
         """How many bytes the operations of a function make for one member: found out once, at its first step."""
-        kind = call.kind, members[-1].shape[1:]
+        kind = call.kind, members[-1].shape[1:], *(part.shape for part in tensors_in((now,)))
         if kind not in self._bytes:
             with _Bytes() as seen:  # type: ignore[no-untyped-call]
                 self._all(call._replace(origin=None), now, [values[:1].clone() for values in members])
@@ -570,9 +576,10 @@ class TensorMap(Map):
     def advance(self, x: Any, p: Any, t: int, steps: int) -> End:
         """`steps` steps from step index t; no record."""
         p, (x, escaped) = self.native(p), _settle(self.native(x), None, t)
+        start = x
         with self._asked_again(x, p, t, steps):
             for s in range(t, t + steps):
-                x, escaped = _settle(self.step(x, p, s), escaped, s + 1)
+                x, escaped = _settle(self.step(_safe(x, escaped, start), p, s), escaped, s + 1)
         return End(x, None, t + steps, _steps(escaped))
 
     def orbit(
@@ -581,11 +588,14 @@ class TensorMap(Map):
         """As `Map.orbit`, all members at once; the records are numpy."""
         records, first = into or new_records(len(x), steps // every, len(observe))
         p, (x, escaped) = self.native(p), _settle(self.native(x), None, t)
+        start = x
         with self._asked_again(x, p, t, steps):
             for s in range(t, t + steps):
                 if (s - t) % every == 0:
-                    records[:, first + (s - t) // every] = self.observe(x, p, s, observe)
-                x, escaped = _settle(self.step(x, p, s), escaped, s + 1)
+                    seen = self.observe(_safe(x, escaped, start), p, s, observe)
+                    seen[_steps(escaped) >= 0] = np.nan
+                    records[:, first + (s - t) // every] = seen
+                x, escaped = _settle(self.step(_safe(x, escaped, start), p, s), escaped, s + 1)
         return records, End(x, None, t + steps, _steps(escaped))
 
     def tangent_orbit(
@@ -593,14 +603,14 @@ class TensorMap(Map):
     ) -> tuple[TangentRecords, End]:
         """As `Map.tangent_orbit`, all members at once; frames stay on the device, the records are numpy."""
         p, frame, (x, escaped) = self.native(p), self.native(frame), _settle(self.native(x), None, t)
-        members, k, dim = frame.shape
+        (members, k, dim), start = frame.shape, x
         records = tangent_records(members, steps // every, k, dim, keep)
         with self._asked_again(x, p, t, steps):
             for block in range(steps // every):
                 if records.frames is not None:
                     records.frames[:, block] = self.to_numpy(frame)
                 for s in range(t + block * every, t + (block + 1) * every):
-                    ahead, frame = self.step_and_tangent(x, p, s, frame)
+                    ahead, frame = self.step_and_tangent(_safe(x, escaped, start), p, s, frame)
                     x, escaped = _settle(ahead, escaped, s + 1)
                 frame, factor = _orthonormalise(frame, escaped >= 0)
                 records.log_stretches[:, block] = self.to_numpy(torch.log(torch.diagonal(factor, dim1=1, dim2=2)))
@@ -619,14 +629,15 @@ class TensorMap(Map):
         members, count, dim = y.shape
         copies, copied = y.reshape(-1, dim), p.repeat_interleave(count, dim=0)
         copies, gone = _settle(copies, None, t)
+        start, beside = x, copies
         distances = np.empty((members, count, steps // every))
         with self._asked_again(x, p, t, steps):
             for s in range(t, t + steps):
                 if (s - t) % every == 0:
                     d = self.difference(copies.reshape(members, count, dim), x[:, None])
                     distances[:, :, (s - t) // every] = self.to_numpy(torch.linalg.vector_norm(d, order, dim=2))
-                copies, gone = _settle(self.step(copies, copied, s), gone, s + 1)
-                x, escaped = _settle(self.step(x, p, s), escaped, s + 1)
+                copies, gone = _settle(self.step(_safe(copies, gone, beside), copied, s), gone, s + 1)
+                x, escaped = _settle(self.step(_safe(x, escaped, start), p, s), escaped, s + 1)
         return distances, End(x, copies.reshape(members, count, dim), t + steps, _steps(escaped))
 
 
@@ -680,6 +691,13 @@ def _settle(x: Tensor, escaped: Tensor | None, t: int) -> tuple[Tensor, Tensor]:
         return x, escaped  # as nearly always; an accelerator would have to wait for the answer
     bad = ~torch.isfinite(x).all(dim=1) | (escaped >= 0)
     return torch.where(bad[:, None], torch.nan, x), torch.where(bad & (escaped < 0), t, escaped)
+
+
+def _safe(x: Tensor, escaped: Tensor, start: Tensor) -> Tensor:
+    """States with those that have escaped where they started: the rule of one member is not to fail for all of them."""
+    if x.device.type == "cpu" and not bool((escaped >= 0).any()):
+        return x
+    return torch.where((escaped >= 0)[:, None], start.nan_to_num(0.0, 0.0, 0.0), x)
 
 
 def _steps(escaped: Tensor) -> Integers:

@@ -41,6 +41,7 @@ class _Kind:
     calls: int = 0
     replay: Function | None = None
     agreed: int = 0
+    functional: bool = True  # whether operations in place are traced as others, so that equal ones can be shared
     hopeless: bool = False
 
 
@@ -64,12 +65,13 @@ class Traces:
         Returns:
             What it returns.
         """
-        flat = list(_tensors(arguments))
+        flat = list(tensors_in(arguments))
         known = self._kinds.setdefault((kind, *((each.shape, each.dtype) for each in flat)), _Kind())
         if known.agreed >= TRIALS:
             assert known.replay is not None
             with drawing():
-                return known.replay(*flat)
+                out = known.replay(*flat)
+            return out.clone() if any(out is each for each in flat) else out
         with drawing():
             found = function(*arguments)
         if not known.hopeless and self._lock.acquire(blocking=False):
@@ -89,20 +91,24 @@ class Traces:
         try:
             if known.replay is None:
                 with drawing():
-                    known.replay = traced(function, *arguments)
+                    known.replay = traced(function, known.functional, *arguments)
             with drawing():
-                again = known.replay(*_tensors(arguments))
+                again = known.replay(*tensors_in(arguments))
         except Exception as error:  # whatever it is: the function itself goes on
             self._give_up(known, f"{type(error).__name__}: {error}".partition("\n")[0])
             return
         if same(found, again):
             known.agreed += 1
+        elif known.functional:  # torch has other kernels for some of them (GRU): once more, as they are
+            known.functional, known.replay, known.agreed = False, None, 0
         else:
             self._give_up(known, "a replay of its operations gives other numbers")
 
     def _give_up(self, known: _Kind, reason: str) -> None:
         known.hopeless, known.replay = True, None
-        warnings.warn(f"{self.name} is not traced, and slower: {reason}", UntracedWarning, stacklevel=2)
+        warnings.warn(
+            f"{self.name} is not traced, and slower; its numbers are right: {reason}", UntracedWarning, stacklevel=5
+        )
 
 
 @lru_cache(1024)
@@ -120,13 +126,13 @@ def timeless(function: Function, position: int) -> bool:
     )
 
 
-def _tensors(arguments: Iterable[Any]) -> Iterator[Tensor]:
+def tensors_in(arguments: Iterable[Any]) -> Iterator[Tensor]:
     """The tensors among arguments, in order, also of those that are tuples."""
     for each in arguments:
         if isinstance(each, Tensor):
             yield each
         elif isinstance(each, tuple):
-            yield from _tensors(each)
+            yield from tensors_in(each)
 
 
 def same(one: Any, other: Any) -> bool:
@@ -136,7 +142,7 @@ def same(one: Any, other: Any) -> bool:
                and torch.equal(a.isnan(), b.isnan()) for a, b in pairs)  # fmt: skip
 
 
-def traced(function: Function, *arguments: Any) -> Function:
+def traced(function: Function, functional: bool, *arguments: Any) -> Function:
     """The operations of a call, as a function of the tensors among its arguments."""
     flat, form = tree_flatten(arguments)
 
@@ -146,7 +152,9 @@ def traced(function: Function, *arguments: Any) -> Function:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        graph = make_fx(functionalize(of_tensors))(*(each for each in flat if isinstance(each, Tensor)))
+        graph = make_fx(functionalize(of_tensors) if functional else of_tensors)(
+            *(each for each in flat if isinstance(each, Tensor))
+        )
     graph.graph.eliminate_dead_code()
     if not any(getattr(node.target, "_schema", None) and node.target._schema.is_mutable for node in graph.graph.nodes):
         _leave_out_idle(graph)

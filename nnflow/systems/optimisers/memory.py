@@ -58,15 +58,17 @@ def rule_of(optimizer: Any) -> tuple[str, dict[str, float]]:
     return name, {key: float(value) for key, value in held.items() if key in OPTIMISERS[name].parameters}
 
 
-def steps_of(optimizer: Any) -> int:
-    """How many steps a torch optimizer has taken, as far as it counts them (momentum needs no count): its clock."""
+def steps_of(optimizer: Any) -> int | None:
+    """How many steps a torch optimizer has taken: 0 without one, None if it does not count them (SGD)."""
     if optimizer is None:
         return 0
     held = optimizer if isinstance(optimizer, Mapping) else optimizer.state_dict()
     steps = {int(entry["step"]) for entry in held["state"].values() if "step" in entry}
     if len(steps) > 1:
         raise Refusal(f"optimizer has parameters that took {min(steps)} steps, and others {max(steps)}: one clock runs")
-    return steps.pop() if steps else 0
+    if steps:
+        return steps.pop()
+    return None if all("dampening" in group for group in held["param_groups"]) else 0
 
 
 def remembered(name: str, optimizer: Any, parameters: Mapping[str, Any], mine: bool) -> list[Array]:

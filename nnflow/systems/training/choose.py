@@ -53,6 +53,8 @@ def training_map(
     dtype: Any = None,
     scale: float | None = None,
     check: bool = True,
+    name: str | None = None,
+    source: str = "",
     **defaults: float,
 ) -> TrainingMap:
     """Training of a torch module as a map: W' = W − η∇L(W) and its kin, L = loss_fn(module(inputs), targets).
@@ -91,6 +93,8 @@ def training_map(
         dtype: torch.float32 instead of torch.float64.
         scale: Draw kernels N(0, scale²), biases 0, other vectors (the gain of a layer norm) as in the module.
         check: False goes without the comparison, and `structure` says so.
+        name: What the map is called (default: as the module's class).
+        source: Where the map comes from.
         **defaults: Defaults of the optimizer's parameters eta, beta, beta1, beta2, epsilon, weight_decay (any value,
             but eta ≥ 0).
 
@@ -126,10 +130,11 @@ def training_map(
             probe=probe,
             observables=observables,
             microbatch=microbatch,
+            name=name,
         )
         try_out(task)
         compare_pieces(task)
-        tensor = tensor_training(task, optimizer, schedule, check, **defaults)
+        tensor = tensor_training(task, optimizer, schedule, check, source, **defaults)
         if check:  # with torch on the module itself, unless torch could not train that at all
             trainable = not any(p.is_inference() for p in module.parameters())
             attest(tensor, task, *((module, loss_fn) if trainable else (task.module, task.loss_fn)))
@@ -154,6 +159,8 @@ def _faster(task: Task, tensor: TensorTraining, backend: str, check: bool) -> Tr
         "start": tensor.start,
         "structure": {} if check else {"check": False},
         "name": task.name,
+        "source": tensor.source,
+        "entries": task.entries,
         "peer": peer(tensor, task) if check else None,
     }
     return perceptron_map(network, tensor.optimizer, **settings)

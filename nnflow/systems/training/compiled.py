@@ -127,6 +127,7 @@ def perceptron_map(
     name: str = "perceptron",
     source: str = "",
     peer: Peer | None = None,
+    entries: tuple[str, ...] = (),
     **defaults: float,
 ) -> CompiledTraining:
     """Training of a small fully connected network as a compiled map.
@@ -150,6 +151,7 @@ def perceptron_map(
         name: What the map is called.
         source: Where the map comes from.
         peer: What the map is compared with at the first use of each verb.
+        entries: The names in a `state_dict()` of the module (default: those of the layout).
         **defaults: Defaults of the optimizer's parameters (weight_decay is one only if it is given).
 
     Returns:
@@ -195,6 +197,7 @@ def perceptron_map(
         softmax=softmax,
         classes=_classes(network),
         peer=peer,
+        entries=entries,
     )
 
 

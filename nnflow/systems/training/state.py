@@ -38,11 +38,13 @@ class TrainingMap(Descent):
         softmax: Where the logits come from, if a softmax follows: for each parameter of the last layer its place in the
             state and its shape.
         classes: How many training rows each class has; None of a regression.
+        entries: The names in a `state_dict()` of the module (default: those of the layout).
     """
 
     layout: Layout = ()
     softmax: tuple[tuple[int, tuple[int, ...]], ...] = ()
     classes: tuple[int, ...] | None = None
+    entries: tuple[str, ...] = ()
 
     def structure_hint(self, name: str) -> str:
         """What to say when `name` is structure, what others call a parameter, or an accuracy that is not there."""
@@ -97,8 +99,8 @@ class TrainingMap(Descent):
         named = {name: parameter for (name, _), parameter in zip(self.layout, parameters, strict=True)}
         return np.concatenate([*map(_flat, parameters), *remembered(self.optimizer, optimizer, named, not saved)])
 
-    def steps_of(self, optimizer: Any) -> int:
-        """How many steps a torch optimizer, or its state_dict, has taken, as far as it counts them: the map's t."""
+    def steps_of(self, optimizer: Any) -> int | None:
+        """How many steps a torch optimizer, or its state_dict, has taken: the map's t; None if it counts none."""
         return steps_of(optimizer)
 
     def load_state(self, module: torch.nn.Module, state: Any) -> torch.nn.Module:
@@ -133,8 +135,11 @@ class TrainingMap(Descent):
         for name, shape in self.layout:
             found = tuple(values[name].shape) if name in values else None
             if found != shape:
-                known = f"has shape {found}" if found is not None else f"is missing; there are {', '.join(values)}"
-                raise Refusal(f"the checkpoint does not fit: {name} {known}; this map needs shape {shape}")
+                told = f"has shape {found}" if found is not None else f"is missing; there are {', '.join(values)}"
+                raise Refusal(f"the checkpoint does not fit: {name} {told}; this map needs shape {shape}")
+        known = self.entries or [name for name, _ in self.layout]
+        if others := [name for name in values if name not in known]:
+            raise Refusal(f"the checkpoint does not fit: this map's module has no {', '.join(others)}")
         return [values[name] for name, _ in self.layout]
 
     def _fitting(self, module: torch.nn.Module) -> list[torch.nn.Parameter]:

@@ -45,6 +45,7 @@ class Task:
     observables: Mapping[str, Callable[[Any, Any], Any]]
     microbatch: int
     name: str
+    entries: tuple[str, ...]  # the names in the module's state_dict
     layout: Layout
 
     def moment(self, t: int) -> Moment:
@@ -129,6 +130,7 @@ def task_of(
     probe: Any,
     observables: Mapping[str, Callable[[Any, Any], Any]] | None,
     microbatch: int | None,
+    name: str | None,
 ) -> Task:
     """Copy module and data. Raises Refusal or TypeError with what cannot be a map (see `training_map`)."""
     if not isinstance(module, nn.Module):
@@ -159,7 +161,8 @@ def task_of(
         probe=None if probe is None else _array(probe, "probe"),
         observables=dict(observables or {}),
         microbatch=microbatch or max(len(rows), len(tests[0]) if tests else 0),
-        name=type(module).__name__.lower(),
+        name=name or type(module).__name__.lower(),
+        entries=tuple(module.state_dict()),
         layout=tuple((name, tuple(p.shape)) for name, p in own.named_parameters()),
     )
 

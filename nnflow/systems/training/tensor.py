@@ -33,7 +33,12 @@ class TensorTraining(TensorMap, TrainingMap):
 
 
 def tensor_training(
-    task: Task, optimizer: str, schedule: Schedule | None = None, check: bool = True, **defaults: float
+    task: Task,
+    optimizer: str,
+    schedule: Schedule | None = None,
+    check: bool = True,
+    source: str = "",
+    **defaults: float,
 ) -> TensorTraining:
     """The tensor map of a task."""
     parameters = optimiser(optimizer, defaults)
@@ -47,6 +52,8 @@ def tensor_training(
         dtype=task.dtype,
         dim=len(coordinates),
         name=task.name,
+        source=source,
+        entries=task.entries,
         parameters=parameters,
         limits=LIMITS,
         repeats=is_repeating(optimizer, schedule, order.shuffle, task.noise),

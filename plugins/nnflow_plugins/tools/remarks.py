@@ -11,6 +11,9 @@ import numpy.typing as npt
 
 from nnflow.authors import Array, Ensemble, ResolutionWarning, heard_by
 
+LOOK = 32
+"""Steps over which an orbit at rest stays where it is."""
+
 FLICKER = 64
 """A stable fixed point is left and met again by rounding: its digits move by some tens of units in the last place."""
 
@@ -55,8 +58,12 @@ def _rests(now: Ensemble, before: Ensemble, step: Callable[[Ensemble], Ensemble]
     turns = [now.map.periods.get(name, 0.0) for name in now.map.coordinates]  # an angle has the scale of its turn
     scale = np.max([np.abs(now.states), np.abs(before.states), np.broadcast_to(turns, now.states.shape)], axis=(0, 2))
     with heard_by(None):  # it is no step of the run
-        ahead = step(now).states
-    return np.asarray(np.abs(now.difference(ahead, now.states)).max(axis=1) <= FLICKER * now.map.resolution * scale)
+        ahead = now
+        for _ in range(LOOK):  # what drifts goes on, what flickers does not
+            ahead = step(ahead)
+    return np.asarray(
+        np.abs(now.difference(ahead.states, now.states)).max(axis=1) <= FLICKER * now.map.resolution * scale
+    )
 
 
 def start_counts(transient: int) -> dict[str, str]:
