@@ -421,7 +421,7 @@ BAD = {
     "an unknown optimizer": ({"optimizer": "sgd"}, "unknown optimizer 'sgd'"),
     "an unknown parameter": ({"etta": 1.0}, "unknown parameter of gd 'etta'. Did you mean 'eta'"),
     "another's parameter": ({"beta": 1.0}, "unknown parameter of gd 'beta'"),
-    "a name": ({"name": 1.0}, "unknown parameter of gd 'name'"),
+    "a name": ({"name": 1.0}, "name = 1.0: give text or None"),
     "an unknown device": ({"device": "nowhere"}, "device = 'nowhere'"),
     "a negative scale": ({"scale": -1.0}, "scale = -1.0"),
 }
