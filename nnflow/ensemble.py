@@ -623,7 +623,7 @@ class Ensemble:
         """Multiples of `every`, of at most `most` times as many steps, that add up to `steps` (see `progress`)."""
         steps, every, count = _whole(steps, every, least)
         refuse_endless(len(self) * steps * self.map.substeps)
-        return blocks(self.map, verb, len(self), every, count, most)
+        return blocks(self.map.paces, verb, len(self), every, count, most)
 
 
 @dataclass(frozen=True, eq=False)

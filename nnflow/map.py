@@ -533,6 +533,11 @@ class Map:
                 self._asked.discard(key)
 
     @cached_property
+    def paces(self) -> dict[str, float]:
+        """Verb → steps of members a second, seen last: it tells how long a call is meant to be, and nothing else."""
+        return {}
+
+    @cached_property
     def _seen(self) -> set[Hashable]:
         return set()
 

@@ -6,13 +6,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
-from weakref import WeakKeyDictionary
 
 CALL = 0.15  # seconds that one call of a verb is meant to take
 
 _listener: ContextVar[Callable[[int], None] | None] = ContextVar("listener", default=None)
-_paces: WeakKeyDictionary[Any, dict[str, float]] = WeakKeyDictionary()  # map -> verb -> steps of members a second
 
 
 @contextmanager
@@ -31,16 +28,13 @@ def tick(steps: int = 0) -> None:
         listener(steps)
 
 
-def pace_of(map: Any) -> dict[str, float]:
-    """Verb → how many steps of members a second were seen last. It tells how long calls are, and nothing else."""
-    return _paces.setdefault(map, {})
-
-
-def blocks(map: Any, verb: str, members: int, every: int, count: int, most: int | None = None) -> Iterator[int]:
+def blocks(
+    paces: dict[str, float], verb: str, members: int, every: int, count: int, most: int | None = None
+) -> Iterator[int]:
     """Cut `count` times `every` steps of a verb into calls of a fraction of a second.
 
     Args:
-        map: The map.
+        paces: Verb → how many steps of members a second were seen last (`Map.paces`).
         verb: The verb.
         members: How many.
         every: Steps of a record.
@@ -50,7 +44,7 @@ def blocks(map: Any, verb: str, members: int, every: int, count: int, most: int 
     Yields:
         Steps, multiples of `every`, that add up.
     """
-    paces, left = pace_of(map), count
+    left = count
     while left > 0:
         began = time.perf_counter()
         pace = CALL * paces.get(verb, 0.0) / (max(1, members) * every)

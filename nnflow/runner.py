@@ -373,12 +373,14 @@ def _attributes(name: str, method: Analysis, ensemble: Ensemble | Recording) -> 
         named = {"observable": seen if isinstance(seen, str) else ", ".join(seen)}
         return {**attributes, "map": "recording", "t": ensemble.t, **(named if hasattr(method, "observable") else {})}
     map, axes = ensemble.map, [axis.name for axis in ensemble.axes]
-    shared = dict(zip(map.parameters, ensemble.parameters[0].tolist(), strict=True))  # of scanned ones, the default
-    parameters = {name: value if name in axes else shared[name] for name, value in map.parameters.items()}
+    shared, differing = dict(zip(map.parameters, ensemble.parameters[0].tolist(), strict=True)), _differing(ensemble)
+    parameters = {  # of scanned ones, the default
+        name: value if name in axes else shared[name] for name, value in map.parameters.items() if name not in differing
+    }
     return {
         **attributes,
         "map": map.name,
-        "parameters": json.dumps({name: v for name, v in parameters.items() if name not in _differing(ensemble)}),
+        "parameters": json.dumps(parameters),
         "structure": json.dumps(dict(map.structure), default=str),
         "seed": ensemble.seed,
         "initial_states": ensemble.history,

@@ -465,3 +465,19 @@ def test_names_that_are_not_there_are_answered_with_those_that_are() -> None:
 def test_a_map_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         nnflow.maps["henon"]().dim = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Equal(nnflow.Map):
+    """A dataclass as one writes it: it compares its fields, and so has no hash."""
+
+    k: float = 0.5
+
+    def step(self, x: Array, p: Array, t: int) -> Array:
+        return self.k * x
+
+
+def test_a_map_need_not_be_hashable() -> None:
+    start = nnflow.Ensemble.grid(Equal(k=0.25), states=[[4.0]])
+    assert start.advance(2).states.item() == 0.25
+    assert np.isfinite(nnflow.run("lyapunov_spectrum", start, steps=20, transient=0).exponent).all()

@@ -279,7 +279,7 @@ def test_as_many_members_go_at_a_time_as_there_is_room_for(monkeypatch: pytest.M
     map = Grouped(counted, dim=2, parameters={"a": 1.4, "b": 0.3})
     p = np.tile([1.4, 0.3], (6, 1))
     whole = map.step(STATES, p, 0)
-    assert len(calls) == 3, "one member, to see that it can be batched and what it makes, and all of them"
+    assert len(calls) == 2, "one member, to see what it makes, and all of them"
     (made,) = map._bytes.values()
     assert made >= 8 * 2 * 3, "two squares and products, and the state itself"
     for room, count in ((made * 6, 1), (made * 5, 2), (made * 2, 3), (made - 1, 6)):
@@ -330,6 +330,20 @@ def test_rules_of_the_wrong_shape(rule: Any, message: str) -> None:
         step(rule, name="mine")
     with pytest.raises(ValueError, match="the rule of 'mine'"):
         step(rule, name="mine")
+
+
+@pytest.mark.parametrize(("setting", "message"), [({"clock": 3}, "clock = 3"), ({"noise": -1}, "noise = -1: give 0")])
+def test_clocks_and_seeds_that_are_none_are_refused(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(nnflow.Refusal, match=message):
+        nnflow.TensorMap(lambda x, p, t: x, **setting)
+
+
+def test_a_clock_gives_tensors_in_place_of_t() -> None:
+    """So a rule that depends on t is traced, and is that of each t."""
+    clock = torch.arange(200.0, dtype=torch.float64)
+    map = nnflow.TensorMap(lambda x, p, now: x + now[0], clock=lambda t: (clock[t],))
+    assert nnflow.Ensemble.grid(map, states=[[0.0]]).advance(100).states.item() == 4950.0
+    assert any(known.agreed for known in map._traces._kinds.values())
 
 
 def test_unknown_parameters_in_a_rule() -> None:

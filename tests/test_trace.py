@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -224,15 +223,24 @@ def test_what_changes_behind_the_map_is_found() -> None:
     assert start.advance(6).states.item() == 0.25**6
 
 
-@pytest.mark.usefixtures("soon")
-def test_what_cannot_be_traced_goes_on_as_it_is() -> None:
-    def rule(x: Tensor, p: Any, t: int) -> Tensor:
-        known = torch.tensor(RNG.normal(size=1) * 0.0)  # numpy in the rule: a constant of the trace
-        return 0.5 * x + known
+def test_infinite_is_not_large_and_truth_has_no_nan() -> None:
+    large = torch.tensor([torch.finfo(torch.float64).max, torch.nan], dtype=torch.float64)
+    assert trace.same(large, large.clone())
+    assert not trace.same(large, torch.tensor([torch.inf, torch.nan], dtype=torch.float64))
+    assert trace.same((torch.tensor([True]),), (torch.tensor([True]),))
+    assert not trace.same(torch.tensor([1.0]), torch.tensor([1]))
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert nnflow.Ensemble.grid(nnflow.TensorMap(rule), states=[[8.0]]).advance(12).states.item() == 8.0 / 2**12
+
+def test_groups_do_not_depend_on_what_was_called_before() -> None:
+    """A call of one member is tried as a batch, too: that was counted among what a member makes, unless it was done."""
+    alone, together = trained(), trained()
+    x, p = alone.initial_states(4, 0), np.tile(list(alone.parameters.values()), (4, 1))
+    alone.step(x[:1], p[:1], 0)
+    for map in (alone, together):
+        map.step(x, p, 0)
+        map.observe(x, p, 0, ("loss",))
+    kinds = [{kind: size for kind, size in map._bytes.items() if kind[0] == "step"} for map in (alone, together)]
+    assert kinds[0] == kinds[1]
 
 
 def test_patience_is_longer_than_what_is_tried_at_birth() -> None:

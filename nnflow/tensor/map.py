@@ -24,6 +24,7 @@ from nnflow.differences import Misfit, misfit
 from nnflow.internals import TorchDispatchMode, custom_function_call, tree_leaves
 from nnflow.map import NORMS, End, Into, Map, TangentRecords, new_records, tangent_records
 from nnflow.names import Refusal, WrongKind, unknown
+from nnflow.settings import whole
 from nnflow.tensor.modes import everyday, forward_mode, seeded
 from nnflow.tensor.trace import Traces, tensors_in, timeless
 from nnflow.typing import Array, Integers
@@ -166,6 +167,9 @@ class TensorMap(Map):
     ) -> None:
         if not callable(rule):
             raise WrongKind(f"rule = {rule!r}: give a function")
+        if clock is not None and not callable(clock):
+            raise WrongKind(f"clock = {clock!r}: give a function of t, which returns a tuple of tensors")
+        noise = None if noise is None else whole("noise", noise, 0)
         place, kind = placed(device, dtype)
         super().__init__(**{"name": getattr(rule, "__name__", "map"), "check": check, **settings})
         held = {"rule": rule, "gradient": gradient, "device": place, "dtype": kind, "clock": clock, "noise": noise}
@@ -491,10 +495,23 @@ class TensorMap(Map):
 
     def _all(self, call: Call, now: Any, members: Sequence[Tensor]) -> Any:
         """The same for a group, by a replay of what was done for another one where that can be."""
-        clocked = self.clock is not None
+        function, given = self._of_group(call, now), (now, *members) if self.clock else members
+        drawing = partial(seeded, self.noise, self._now.t, self.device)
+        if len(members[0]) == 1 and call.kind not in self._batched:
+            with drawing():
+                function(*given, batched=True)  # refuses what several members could not do
+            self._batched.add(call.kind)
+        if call.origin and (self.clock or timeless(call.origin, 1 if call.kind in OF_WEIGHTS else 2)):
+            with self._explained(call.what):
+                return self._traces.call(call.kind, drawing, function, *given)
+        with drawing():
+            return function(*given)
+
+    def _of_group(self, call: Call, now: Any) -> Callable[..., Any]:
+        """A call as a function of the members' tensors; of a map with a clock, of the moment before them."""
 
         def function(*given: Any, batched: bool = False) -> Any:
-            at, *rest = given if clocked else (now, *given)
+            at, *rest = given if self.clock else (now, *given)
             with ExitStack() as stack, warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "There is a performance drop")  # one by one: slower, and right
                 for mode in call.within:
@@ -502,18 +519,7 @@ class TensorMap(Map):
                 out = (self._together if batched else self._mapped)(partial(call.function, at), *rest)
             return tuple(map(_held, out)) if isinstance(out, tuple) else _held(out)
 
-        given = (now, *members) if clocked else members
-        plain = call.origin is None or not (clocked or timeless(call.origin, 1 if call.kind in OF_WEIGHTS else 2))
-        drawing = partial(seeded, self.noise, self._now.t, self.device)
-        if len(members[0]) == 1 and call.kind not in self._batched:
-            with drawing():
-                function(*given, batched=True)  # refuses what several members could not do
-            self._batched.add(call.kind)
-        if not plain:
-            with self._explained(call.what):
-                return self._traces.call(call.kind, drawing, function, *given)
-        with drawing():
-            return function(*given)
+        return function
 
     @cached_property
     def _traces(self) -> Traces:
@@ -549,8 +555,9 @@ class TensorMap(Map):
         """How many bytes the operations of a function make for one member: found out once, at its first step."""
         kind = call.kind, members[-1].shape[1:], *(part.shape for part in tensors_in((now,)))
         if kind not in self._bytes:
-            with _Bytes() as seen:  # type: ignore[no-untyped-call]
-                self._all(call._replace(origin=None), now, [values[:1].clone() for values in members])
+            one, first = [values[:1].clone() for values in members], (now,) if self.clock else ()
+            with _Bytes() as seen, seeded(self.noise, self._now.t, self.device):  # type: ignore[no-untyped-call]
+                self._of_group(call, now)(*first, *one, batched=True)  # what was called before changes no number
             self._bytes[kind] = max(1, seen.total)
         return self._bytes[kind]
 
