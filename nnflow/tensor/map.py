@@ -558,6 +558,7 @@ class TensorMap(Map):
             one, first = [values[:1].clone() for values in members], (now,) if self.clock else ()
             with _Bytes() as seen, seeded(self.noise, self._now.t, self.device):  # type: ignore[no-untyped-call]
                 self._of_group(call, now)(*first, *one, batched=True)  # what was called before changes no number
+            self._batched.add(call.kind)
             self._bytes[kind] = max(1, seen.total)
         return self._bytes[kind]
 
