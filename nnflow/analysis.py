@@ -37,8 +37,17 @@ from nnflow.values import hidden
 Dims: TypeAlias = str | tuple[str, ...]
 Variable: TypeAlias = tuple[Dims, Any] | tuple[Dims, Any, Mapping[str, Any]]
 Result: TypeAlias = Mapping[str, Variable]
-RESERVED = ("map", "set", "scan", "inits", "plot", "output", "help")  # names of the command line's own options
-OF_RUN = ("analysis", "ensemble", "executor", "chunk", "progress", "store", "until")  # what `run` takes itself
+RESERVED = ("map", "set", "scan", "inits", "start", "plot", "output", "help")  # names of the command line's own options
+OF_RUN = (
+    "analysis",
+    "ensemble",
+    "executor",
+    "chunk",
+    "progress",
+    "return_states",
+    "store",
+    "until",
+)  # what `run` takes itself
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,8 @@ class Analysis:
 
     Returns:
         When called, its variables. The first dim is "member"; a variable named like its dim (without "member") is that
-        dim's coordinate. Among them is `escaped ("member")`, usually the ensemble's after the last verb.
+        dim's coordinate. Among them is `escaped ("member")`, usually the ensemble's after the last verb. One that says
+        it `ends` returns that ensemble, too: `after ("member")`.
 
     Raises:
         Refusal: (a ValueError) for a setting that its annotation or the author's `__post_init__` does not allow.
@@ -96,6 +106,14 @@ class Analysis:
             Names of its axes.
         """
         return ()
+
+    def ends(self) -> bool:
+        """Whether it returns where its members ended, under the name `after`, so that `run` can return the states.
+
+        Returns:
+            False by default. Say True if each member follows one orbit.
+        """
+        return False
 
     def work(self, ensemble: Ensemble | Recording) -> int:
         """How much there is to do, for the progress bar: by default members × (transient + steps).
@@ -164,6 +182,17 @@ def check_result(name: str, result: Any) -> None:
                 f"{name}: variable {variable!r} is {found}, which no file holds: return an array of numbers or texts, "
                 "of complex numbers the real and the imaginary part as two variables"
             )
+
+
+def without_end(result: Any) -> tuple[Any, Ensemble | None]:
+    """What an analysis returned without `after`, and that ensemble; None where there is none, or a recording."""
+    if not isinstance(result, Mapping) or not _is_variable(result.get("after")):
+        return result, None
+    after = result["after"][1]
+    if not isinstance(after, (Ensemble, Recording)):
+        return result, None
+    left = {name: part for name, part in result.items() if name != "after"}
+    return left, after if isinstance(after, Ensemble) else None
 
 
 def _is_variable(part: Any) -> bool:

@@ -7,6 +7,7 @@ whatever the chunking. `Recording` is measured data in the same clothes: it offe
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -154,8 +155,17 @@ class Ensemble:
         return cls(map, map.native(x), p, 0, begin(x), tuple(kept), init, seed, origin=origin)
 
     @classmethod
-    def from_module(cls, map: Map, module: Any, optimizer: Any = None, t: int | None = None) -> Ensemble:
-        """One member where a torch module stands in its training: its weights, its optimizer's memory, at its step.
+    def from_module(
+        cls,
+        map: Map,
+        module: Any,
+        optimizer: Any = None,
+        t: int | None = None,
+        *,
+        seed: int | None = None,
+        **axes: Any,
+    ) -> Ensemble:
+        """Where a torch module stands in its training: its weights, its optimizer's memory, at its step.
 
         Args:
             map: A training map.
@@ -163,9 +173,11 @@ class Ensemble:
             optimizer: A torch optimizer of the module's parameters, or its `state_dict()`; without one memory and step
                 are 0.
             t: How many steps it has taken, where it does not count them: torch's SGD.
+            seed: Of whatever is drawn (default: 0).
+            **axes: As in `grid`.
 
         Returns:
-            An ensemble of one member.
+            An ensemble of one member, or one a point of the grid.
 
         Raises:
             Refusal: (a ValueError) if module or optimizer do not fit (see `TrainingMap.state_of`), or for an optimizer
@@ -179,8 +191,56 @@ class Ensemble:
         if t is None and counted is None and not map.autonomous:
             raise Refusal(f"optimizer counts no steps, and {map.name} depends on t: give t=, the steps it has taken")
         t = whole("t", t, 0) if t is not None else counted or 0
-        start = cls.grid(map, states=states)
-        return replace(start, t=t, began=t, origin="those of a module")
+        start = cls.grid(map, states=states, seed=seed, **axes)
+        return replace(start, t=t, began=t, origin="those of a module" + start.origin.removeprefix("given"))
+
+    @classmethod
+    def from_result(cls, map: Map, dataset: Any) -> Ensemble:
+        """The members of a run where they ended: what comes next is what a longer run would have done, to the bit.
+
+        Frames and neighbors are no part of it: an analysis draws its own, from the seed.
+
+        Args:
+            map: The map of that run, made in the same way.
+            dataset: What ``run(…, return_states=True)`` returned, also after `save` and `load`.
+
+        Returns:
+            An ensemble with the same axes, parameters and seed, at the step where that run ended; a member that had
+            escaped has.
+
+        Raises:
+            Refusal: (a ValueError) for a dataset without states, or of another map.
+
+        >>> import nnflow
+        >>> henon = nnflow.maps["henon"]()
+        >>> found = nnflow.run("series", henon, steps=100, return_states=True)
+        >>> Ensemble.from_result(henon, found).t
+        100
+        """
+        state = _ended(map, dataset)
+        members, dims = state.values.reshape(-1, map.dim), state.dims[:-1]
+        told = {**dict.fromkeys(map.parameters), **json.loads(dataset.attrs["parameters"])}
+
+        def each(name: str, otherwise: Any) -> Any:
+            values = (
+                dataset[name].broadcast_like(state).transpose(*state.dims)[..., 0] if name in dataset else otherwise
+            )
+            return np.broadcast_to(values, state.shape[:-1]).ravel()
+
+        return cls(
+            map,
+            map.native(np.array(members)),
+            np.stack([each(name, told[name]) for name in map.parameters], axis=1).astype(np.float64)
+            if map.parameters
+            else np.zeros((len(members), 0)),
+            int(state.attrs["t"]),
+            each("escaped", -1).astype(np.int64),
+            tuple(Axis(str(dim), dataset[dim].values, _kind(map, str(dim))) for dim in dims),
+            each("init", 0).astype(np.int64),
+            int(dataset.attrs["seed"]),
+            origin=str(state.attrs["origin"]),
+            began=int(state.attrs["began"]),
+        )
 
     def __post_init__(self) -> None:
         """Kernels check nothing: here is the last place where a shape is looked at."""
@@ -905,6 +965,23 @@ def _initial_states(map: Map, states: npt.ArrayLike | None, inits: int | None, s
         row = int(np.flatnonzero(~np.isfinite(first).all(axis=1))[0])
         raise Refusal(f"states: row {row} is not finite: {first[row]}")
     return first
+
+
+def _ended(map: Map, dataset: Any) -> Any:
+    """The states in a result. Raises Refusal if it has none, or is of another map."""
+    if not hasattr(dataset, "attrs") or "state" not in dataset or dataset["state"].dims[-1:] != ("component",):
+        raise Refusal("the result holds no states: run it with return_states=True")
+    structure = json.dumps(dict(map.structure), default=str)
+    mine = (map.name, structure, list(map.coordinates))
+    if (told := (dataset.attrs["map"], dataset.attrs["structure"], dataset["component"].values.tolist())) != mine:
+        raise Refusal(f"the result is of {told[0]} {told[1]}, this map is {mine[0]} {mine[1]}: make the same map")
+    return dataset["state"]
+
+
+def _kind(map: Map, name: str) -> str:
+    """What the axis of a result varies."""
+    known = {**dict.fromkeys(map.coordinates, "coordinate"), **dict.fromkeys(map.parameters, "parameter")}
+    return known.get(name, "init" if name == "init" else "member")
 
 
 def _axis(map: Map, name: str, values: Any) -> Axis:

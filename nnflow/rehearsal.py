@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from nnflow.analysis import Analysis, check_result
+from nnflow.analysis import Analysis, check_result, without_end
 from nnflow.ensemble import Axis, Ensemble, Recording
 from nnflow.names import Refusal
 from nnflow.settings import whole
@@ -102,7 +102,7 @@ def _names(name: str, method: Analysis, ensemble: Ensemble | Recording) -> set[s
     result: Any = None
     one: Any = ensemble.take([0], tuple(Axis(axis.name, axis.values[:1], axis.kind) for axis in ensemble.axes))
     with suppress(Exception), np.errstate(all="ignore"):
-        result = shortened(method)(one)
+        result, _ = without_end(shortened(method)(one))
     if result is None:
         return set()
     check_result(name, result)

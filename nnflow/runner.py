@@ -32,7 +32,7 @@ import numpy as np
 import xarray as xr
 from tqdm import tqdm
 
-from nnflow.analysis import Analysis, Result, check_result, first, refuse_reserved, takes_recordings
+from nnflow.analysis import Analysis, Result, check_result, first, refuse_reserved, takes_recordings, without_end
 from nnflow.blas import one_blas_thread
 from nnflow.ensemble import Ensemble, Recording, refuse_endless
 from nnflow.map import Map
@@ -40,6 +40,7 @@ from nnflow.names import Refusal, WrongKind, shown, unknown
 from nnflow.progress import heard_by
 from nnflow.registry import PluginError, Registry
 from nnflow.rehearsal import names_of, refuse_clash, rehearse
+from nnflow.room import room
 from nnflow.settings import as_json, convert, whole
 from nnflow.typing import Array, Integers
 from nnflow.workers import Workers
@@ -52,6 +53,7 @@ CONVENTIONS = (
 )
 PULSE = 0.1  # seconds: for how long `run` waits at a time
 SOON = 0.5  # seconds that workers have to notice an interruption; those in a long kernel are left behind
+STATES = ("state", "component")  # what return_states adds to a result
 analyses = Registry("nnflow.analyses", "analysis")
 
 
@@ -66,6 +68,7 @@ def run(
     executor: Executor | None = None,
     chunk: int | None = None,
     progress: bool | None = None,
+    return_states: bool = False,
     **settings: Any,
 ) -> xr.Dataset:
     """Apply an analysis to every member of an ensemble, in parallel, and label the result.
@@ -79,6 +82,8 @@ def run(
         executor: Any `concurrent.futures.Executor` (default: one thread a core).
         chunk: Members per task; it never changes the result of a compiled map.
         progress: A bar on stderr (default: only on a terminal).
+        return_states: Also return the states in which the members ended, `state (…, component)`, from which
+            `Ensemble.from_result` goes on. Not of analyses that follow no orbit of each member.
         **settings: Those of a named analysis; an instance has its own.
 
     Returns:
@@ -88,7 +93,7 @@ def run(
     Raises:
         LookupError: before anything runs, for an unknown analysis.
         Refusal: (a ValueError) before anything runs, for a setting the analysis does not have or refuses, a result that
-            would have two things of one name, or records that memory cannot hold.
+            would have two things of one name, records that memory cannot hold, or states that it has none of.
         WrongKind: (a TypeError) before anything runs, if `ensemble` is none, or a recording where a map is needed.
         Exception: later, whatever the analysis raises.
 
@@ -109,12 +114,15 @@ def run(
     visible = convert("progress", progress, bool | None)
     visible = bool(sys.stderr and sys.stderr.isatty()) if visible is None else visible
     name, method = resolve(analysis, ensemble, settings)
+    keep = convert("return_states", return_states, bool)
+    if keep:
+        _check_states(name, method, ensemble)
     work = method.work(ensemble)
     refuse_endless(work * (ensemble.map.substeps if isinstance(ensemble, Ensemble) else 1))
     attributes = _attributes(name, method, ensemble)  # before the work, so that nothing in them can lose it
     chunks = ensemble.split(size, method.couples(ensemble))
     with tqdm(total=work, desc=name, unit=" steps", unit_scale=True, disable=not visible) as bar:
-        results = _map(name, method, _names(ensemble), chunks, executor, bar)
+        results = _map(name, method, keep, _names(ensemble), chunks, executor, bar)
     return _shape(name, attributes, ensemble, [members for members, _ in chunks], results)
 
 
@@ -192,6 +200,7 @@ def _chunk_size(ensemble: Ensemble | Recording) -> int:
 def _map(
     name: str,
     method: Analysis,
+    keep: bool,
     names: Sequence[str],
     chunks: list[tuple[Integers, Any]],
     executor: Executor | None,
@@ -214,10 +223,12 @@ def _map(
     try:
         look = partial(rehearse, name, method, axes=bool(names))
         futures.append(_submitted(pool, partial(_in_one_thread, look, fork=fork), parts[0]))
-        refuse_clash(name, names, next(_outcome(future, pool) for future in _as_completed(futures)))
+        shown = next(_outcome(future, pool) for future in _as_completed(futures))
+        refuse_clash(name, names, shown | (set(STATES) if keep else set()))
         futures.clear()
         with one_blas_thread():
-            futures.extend(_submitted(pool, partial(call, method), part) for part in parts)
+            done = partial(_concluded, name, method, keep)
+            futures.extend(_submitted(pool, partial(call, done), part) for part in parts)
             for future in _as_completed(futures):
                 _outcome(future, pool)
                 if not local:
@@ -280,6 +291,33 @@ def _in_one_thread(
         return method(part)
 
 
+# -- where members end -------------------------------------------------------------------------------------------
+
+
+def _check_states(name: str, method: Analysis, ensemble: Ensemble | Recording) -> None:
+    """Refuse to return states that there will not be, or that fit into no memory."""
+    if isinstance(ensemble, Recording):
+        raise Refusal("return_states: a recording has no map, so no states")
+    if not method.ends():
+        raise Refusal(f"return_states: {name} follows no orbit of each member with these settings, so it ends nowhere")
+    room("the states", len(ensemble), ensemble.map.dim)
+
+
+def _concluded(name: str, method: Analysis, keep: bool, part: Any) -> Any:
+    """What an analysis returns for a chunk, and on request where its members end: without the map, which is large."""
+    result, after = without_end(method(part))
+    if not keep:
+        return result
+    check_result(name, result)
+    if after is None or not np.array_equal(result["escaped"][1], after.escaped):
+        raise WrongKind(f"{name} says that it ends, and returned no ensemble `after` with the same `escaped`")
+    if both := sorted(set(STATES) & set(result)):
+        raise Refusal(f"return_states: {name} returns {', '.join(both)} itself")
+    told = {"long_name": "state after the last step", "t": after.t, "origin": after.origin, "began": after.began}
+    names = np.array(after.map.coordinates)
+    return {**result, "component": ("component", names), "state": (("member", "component"), after.states, told)}
+
+
 # -- shaping -----------------------------------------------------------------------------------------------------
 
 
@@ -309,6 +347,8 @@ def _shape(
             coordinates[variable] = (dims, values, attrs)
         else:
             variables[variable] = (dims, values, attrs)
+    if "state" in variables and ensemble.init.any() and "init" not in coordinates:
+        coordinates["init"] = (axes, ensemble.init.reshape(ensemble.shape))
     variables["escaped"][2].setdefault("long_name", "step index of the first non-finite state, -1 = never")
     return xr.Dataset(variables, coordinates, attributes)
 

@@ -69,6 +69,10 @@ class ClippedLyapunov(Analysis):
         at_least(0, transient=self.transient, seed=self.seed)
         at_least(1, steps=self.steps)
 
+    def ends(self) -> bool:
+        """Its members follow one orbit each, and `after` is where that ends."""
+        return True
+
     def __call__(self, ensemble: Ensemble) -> Result:
         """Compute the variables."""
         now = ensemble.advance(self.transient)
@@ -94,6 +98,7 @@ class ClippedLyapunov(Analysis):
             "smallest": (("member", "time"), edges[:, :, 1], {"long_name": "smallest eigenvalue of the tangent map"}),
             "at_rest": at_rest(ensemble, now, total[:, 0], lambda at: self._eigen(at)[2]),
             "escaped": ("member", now.escaped),
+            "after": ("member", now),
         }
 
     def _eigen(self, now: Ensemble) -> tuple[Array, Array, Ensemble]:

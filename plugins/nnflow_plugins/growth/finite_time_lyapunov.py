@@ -58,6 +58,10 @@ class FiniteTimeLyapunov(Analysis):
         if self.steps % self.window:
             raise Refusal(f"steps = {self.steps}, window = {self.window}: steps must be a multiple of window")
 
+    def ends(self) -> bool:
+        """Its members follow one orbit each, and `after` is where that ends."""
+        return True
+
     def __call__(self, ensemble: Ensemble) -> Result:
         """Compute the variables."""
         now = ensemble.with_frame(self.k, self.seed)
@@ -79,6 +83,7 @@ class FiniteTimeLyapunov(Analysis):
             "exponent": (("member", "time", "index"), exponent, unit),
             "at_rest": resting,
             "escaped": ("member", now.escaped),
+            "after": ("member", now),
         }
 
     def draw(self, dataset: xr.Dataset, axes: Axes) -> None:

@@ -192,6 +192,10 @@ class LocalExpansion(Analysis):
         """Samples that must follow a seed and a neighbor: those fitted, and the next coordinate."""
         return max(self.longest, self.delay)
 
+    def ends(self) -> bool:
+        """Its members follow one orbit each, and `after` is where that ends."""
+        return True
+
     def __call__(self, ensemble: Ensemble | Recording) -> Result:
         """Compute the variables."""
         now: Any = ensemble.advance(self.transient)
@@ -210,6 +214,7 @@ class LocalExpansion(Analysis):
             **{name: (("member", "seed_point"), part, units.get(name, {})) for name, part in parts.items()},
             "median_rate": ("member", np.array(medians), {"long_name": "median rate of the kept seeds", **unit}),
             "escaped": ("member", after.escaped),
+            "after": ("member", after),
         }
 
     def rates(self, x: Array, turn: float | None = None, floor: float | None = None) -> Rates:

@@ -120,6 +120,10 @@ class LyapunovSpectrum(Analysis):
         if self.steps % self.every:
             raise Refusal(f"steps = {self.steps}, every = {self.every}: steps must be a multiple of every")
 
+    def ends(self) -> bool:
+        """Its members follow one orbit each, and `after` is where that ends."""
+        return True
+
     def __call__(self, ensemble: Ensemble) -> Result:
         """Compute the variables."""
         now, k = self._with_frame(ensemble)
@@ -185,6 +189,7 @@ class LyapunovSpectrum(Analysis):
                 },
             ),
             "escaped": ("member", after.escaped),
+            "after": ("member", after),
         }
         if epoch > 1:
             attributes = {"units": "nats per epoch", "steps_per_epoch": epoch}

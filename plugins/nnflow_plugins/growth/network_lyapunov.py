@@ -149,7 +149,7 @@ class NetworkLyapunov(Separation):
             own |= {"low": (dims, low, unit), "high": (dims, high, unit)}
         if self.window_map:
             own |= self._map(dims, spans, slopes, squares)
-        kept = ("size", "unresolved", "escaped", *(("time", "layer", "layer_distance") if self.layers else ()))
+        kept = ("size", "unresolved", "escaped", "after", *(("time", "layer", "layer_distance") if self.layers else ()))
         return {**{name: found[name] for name in kept if name in found}, **own}
 
     def _chosen(self, y: Array, time: Array, spans: Windows) -> tuple[npt.NDArray[np.int64], Array, Array]:

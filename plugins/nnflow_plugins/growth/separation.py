@@ -80,6 +80,10 @@ class Separation(Analysis):
         if np.size(self.perturbation) == 0 or not np.all(np.asarray(self.perturbation) > 0):
             raise Refusal(f"perturbation = {self.perturbation}: give one positive size or more")
 
+    def ends(self) -> bool:
+        """Its members follow one orbit each, and `after` is where that ends."""
+        return True
+
     def __call__(self, ensemble: Ensemble) -> Result:
         """Compute the variables."""
         now, sizes = ensemble.advance(self.transient), np.atleast_1d(np.asarray(self.perturbation, dtype=float))
@@ -103,6 +107,7 @@ class Separation(Analysis):
             **(per_layer if self.layers else {}),
             "unresolved": (dims, unresolved),
             "escaped": ("member", after.escaped),
+            "after": ("member", after),
         }
 
     def _times(self) -> npt.NDArray[np.int64]:

@@ -70,6 +70,10 @@ class TwoOrbitLyapunov(Analysis):
                 "be multiples of every"
             )
 
+    def ends(self) -> bool:
+        """Its members follow one orbit each, and `after` is where that ends."""
+        return True
+
     def __call__(self, ensemble: Ensemble) -> Result:
         """Compute the variables."""
         drawn = ensemble.perturbed(self.size, where=self.where, distribution="normal", seed=self.seed)
@@ -101,6 +105,7 @@ class TwoOrbitLyapunov(Analysis):
             "asymmetry": ("member", bent, {"long_name": "asymmetry of two neighbours", "note": note}),
             "at_rest": resting,
             "escaped": ("member", now.escaped),
+            "after": ("member", now),
         }
 
     def _placed(self, now: Ensemble, direction: Array) -> Ensemble:

@@ -48,6 +48,10 @@ class Displacement(Analysis):
         at_least(0, transient=self.transient)
         at_least(1, steps=self.steps)
 
+    def ends(self) -> bool:
+        """Its members follow one orbit each, and `after` is where that ends."""
+        return True
+
     def __call__(self, ensemble: Ensemble) -> Result:
         """Compute the variables."""
         now = ensemble.advance(self.transient)
@@ -75,6 +79,7 @@ class Displacement(Analysis):
             "initial": (("member", "weight"), np.abs(start)),
             "relative": ("member", relative),
             "escaped": ("member", now.escaped),
+            "after": ("member", now),
         }
 
     def draw(self, dataset: xr.Dataset, axes: Axes) -> None:

@@ -184,6 +184,10 @@ class LaminarLengths(Analysis):
         at_least(self.period + self.shortest, steps=self.steps)
         at_least(self.bins, steps=self.steps)  # a bin holds a length or more
 
+    def ends(self) -> bool:
+        """Its members follow one orbit each, and `after` is where that ends."""
+        return True
+
     def __call__(self, ensemble: Ensemble | Recording) -> Result:
         """Compute the variables."""
         now: Any = ensemble.advance(self.transient)
@@ -200,6 +204,7 @@ class LaminarLengths(Analysis):
             **{name: ("member", np.array([row[i] for row in found]), rounding) for i, name in enumerate(names)},
             "histogram": (("member", "length"), np.array([row[-1] for row in found])),
             "escaped": ("member", after.escaped),
+            "after": ("member", after),
         }
 
     def _of(

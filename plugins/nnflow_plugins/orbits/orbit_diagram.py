@@ -62,10 +62,14 @@ class OrbitDiagram(Analysis):
         """The followed axis: each of its grid points starts where the last one ended."""
         return () if self.follow is None else (self.follow,)
 
+    def ends(self) -> bool:
+        """Each member follows an orbit of its own, unless the attractor is carried from one to the next."""
+        return self.follow is None
+
     def __call__(self, ensemble: Ensemble | Recording) -> Result:
         """Compute the variables."""
         name = first(ensemble, self.observable)
-        values, escaped = self._followed(ensemble, name) if self.follow else self._each(ensemble, name)
+        values, escaped, after = self._followed(ensemble, name) if self.follow else self._each(ensemble, name)
         samples = np.arange(0, self.steps, self.every)
         floor, turn = floor_of(ensemble, name, values), turn_of(ensemble, name)
         period = detect_period(values, self.tolerance, turn=turn, floor=floor)
@@ -74,13 +78,14 @@ class OrbitDiagram(Analysis):
             "value": (("member", "sample"), values, {"long_name": name}),
             "period": ("member", period, {"long_name": "period, 0 = none found", "rounding": share_of(ensemble)}),
             "escaped": ("member", escaped),
+            **({} if after is None else {"after": ("member", after)}),
         }
 
-    def _each(self, ensemble: Ensemble | Recording, name: str) -> tuple[Array, npt.NDArray[np.int64]]:
+    def _each(self, ensemble: Any, name: str) -> tuple[Array, npt.NDArray[np.int64], Any]:
         records, after = ensemble.advance(self.transient).orbit(self.steps, self.every, name)
-        return records[:, :, 0], after.escaped
+        return records[:, :, 0], after.escaped, after
 
-    def _followed(self, ensemble: Any, name: str) -> tuple[Array, npt.NDArray[np.int64]]:
+    def _followed(self, ensemble: Any, name: str) -> tuple[Array, npt.NDArray[np.int64], None]:
         """Along the followed axis; an escaped member starts again from its own initial state."""
         rows = ensemble.index(self.follow)
         values = np.empty((len(ensemble), self.steps // self.every))
@@ -95,7 +100,7 @@ class OrbitDiagram(Analysis):
                 .orbit(self.steps, self.every, name)
             )
             values[members], escaped[members], carried = records[:, :, 0], after.escaped, after.states
-        return values, escaped
+        return values, escaped, None
 
     def draw(self, dataset: xr.Dataset, axes: Axes) -> None:
         """Every sample as a dot over the scanned axis (over the sample index if nothing was scanned)."""

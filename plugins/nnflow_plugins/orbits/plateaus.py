@@ -274,6 +274,10 @@ class Plateaus(Analysis):
         at_least(self.block * self.shortest, steps=self.steps)
         room("segments", 5, self.most)
 
+    def ends(self) -> bool:
+        """Its members follow one orbit each, and `after` is where that ends."""
+        return True
+
     def __call__(self, ensemble: Ensemble | Recording) -> Result:
         """Compute the variables."""
         name = first(ensemble, self.observable)
@@ -293,6 +297,7 @@ class Plateaus(Analysis):
             "flat": (dims, np.array([row["flat"] for row in rows])),
             **{key: ("member", np.array([row[key] for row in rows])) for key in SUMMARY},
             "escaped": ("member", after.escaped),
+            "after": ("member", after),
         }
 
     def _of(self, series: Array, t: int, floor: float) -> dict[str, Any]:

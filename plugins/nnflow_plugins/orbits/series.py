@@ -65,6 +65,10 @@ class Series(Analysis):
             one_of(NORMS, distance=self.distance)
         room("projections", self.projections, self.steps // self.every)
 
+    def ends(self) -> bool:
+        """Its members follow one orbit each, and `after` is where that ends."""
+        return True
+
     def __call__(self, ensemble: Ensemble | Recording) -> Result:
         """Compute the variables."""
         names: tuple[str, ...] = self.observe or (first(ensemble, None),)
@@ -84,6 +88,7 @@ class Series(Analysis):
             "time": ("time", np.arange(start, now.t, self.every), {"long_name": "step", "units": "iterations"}),
             "value": (("member", "channel", "time"), np.ascontiguousarray(values.transpose(0, 2, 1))),
             "escaped": ("member", now.escaped),
+            "after": ("member", now),
         }
 
     def _with_states(self, start: Any, now: Any, names: tuple[str, ...]) -> tuple[Array, Any]:

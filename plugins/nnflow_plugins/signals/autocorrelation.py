@@ -86,6 +86,10 @@ class Autocorrelation(Analysis):
             raise Refusal(f"lags = {self.lags}: {self.steps // self.every} samples need a smaller one")
         room("shuffles", self.shuffles, self.steps // self.every)
 
+    def ends(self) -> bool:
+        """Its members follow one orbit each, and `after` is where that ends."""
+        return True
+
     def __call__(self, ensemble: Ensemble | Recording) -> Result:
         """Compute the variables."""
         now: Any = ensemble.advance(self.transient)
@@ -102,6 +106,7 @@ class Autocorrelation(Analysis):
                 for name, part in parts.items()
             },
             "escaped": ("member", after.escaped),
+            "after": ("member", after),
         }
 
     def _of(self, series: Array, floor: float) -> tuple[Array, Array, Array]:

@@ -518,6 +518,10 @@ class Recurrence(Analysis):
         """Points of the embedded series."""
         return self.steps // self.every - (self.embedding - 1) * self.delay
 
+    def ends(self) -> bool:
+        """Its members follow one orbit each, and `after` is where that ends."""
+        return True
+
     def __call__(self, ensemble: Ensemble | Recording) -> Result:
         """Compute the variables."""
         several = isinstance(self.observable, tuple)
@@ -541,7 +545,7 @@ class Recurrence(Analysis):
         result["threshold"] = ("member", thresholds, {"long_name": f"threshold, distance of {name}", "note": FLOOR})
         if self.matrix:
             result |= self._matrices([matrix for _, _, matrix in members], attrs)
-        return {**result, "escaped": ("member", after.escaped)}
+        return {**result, "escaped": ("member", after.escaped), "after": ("member", after)}
 
     def _member(
         self, series: Array, turns: Sequence[float | None], floor: float

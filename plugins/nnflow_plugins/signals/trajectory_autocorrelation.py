@@ -54,6 +54,10 @@ class TrajectoryAutocorrelation(Analysis):
         if self.lags >= self.steps // self.every:
             raise Refusal(f"lags = {self.lags}: {self.steps // self.every} records need a smaller one")
 
+    def ends(self) -> bool:
+        """Its members follow one orbit each, and `after` is where that ends."""
+        return True
+
     def __call__(self, ensemble: Ensemble | Recording) -> Result:
         """Compute the variables."""
         whole = ensemble.names if isinstance(ensemble, Recording) else ensemble.map.coordinates[: ensemble.map.weights]
@@ -71,6 +75,7 @@ class TrajectoryAutocorrelation(Analysis):
                 {"long_name": "autocorrelation of the trajectory", "rounding": share_of(ensemble)},
             ),
             "escaped": ("member", after.escaped),
+            "after": ("member", after),
         }
 
     def draw(self, dataset: xr.Dataset, axes: Axes) -> None:

@@ -369,6 +369,10 @@ class ZeroOneTest(Analysis):
                 f"steps = {self.steps}, every = {self.every}: give a multiple of every, and at least {SHORTEST} samples"
             )
 
+    def ends(self) -> bool:
+        """Its members follow one orbit each, and `after` is where that ends."""
+        return True
+
     def __call__(self, ensemble: Ensemble | Recording) -> Result:
         """Compute the variables."""
         name = first(ensemble, self.observable)
@@ -387,6 +391,7 @@ class ZeroOneTest(Analysis):
             "K": ("member", np.max(k, axis=0), {"long_name": f"K of {seen}", "rounding": share_of(ensemble)}),
             "drift": ("member", np.max(drifts, axis=0), {"long_name": "drift", "threshold": DRIFT_THRESHOLD}),
             "escaped": ("member", after.escaped),
+            "after": ("member", after),
         }
 
     def draw(self, dataset: xr.Dataset, axes: Axes) -> None:

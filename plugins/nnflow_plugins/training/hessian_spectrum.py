@@ -124,6 +124,10 @@ class HessianSpectrum(Analysis):
         if not 0 < self.width < 1:
             raise Refusal(f"width = {self.width}: give a share of the range, between 0 and 1")
 
+    def ends(self) -> bool:
+        """Its members follow one orbit each, and `after` is where that ends."""
+        return True
+
     def __call__(self, ensemble: Ensemble) -> Result:
         """Compute the variables."""
         now = ensemble.advance(self.transient)
@@ -153,6 +157,7 @@ class HessianSpectrum(Analysis):
             **({"eigenvalue": (("member", "index"), nodes[:, ::-1])} if exact else {}),
             **self._gradient(now),
             "escaped": ("member", now.escaped),
+            "after": ("member", now),
         }
 
     def _unstable(self, now: Ensemble, plain: Nodes, left: int, exact: bool) -> tuple[Array, Array]:

@@ -42,6 +42,10 @@ class KnockOut(Analysis):
     def __post_init__(self) -> None:
         at_least(0, transient=self.transient)
 
+    def ends(self) -> bool:
+        """Its members follow one orbit each, and `after` is where that ends."""
+        return True
+
     def __call__(self, ensemble: Ensemble) -> Result:
         """Compute the variables."""
         now, name = ensemble.advance(self.transient), first(ensemble, self.observable)
@@ -56,6 +60,7 @@ class KnockOut(Analysis):
             "ratio": (("member", "weight"), ratio, {"long_name": f"{name} without the weight / {name}"}),
             "baseline": ("member", baseline[:, 0, 0], {"long_name": name}),
             "escaped": ("member", now.escaped),
+            "after": ("member", now),
         }
 
     def _without(self, now: Ensemble, columns: np.typing.NDArray[np.int64], name: str) -> np.typing.NDArray[np.float64]:

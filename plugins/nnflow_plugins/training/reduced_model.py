@@ -66,6 +66,10 @@ class ReducedModel(Analysis):
         if self.steps % self.every:
             raise Refusal(f"steps = {self.steps}, every = {self.every}: steps must be a multiple of every")
 
+    def ends(self) -> bool:
+        """Its members follow one orbit each, and `after` is where that ends."""
+        return True
+
     def __call__(self, ensemble: Ensemble) -> Result:
         """Compute the variables."""
         eta, frequencies = task(ensemble)
@@ -91,6 +95,7 @@ class ReducedModel(Analysis):
             "residual": (dims, left, {"long_name": "residual of the softmax map"}),
             "loss": (dims, loss, {"long_name": "loss", "units": "nats"}),
             "escaped": ("member", now.escaped),
+            "after": ("member", now),
         }
 
     def draw(self, dataset: xr.Dataset, axes: Axes) -> None:

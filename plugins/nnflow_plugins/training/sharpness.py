@@ -60,6 +60,10 @@ class Sharpness(Analysis):
         if self.steps % self.every:
             raise Refusal(f"steps = {self.steps}, every = {self.every}: steps must be a multiple of every")
 
+    def ends(self) -> bool:
+        """Its members follow one orbit each, and `after` is where that ends."""
+        return True
+
     def __call__(self, ensemble: Ensemble) -> Result:
         """Compute the variables."""
         now = ensemble.advance(self.transient)
@@ -94,6 +98,7 @@ class Sharpness(Analysis):
             "threshold": (("member", "time"), threshold, {"long_name": "curvature at the edge of stability"}),
             "stability": (("member", "time"), stability, {"long_name": "sharpness / threshold"}),
             "escaped": ("member", after.escaped),
+            "after": ("member", after),
         }
 
     def draw(self, dataset: xr.Dataset, axes: Axes) -> None:
