@@ -48,6 +48,15 @@ def _unmasked(values: Any, what: str) -> Any:
     return [_unmasked(value, what) for value in values] if masked(values) else values
 
 
+def shares(values: npt.NDArray[Any]) -> bool:
+    """Whether each row of an array is shares of two classes or more: 0 or larger, of sum 1, one of them the largest."""
+    if values.ndim != 2 or values.shape[1] < 2:
+        return False
+    top = np.sort(values, axis=1)[:, -2:]
+    told = (values >= 0).all() and (top[:, 0] < top[:, 1]).all()
+    return bool(told and np.allclose(values.sum(axis=1), 1.0, rtol=0, atol=1e-5))
+
+
 def real(values: npt.ArrayLike, what: str) -> npt.NDArray[np.float64]:
     """Values as float64, masked ones as NaN: a masked array would else show what lies below its mask.
 

@@ -46,7 +46,7 @@ def run(argv: list[str]) -> int:
     if options.plot is not None:
         check_picture(options.plot, kind, argv[0])
     ensemble, said = ensemble_of(options, kind, settings)
-    dataset = nnflow.run(argv[0], ensemble, **settings)
+    dataset = nnflow.run(argv[0], ensemble, return_states=options.return_states, **settings)
     if said:
         print(harmless(said))
         dataset.attrs["recording"] = said

@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from nnflow.names import shown, unknown
 from nnflow.recorded import SERIES, read_series
 from nnflow.room import room
 from nnflow.settings import whole
+from nnflow.writing import check_file
 
 
 def analysis_named(name: str) -> type[nnflow.Analysis]:
@@ -38,8 +39,8 @@ def ensemble_of(
     values = {name: _number(name, text) for name, text in _pairs("--set", options.set).items()}
     axes = {name: _values(name, text) for name, text in _pairs("--scan", options.scan).items()}
     if Path(options.map).suffix.lower() in SERIES:
-        if values or axes or options.inits is not None:
-            raise Misuse(f"{options.map} is a recorded series: --set, --scan and --inits are for maps")
+        if values or axes or options.inits is not None or options.start is not None:
+            raise Misuse(f"{options.map} is a recorded series: --set, --scan, --inits and --start are for maps")
         if options.seed is not None and "seed" not in settings:
             raise Misuse(f"--seed {options.seed}: {options.map} is a recorded series, and this analysis draws nothing")
         return _recording(Path(options.map), kind, settings)
@@ -51,7 +52,60 @@ def ensemble_of(
         if name not in map.parameters and name not in map.coordinates:
             shown = [*map.parameters, *map.coordinates[:12]]
             raise Misuse(unknown(f"parameter or coordinate of {map.name}", name, shown, map.structure_hint(name)))
+    if options.start is not None:
+        return _started(options.start, map, options, axes), ""
     return nnflow.Ensemble.grid(map, inits=options.inits, seed=options.seed, **axes), ""
+
+
+def _started(path: Path, map: nnflow.Map, options: Options, axes: Mapping[str, Any]) -> nnflow.Ensemble:
+    """The ensemble that starts where a file says: a checkpoint of torch, or a result with states."""
+    if options.inits is not None:
+        raise Misuse(f"--start {path}: that is one state, and --inits draws others; give one of them")
+    if path.suffix.lower() != ".nc":
+        model, optimizer = checkpoint_of(path)
+        started = nnflow.Ensemble.from_module(map, model, optimizer, seed=options.seed, **axes)
+        return replace(started, origin=f"{started.origin}, from {path.name}")
+    if given := [f"--{name}" for name, value in (("scan", axes), ("set", options.set)) if value]:
+        raise Misuse(f"--start {path}: that run has its own axes and parameters; leave {' and '.join(given)} out")
+    started = nnflow.Ensemble.from_result(map, nnflow.load(path))
+    return started if options.seed is None else replace(started, seed=options.seed)
+
+
+def checkpoint_of(path: Path) -> tuple[Any, Any]:
+    """The state_dicts of a module and, if it is there, of its optimizer, in a file that torch.save wrote.
+
+    Nothing in it is called: only tensors and plain values are read.
+
+    Args:
+        path: The file: a state_dict, or {"model": …, "optimizer": …}.
+
+    Returns:
+        Both; None in place of an optimizer.
+
+    Raises:
+        Misuse: for a file that is not there, or holds neither.
+    """
+    import torch
+
+    check_file(path)
+    try:
+        held = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise Misuse(f"--start {path}: no such file") from None
+    except Exception as error:  # a pickle of anything
+        raise Misuse(
+            f"--start {path}: no weights can be read from it ({str(error).partition('. ')[0]}): write it by "
+            "torch.save(module.state_dict(), FILE)"
+        ) from error
+    if not isinstance(held, Mapping) or not held:
+        raise Misuse(
+            f"--start {path}: it holds a {type(held).__name__}: write it by torch.save(module.state_dict(), FILE)"
+        )
+    if not isinstance(held.get("model"), Mapping):
+        return held, None
+    if others := [str(name) for name in held if name not in ("model", "optimizer")]:
+        warn(f"{path}: {', '.join(others)} beside model and optimizer: not used")
+    return held["model"], held.get("optimizer")
 
 
 def _known_map(name: str) -> str:

@@ -34,6 +34,11 @@ class Options:
     """How many initial states to draw, the same ones at every point of the scan (default: one)."""
     seed: int | None = None
     """Seed of the initial states, and of the analysis if it draws something (default: 0)."""
+    start: Path | None = None
+    """Start where a torch module stands, a .pt file of its state_dict or of {"model": …, "optimizer": …} (of a training
+    map), or where a run with --return-states ended, its .nc file."""
+    return_states: bool = False
+    """Also return the states in which the members ended, to go on from by --start."""
     output: Path | None = None
     """Write the result to this netCDF file (.nc)."""
     plot: Path | None = None
@@ -155,6 +160,7 @@ def parse_run(name: str, kind: type, argv: list[str]) -> tuple[Options, dict[str
         set=Annotated[many, arg(metavar="NAME=VALUE")],
         scan=Annotated[many, arg(metavar="NAME=START:STOP:COUNT|NAME=V1,V2,...")],
         inits=Annotated[int | None, arg(metavar="COUNT")],
+        start=file,
         output=picture_option(),
         plot=file,
     )

@@ -29,7 +29,7 @@ class Data(NamedTuple):
     targets: Array  # one-hot rows times the weight, or the target values
     weights: Array  # (block, sample): 1/n for cross-entropy, 2/(n outputs) for the squared error
     counts: Integers  # samples of weight > 0
-    labels: Integers  # (block, sample), of cross-entropy
+    labels: Integers  # (block, sample): of target values, where they are largest
     numbers: Integers  # blocks and samples of a batch's sheets; samples, batches, samples of a batch, seed of the order
 
 
@@ -49,7 +49,7 @@ def blocks_of(inputs: Array, targets: npt.NDArray[Any], outputs: int, loss: str,
     data = np.ascontiguousarray(inputs[source].transpose(0, 2, 1))
     if loss == "mse":
         values = np.ascontiguousarray(targets[source].transpose(0, 2, 1))
-        return Data(data, values, weights * (2.0 / outputs), real, np.zeros_like(source), numbers)
+        return Data(data, values, weights * (2.0 / outputs), real, targets.argmax(axis=1)[source], numbers)
     labels = targets[source].astype(np.int64)
     hot = (labels[:, None, :] == np.arange(outputs)[:, None]) * weights[:, None, :]
     return Data(data, np.ascontiguousarray(hot), weights, real, labels, numbers)

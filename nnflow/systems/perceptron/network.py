@@ -44,6 +44,7 @@ from nnflow.systems.perceptron.observables import (
 )
 from nnflow.systems.perceptron.passes import ACTIVATIONS, Passes, gradient_passes, passes_along
 from nnflow.typing import Array
+from nnflow.values import shares
 
 LIMITS = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}  # of the bounded ones
 LOSSES = ("cross_entropy", "mse")
@@ -62,11 +63,12 @@ class Kernels(NamedTuple):
     Where an entry of w is not finite, everything is NaN; where one of V[j] is not, out[j] is.
 
     Observables: loss, test_loss, l1, l2 (norms of w), gradient_norm (Euclidean). Component, in one pass: accuracy,
-    test_accuracy (share of samples whose largest output is the label's; the first of equals counts); over the training
-    samples output[c] (the mean of output c), output_range (the largest range of an output) and hidden_square (the mean
-    of Σ h² over the units h of the last hidden layer; of the inputs, if there is none). With sigmoid or tanh, over all
-    their hidden units in all layers: stuck_on, how many stay above their upper limit less 0.01 for every training
-    input, and saturated, how many do or stay below their lower limit plus 0.01.
+    test_accuracy (share of samples whose largest output is the label's, of "mse" that of the largest target, where
+    those are shares of classes; the first of equals counts); over the training samples output[c] (the mean of output
+    c), output_range (the largest range of an output) and hidden_square (the mean of Σ h² over the units h of the last
+    hidden layer; of the inputs, if there is none). With sigmoid or tanh, over all their hidden units in all layers:
+    stuck_on, how many stay above their upper limit less 0.01 for every training input, and saturated, how many do or
+    stay below their lower limit plus 0.01.
     """
 
     gradient: Gradient
@@ -212,11 +214,12 @@ class Perceptron:
         names = np.repeat(self.activations[:-1], self.sizes[1:-1]).tolist()
         low, high = np.array([LIMITS.get(name, (-np.inf, np.inf)) for name in names]).reshape(-1, 2).T.copy()
         left_out = set() if any(name in LIMITS for name in names) else {"stuck_on", "saturated"}
-        left_out |= set() if self.loss == "cross_entropy" else {"accuracy"}
+        tables = {"accuracy": self.targets, "test_accuracy": self.test_targets}
+        left_out |= {name for name, y in tables.items() if self.loss == "mse" and y is not None and not shares(y)}
         found = self._entries(train, low + 0.01, high - 0.01)
         if self.test_inputs is not None:
             found["test_accuracy"] = self._entries(tests, np.empty(0), np.empty(0))["accuracy"]
-        return {name: entry for name, entry in found.items() if name.removeprefix("test_") not in left_out}
+        return {name: entry for name, entry in found.items() if name not in left_out}
 
     def _entries(self, task: Job, floor: Array, ceiling: Array) -> dict[str, Component]:
         names = watched(self.sizes[-1])

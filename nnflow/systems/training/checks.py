@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from nnflow.names import Refusal
 from nnflow.systems.failures import FAILURES, described, first_line
 from nnflow.systems.training.dropout import WrittenOut
+from nnflow.systems.training.inputs import Inputs, outputs_of, parts, told
 from nnflow.systems.training.losses import plain_attention
 from nnflow.systems.training.task import Task
 from nnflow.tensor import TensorMap
@@ -74,24 +75,24 @@ def _unused(loss: Tensor, named: dict[str, nn.Parameter]) -> list[str]:
 
 
 def _loss_of(
-    task: Task, inputs: npt.NDArray[Any], targets: npt.NDArray[Any], kind: str
+    task: Task, inputs: Inputs, targets: npt.NDArray[Any], kind: str
 ) -> tuple[Tensor, dict[str, nn.Parameter]]:
     """The loss on some data with torch's own gradients, and the parameters it was computed with."""
     if len(inputs) != len(targets):
         raise Refusal(f"{len(inputs)} {kind}inputs and {len(targets)} {kind}targets: give one target an input")
     module, x = copy.deepcopy(task.module).to(task.device), task.data(inputs)
-    before, buffers = x.clone(), [b.clone() for b in module.buffers()]
+    before, buffers = [part.clone() for part in parts(x)], [b.clone() for b in module.buffers()]
     shape: Any = "?"
     try:
         drawn_out = nullcontext() if task.noise is None else WrittenOut()
         with warnings.catch_warnings(), plain_attention(), seeded(task.noise, 0, task.device), drawn_out:
             warnings.filterwarnings("error", message="Using a target size")  # torch would broadcast, and go on
-            outputs = module(x)
+            outputs = outputs_of(module, x)
             shape = tuple(getattr(outputs, "shape", ())) or type(outputs).__name__
             loss = task.loss_fn(outputs, task.data(targets))
     except (*FAILURES, UserWarning) as error:
         raise Refusal(
-            f"the module and the loss do not fit the {kind}data: inputs {inputs.shape} of {inputs.dtype}, "
+            f"the module and the loss do not fit the {kind}data: inputs {told(inputs)}, "
             f"outputs {shape}, targets {targets.shape} of {targets.dtype}: {first_line(error)}"
         ) from error
     if not isinstance(loss, Tensor) or loss.shape != ():
@@ -102,7 +103,7 @@ def _loss_of(
         raise Refusal(f"the loss on the {kind}data is {loss.item()}: check inputs and targets for NaN or inf")
     weights = zip(module.parameters(), task.module.parameters(), strict=True)
     same = {
-        "its inputs": torch.equal(x, before),
+        "its inputs": all(map(torch.equal, parts(x), before)),
         "its buffers": all(map(torch.equal, module.buffers(), buffers)),
         "its parameters": all(torch.equal(p.cpu(), own) for p, own in weights),
     }

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 
 from nnflow.names import Refusal, unknown
 from nnflow.schedules import Schedule, taken
@@ -20,6 +21,7 @@ from nnflow.systems.optimisers.memory import rule_of
 from nnflow.systems.optimisers.table import optimiser
 from nnflow.systems.training.checks import try_out
 from nnflow.systems.training.compiled import perceptron_map
+from nnflow.systems.training.loaded import is_loadable, loaded
 from nnflow.systems.training.peer import peer
 from nnflow.systems.training.recognise import Unrecognized, recognise
 from nnflow.systems.training.state import TrainingMap
@@ -37,9 +39,9 @@ def training_map(
     module: torch.nn.Module,
     loss_fn: Callable[[Any, Any], Any],
     inputs: Any,
-    targets: Any,
+    targets: Any = None,
     optimizer: Any = "gd",
-    test: tuple[Any, Any] | None = None,
+    test: Any = None,
     device: Any = None,
     backend: str = "auto",
     *,
@@ -52,6 +54,7 @@ def training_map(
     microbatch: int | None = None,
     dtype: Any = None,
     scale: float | None = None,
+    init: Callable[[int], Any] | None = None,
     check: bool = True,
     name: str | None = None,
     source: str = "",
@@ -70,11 +73,13 @@ def training_map(
     Args:
         module: The network; its weights are where an ensemble starts.
         loss_fn: Of the module's outputs and the targets.
-        inputs: Array or tensor, ``(sample, …)``.
-        targets: Array or tensor, ``(sample, …)``.
+        inputs: Array or tensor, ``(sample, …)``; a tuple of them for a module that takes several, or a dict of them by
+            keyword. Or a torch Dataset or DataLoader of pairs (input, target), which is read once: a loader in order
+            with its own `batch`; one that shuffles is refused.
+        targets: Array or tensor, ``(sample, …)``; none with a Dataset or DataLoader.
         optimizer: "gd", "heavy_ball", "nesterov", "adam", "adamw" or "rmsprop", see `nnflow.systems.optimisers`; or a
             torch optimizer, whose rule and settings are taken (its memory: `Ensemble.from_module`).
-        test: (inputs, targets) for test_loss and test_accuracy.
+        test: (inputs, targets), or a Dataset or DataLoader, for test_loss and test_accuracy.
         device: Of the tensor backend (default: cpu).
         backend: "compiled" for a Sequential of Linear layers and sigmoid, tanh, ReLU, softplus or identity, with
             cross-entropy or mean squared error, on the CPU in float64; "tensor" for anything else; "auto": the compiled
@@ -92,6 +97,8 @@ def training_map(
             samples).
         dtype: torch.float32 instead of torch.float64.
         scale: Draw kernels N(0, scale²), biases 0, other vectors (the gain of a layer norm) as in the module.
+        init: A function of a seed (a whole number) that gives initial weights: a module, a state_dict, or an array
+            ``(weights,)``; the i-th of the states drawn from a seed has one made of both.
         check: False goes without the comparison, and `structure` says so.
         name: What the map is called (default: as the module's class).
         source: Where the map comes from.
@@ -114,6 +121,7 @@ def training_map(
         defaults = {**held, **defaults}
     optimiser(optimizer, defaults)
     schedule = taken(schedule)
+    inputs, targets, test, batch = _read(inputs, targets, test, batch, shuffle)
     with everyday(), torch.enable_grad():
         task = task_of(
             module,
@@ -124,6 +132,7 @@ def training_map(
             device=device,
             dtype=dtype,
             scale=scale,
+            init=init,
             batch=batch,
             shuffle=shuffle,
             noise=noise,
@@ -132,6 +141,8 @@ def training_map(
             microbatch=microbatch,
             name=name,
         )
+        if init is not None:
+            task.initial(0)(2, 0)
         try_out(task)
         compare_pieces(task)
         tensor = tensor_training(task, optimizer, schedule, check, source, **defaults)
@@ -139,6 +150,22 @@ def training_map(
             trainable = not any(p.is_inference() for p in module.parameters())
             attest(tensor, task, *((module, loss_fn) if trainable else (task.module, task.loss_fn)))
         return tensor if backend == "tensor" else _faster(task, tensor, backend, check)
+
+
+def _read(inputs: Any, targets: Any, test: Any, batch: int | None, shuffle: int | None) -> tuple[Any, ...]:
+    """Inputs, targets, test data and batch: those of a Dataset or DataLoader, where one is given."""
+    if is_loadable(test):
+        test = loaded(test)[:2]
+    if not is_loadable(inputs):
+        if targets is None:
+            raise Refusal("targets are missing: give them, or a Dataset or DataLoader of pairs (input, target)")
+        return inputs, targets, test, batch
+    found = loaded(inputs, shuffle is not None)
+    if targets is not None:
+        raise Refusal(f"inputs is a {type(inputs).__name__}, which has targets of its own: leave targets out")
+    if isinstance(inputs, DataLoader) and batch is not None:
+        raise Refusal(f"batch = {batch}: the DataLoader has batches of its own; leave batch out, or give its dataset")
+    return found.inputs, found.targets, test, batch or found.batch
 
 
 def _faster(task: Task, tensor: TensorTraining, backend: str, check: bool) -> TrainingMap:

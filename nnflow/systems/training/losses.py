@@ -23,7 +23,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from nnflow.map import generator
 from nnflow.names import Refusal
 from nnflow.systems.moments import Moment
+from nnflow.systems.training.answers import Answers
 from nnflow.systems.training.dropout import WrittenOut
+from nnflow.systems.training.inputs import Inputs, arguments
 from nnflow.systems.training.written import Written
 from nnflow.tensor import Component
 from nnflow.tensor.modes import one_at_a_time
@@ -67,21 +69,21 @@ class Network:
         self.layout, self.sizes, self.loss_fn = task.layout, task.sizes, task.loss_fn
         self.recurrent = any(isinstance(part, nn.RNNBase) for part in self.module.modules())
 
-    def __call__(self, w: Tensor, inputs: Tensor) -> Tensor:
+    def __call__(self, w: Tensor, inputs: Any) -> Tensor:
         """Outputs for the rows of `inputs`."""
         if self.recurrent and not torch.is_grad_enabled():  # torch batches an LSTM only while it differentiates
             out: Tensor = vjp(lambda w: self._call(w, inputs), w)[0]
             return out
         return self._call(w, inputs)
 
-    def _call(self, w: Tensor, inputs: Tensor) -> Tensor:
+    def _call(self, w: Tensor, inputs: Any) -> Tensor:
         parts = zip(self.layout, torch.split(w, self.sizes), strict=True)
         with Written(), plain_attention(), plain_recurrence() if self.recurrent else nullcontext():
             named = {name: part.view(shape) for (name, shape), part in parts}
-            out: Tensor = functional_call(self.module, named, (inputs,))
+            out: Tensor = functional_call(self.module, named, *arguments(inputs))
         return out
 
-    def loss(self, w: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, w: Tensor, inputs: Any, targets: Tensor) -> Tensor:
         """The loss on some rows."""
         outputs = self(w, inputs)
         with Written():
@@ -89,7 +91,7 @@ class Network:
         return value
 
 
-def pieces(size: int, rows: Tensor | None, *data: Tensor) -> Iterator[tuple[float, list[Tensor]]]:
+def pieces(size: int, rows: Tensor | None, *data: Any) -> Iterator[tuple[float, list[Any]]]:
     """The chosen rows of the data (None: all) in pieces of at most `size`, each with its share of the rows."""
     count = len(data[0]) if rows is None else len(rows)
     for first in range(0, count, size):
@@ -101,7 +103,7 @@ def pieces(size: int, rows: Tensor | None, *data: Tensor) -> Iterator[tuple[floa
         yield (last - first) / count, piece
 
 
-def mean_loss(task: Task, inputs: npt.NDArray[Any], targets: npt.NDArray[Any], size: int | None = None) -> Loss:
+def mean_loss(task: Task, inputs: Inputs, targets: npt.NDArray[Any], size: int | None = None) -> Loss:
     """The loss over all rows in evaluation mode, in pieces of a size (default: the task's microbatch)."""
     network, data = Network(task, training=False), (task.data(inputs), task.data(targets))
 
@@ -116,7 +118,7 @@ def batch_loss(task: Task, transform: Callable[[Loss], Loss] = lambda loss: loss
     """What a step descends on, as `f(w, moment)`; or what `transform` makes of it, summed over microbatches."""
     network, data = Network(task, training=True), (task.data(task.inputs), task.data(task.targets))
 
-    def of_piece(share: float, x: Tensor, y: Tensor, w: Tensor) -> Tensor:
+    def of_piece(share: float, x: Any, y: Tensor, w: Tensor) -> Tensor:
         value = network.loss(w, x, y)
         return value if share == 1 else share * value
 
@@ -147,12 +149,12 @@ def observables(task: Task) -> dict[str, Any]:
     """Name → function of (state, parameters, t); only those that are asked for are ever computed."""
     loss, size = mean_loss(task, task.inputs, task.targets), sum(task.sizes)
     found: dict[str, Loss] = {"loss": loss}
-    if task.width is not None:
-        found["accuracy"] = _accuracy(task, task.inputs, task.targets)
+    if (answers := task.answers(task.targets)) is not None:
+        found["accuracy"] = _accuracy(task, answers, task.inputs, task.targets)
     if task.test is not None:
         found["test_loss"] = mean_loss(task, *task.test)
-        if task.width is not None:
-            found["test_accuracy"] = _accuracy(task, *task.test)
+        if (answers := task.answers(task.test[1])) is not None:
+            found["test_accuracy"] = _accuracy(task, answers, *task.test)
     found |= {
         "l1": lambda w: w.abs().sum(),
         "l2": torch.linalg.vector_norm,
@@ -167,15 +169,15 @@ def observables(task: Task) -> dict[str, Any]:
     return ours | _own(task)
 
 
-def _accuracy(task: Task, inputs: npt.NDArray[Any], targets: npt.NDArray[Any]) -> Loss:
+def _accuracy(task: Task, answers: Answers, inputs: Inputs, targets: npt.NDArray[Any]) -> Loss:
     """The share of right answers among the rows that the loss does not ignore."""
-    counted = seen(task, targets)
+    counted = seen(task, targets) if answers.kind == "labels" else np.ones(len(targets), dtype=bool)
     weights = torch.as_tensor(counted / max(counted.sum(), 1), dtype=task.dtype, device=task.device)
     network, data = Network(task, training=False), (task.data(inputs), task.data(targets), weights)
 
     def accuracy(w: Tensor) -> Tensor:
         cut = pieces(task.microbatch, None, *data)
-        return _total(((network(w, x).argmax(dim=1) == y) * share).sum() for _, (x, y, share) in cut)
+        return _total((answers.right(network(w, x), y) * share).sum() for _, (x, y, share) in cut)
 
     return accuracy
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nnflow.systems.perceptron.network import Perceptron
+from nnflow.systems.training.inputs import Several
 from nnflow.systems.training.task import Task
 from nnflow.systems.training.witness import at, differs, room_of, rounding, slope_of_torch, witnesses
 
@@ -45,13 +46,23 @@ def recognise(task: Task) -> Perceptron:
         raise Unrecognized(
             "the module is no Sequential of plain Linear layers and sigmoid, tanh, ReLU, softplus or identity"
         )
+    if isinstance(task.inputs, Several) or isinstance(task.probe, Several):
+        raise Unrecognized("it takes several inputs, or keywords")
     if task.microbatch < len(task.inputs):
         raise Unrecognized("its data go through the network in microbatches")
-    test_inputs, test_targets = task.test or (None, None)
-    data = task.inputs, task.targets, test_inputs, test_targets
+    tests: Any = task.test or (None, None)
     try:
         network = Perceptron(
-            sizes, names[:-1], loss, *data, names[-1], task.order.batch, task.order.shuffle, task.probe
+            sizes,
+            names[:-1],
+            loss,
+            task.inputs,
+            task.targets,
+            *tests,
+            names[-1],
+            task.order.batch,
+            task.order.shuffle,
+            task.probe,
         )
     except ValueError as error:
         raise Unrecognized(str(error)) from error

@@ -50,7 +50,10 @@ class TrainingMap(Descent):
         """What to say when `name` is structure, what others call a parameter, or an accuracy that is not there."""
         if name in ("accuracy", "test_accuracy"):
             tests = " and test data" if name != "accuracy" else ""
-            return f"{name} needs targets that are class indices, one whole number a sample{tests}."
+            return (
+                f"{name} needs targets that are class indices, one whole number a sample, or shares of classes "
+                f"(one-hot rows), or 0 and 1 under a binary cross-entropy{tests}."
+            )
         return super().structure_hint(name)
 
     def gauge(self, x: Any, p: Any) -> Array:
@@ -131,25 +134,39 @@ class TrainingMap(Descent):
         return copied
 
     def _checkpoint(self, values: Mapping[str, Any]) -> list[Any]:
-        """The parameters of a state_dict in the order of the state."""
-        for name, shape in self.layout:
-            found = tuple(values[name].shape) if name in values else None
-            if found != shape:
-                told = f"has shape {found}" if found is not None else f"is missing; there are {', '.join(values)}"
-                raise Refusal(f"the checkpoint does not fit: {name} {told}; this map needs shape {shape}")
-        known = self.entries or [name for name, _ in self.layout]
-        if others := [name for name in values if name not in known]:
-            raise Refusal(f"the checkpoint does not fit: this map's module has no {', '.join(others)}")
-        return [values[name] for name, _ in self.layout]
+        return checkpoint(self.layout, self.entries, values)
 
     def _fitting(self, module: torch.nn.Module) -> list[torch.nn.Parameter]:
-        from nnflow.systems.training.modules import trainable
+        return fitting(self.layout, module)
 
-        parameters = trainable(module)
-        shapes, wanted = [tuple(p.shape) for p in parameters], [shape for _, shape in self.layout]
-        if shapes != wanted:
-            raise Refusal(f"the module has parameters of shapes {shapes}; this map has {wanted}")
-        return parameters
+
+def checkpoint(layout: Layout, entries: tuple[str, ...], values: Mapping[str, Any]) -> list[Any]:
+    """The parameters of a state_dict in the order of the state. Raises Refusal if they do not fit."""
+    # a map that was made without a module (iris) has names of its own: there they are told by order and shape
+    shapes = [shape for _, shape in layout]
+    strange = not entries and not any(name in values for name, _ in layout)
+    if strange and [tuple(getattr(value, "shape", ())) for value in values.values()] == shapes:
+        return list(values.values())
+    for name, shape in layout:
+        found = tuple(values[name].shape) if name in values else None
+        if found != shape:
+            told = f"has shape {found}" if found is not None else f"is missing; there are {', '.join(values)}"
+            raise Refusal(f"the checkpoint does not fit: {name} {told}; this map needs shape {shape}")
+    known = entries or [name for name, _ in layout]
+    if others := [name for name in values if name not in known]:
+        raise Refusal(f"the checkpoint does not fit: this map's module has no {', '.join(others)}")
+    return [values[name] for name, _ in layout]
+
+
+def fitting(layout: Layout, module: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """The trainable parameters of a module. Raises Refusal if their shapes are others."""
+    from nnflow.systems.training.modules import trainable
+
+    parameters = trainable(module)
+    shapes, wanted = [tuple(p.shape) for p in parameters], [shape for _, shape in layout]
+    if shapes != wanted:
+        raise Refusal(f"the module has parameters of shapes {shapes}; this map has {wanted}")
+    return parameters
 
 
 def _flat(values: Any) -> Array:

@@ -19,12 +19,13 @@ from nnflow.names import Refusal, WrongKind
 from nnflow.systems.failures import FAILURES, first_line
 from nnflow.systems.moments import Clock, Moment
 from nnflow.systems.training import losses
+from nnflow.systems.training.answers import Answers, answers_of
+from nnflow.systems.training.inputs import Inputs, Several, inputs_of, outputs_of, rows, told
 from nnflow.systems.training.modules import converted, fix, refuse
-from nnflow.systems.training.reset import Reset
+from nnflow.systems.training.reset import Given, Reset
 from nnflow.systems.training.state import Drawn, Layout
 from nnflow.tensor import placed
 from nnflow.typing import Array
-from nnflow.values import array_of, hidden
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,15 +34,16 @@ class Task:
 
     module: nn.Module
     loss_fn: Callable[[Any, Any], Any]
-    inputs: npt.NDArray[Any]
+    inputs: Inputs
     targets: npt.NDArray[Any]
-    test: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None
+    test: tuple[Inputs, npt.NDArray[Any]] | None
     device: torch.device
     dtype: torch.dtype
     scale: float | None
+    init: Callable[[int], Any] | None
     order: Order
     noise: int | None
-    probe: npt.NDArray[Any] | None
+    probe: Inputs | None
     observables: Mapping[str, Callable[[Any, Any], Any]]
     microbatch: int
     name: str
@@ -65,15 +67,15 @@ class Task:
         """The name of the parameter that a component of the weights belongs to."""
         return self.layout[int(np.searchsorted(np.cumsum(self.sizes), component, side="right"))][0]
 
-    def outputs(self, inputs: npt.NDArray[Any]) -> Any:
+    def outputs(self, inputs: Inputs) -> Any:
         """What the module in evaluation mode makes of inputs, with its parameters. Raises Refusal if it fails."""
         module = copy.deepcopy(self.module).to(self.device).eval()
         try:
             with torch.no_grad(), losses.plain_attention():
-                return module(self.data(inputs))
+                return outputs_of(module, self.data(inputs))
         except FAILURES as error:
             raise Refusal(
-                f"the module in evaluation mode fails on inputs {inputs.shape} of {inputs.dtype}: {first_line(error)}"
+                f"the module in evaluation mode fails on inputs {told(inputs)}: {first_line(error)}"
             ) from error
 
     @property
@@ -84,19 +86,29 @@ class Task:
         labels = self.targets[losses.seen(self, self.targets)]
         return tuple(np.bincount(labels, minlength=self.width).tolist())
 
-    @cached_property
+    @property
     def width(self) -> int | None:
-        """How many classes there are, if there is an accuracy: one integer label a sample, one output a class."""
-        if self.targets.ndim != 1 or self.targets.dtype.kind not in "iu":
-            return None
-        outputs = self.outputs(self.inputs[: self.microbatch])
-        return outputs.shape[1] if isinstance(outputs, Tensor) and outputs.ndim == 2 else None
+        """How many classes there are, if targets are labels: one integer a sample, one output a class."""
+        answers = self.answers(self.targets)
+        return self._shape[0] if answers is not None and answers.kind == "labels" and self._shape else None
 
-    def data(
-        self, values: npt.NDArray[Any], device: torch.device | None = None, dtype: torch.dtype | None = None
-    ) -> Tensor:
+    def answers(self, targets: npt.NDArray[Any]) -> Answers | None:
+        """How an accuracy reads outputs and these targets; None where they tell no classes."""
+        return None if self._shape is None else answers_of(self.loss_fn, self._shape, targets)
+
+    @cached_property
+    def _shape(self) -> tuple[int, ...] | None:
+        """Of the outputs for one row, if they are one tensor with a row a sample."""
+        first = self.inputs[: self.microbatch]
+        outputs = self.outputs(first)
+        one = isinstance(outputs, Tensor) and outputs.ndim > 0 and len(outputs) == len(first)
+        return tuple(outputs.shape[1:]) if one else None
+
+    def data(self, values: Inputs, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Any:
         """An array as a tensor: integers as int64, the rest in a dtype (default: on the map's device, in its dtype)."""
-        kind = torch.int64 if values.dtype.kind in "iu" else dtype or self.dtype
+        if isinstance(values, Several):
+            return values.each(lambda part: self.data(part, device, dtype))
+        kind = {"i": torch.int64, "u": torch.int64, "b": torch.bool}.get(values.dtype.kind, dtype or self.dtype)
         return torch.as_tensor(values, dtype=kind, device=device or self.device)
 
     def start(self, memory: int) -> Array:
@@ -105,7 +117,9 @@ class Task:
         return np.concatenate([*own, np.zeros(memory)])
 
     def initial(self, memory: int) -> Callable[[int, int], Array]:
-        """How states are drawn: with a scale, or by the module's own reset_parameters; optimizer memory 0."""
+        """How states are drawn: by `init`, with a scale, or by the module's own reset_parameters; memory 0."""
+        if self.init is not None:
+            return Given(self.init, self.layout, self.entries, memory)
         if self.scale is None:
             return Reset(self.module, memory)
         base = [
@@ -124,6 +138,7 @@ def task_of(
     device: Any,
     dtype: Any,
     scale: float | None,
+    init: Callable[[int], Any] | None,
     batch: int | None,
     shuffle: int | None,
     noise: int | None,
@@ -137,30 +152,35 @@ def task_of(
         raise WrongKind(f"module = {module!r}: give a torch.nn.Module")
     if scale is not None and not 0 <= scale < np.inf:
         raise Refusal(f"scale = {scale}: give the standard deviation of the kernels, 0 or larger")
+    if init is not None and (scale is not None or not callable(init)):
+        raise Refusal(f"init = {init!r}, scale = {scale}: give one of them; init is a function of a seed")
+    if test is not None and not isinstance(test, (tuple, list)):
+        raise Refusal(f"test is a {type(test).__name__}: give a pair, (inputs, targets), or a Dataset or DataLoader")
     if test is not None and len(test) != 2:
         raise Refusal(f"test has {len(test)} entries: give a pair, (inputs, targets)")
     if noise is not None and noise < 0:
         raise Refusal(f"noise = {noise!r}: give the seed of the noise, a whole number from 0 on")
     device, dtype = placed(device, dtype)
     refuse(module, noise)
-    own, rows = fix(converted(module, dtype)), _array(inputs, "inputs")
-    tests = None if test is None else (_array(test[0], "test inputs"), _array(test[1], "test targets"))
-    if microbatch is not None and not 1 <= microbatch <= len(rows):
-        raise Refusal(f"microbatch = {microbatch}: give 1 to {len(rows)} samples, or None for all at once")
+    own, samples = fix(converted(module, dtype)), inputs_of(inputs, "inputs")
+    tests = None if test is None else (inputs_of(test[0], "test inputs"), rows(test[1], "test targets"))
+    if microbatch is not None and not 1 <= microbatch <= len(samples):
+        raise Refusal(f"microbatch = {microbatch}: give 1 to {len(samples)} samples, or None for all at once")
     return Task(
         module=own,
         loss_fn=_own_loss(loss_fn, device, dtype),
-        inputs=rows,
-        targets=_array(targets, "targets"),
+        inputs=samples,
+        targets=rows(targets, "targets"),
         test=tests,
         device=device,
         dtype=dtype,
         scale=scale,
-        order=Order(len(rows), batch, shuffle),
+        init=init,
+        order=Order(len(samples), batch, shuffle),
         noise=noise,
-        probe=None if probe is None else _array(probe, "probe"),
+        probe=None if probe is None else inputs_of(probe, "probe"),
         observables=dict(observables or {}),
-        microbatch=microbatch or max(len(rows), len(tests[0]) if tests else 0),
+        microbatch=microbatch or max(len(samples), len(tests[0]) if tests else 0),
         name=name or type(module).__name__.lower(),
         entries=tuple(module.state_dict()),
         layout=tuple((name, tuple(p.shape)) for name, p in own.named_parameters()),
@@ -181,12 +201,3 @@ def _own_loss(
         )
     own = copy.deepcopy(module).to(device=device, dtype=dtype)
     return own if module is loss_fn else MethodType(loss_fn.__func__, own)  # type: ignore[attr-defined]
-
-
-def _array(values: Any, name: str) -> npt.NDArray[Any]:
-    if hidden(values):
-        raise Refusal(f"{name} are masked: leave out the rows with what is missing, or fill it")
-    array = np.array(array_of(values))
-    if array.dtype.kind not in "fiu" or array.ndim < 1 or not len(array):
-        raise Refusal(f"{name} of shape {array.shape} and {array.dtype}: give numbers, one row a sample")
-    return array

@@ -27,6 +27,7 @@ from nnflow.names import Refusal
 from nnflow.systems.derivatives import differentiate
 from nnflow.systems.failures import FAILURES, first_line
 from nnflow.systems.training.dropout import WrittenOut
+from nnflow.systems.training.inputs import outputs_of
 from nnflow.systems.training.losses import Network, batch_loss, pieces, plain_attention
 from nnflow.systems.training.modules import trainable
 from nnflow.systems.training.written import OFF, Written
@@ -225,7 +226,7 @@ def slope_of_torch(
                 parameter.grad = None
             with seeded(task.noise, t, first.device), nullcontext() if task.noise is None else WrittenOut():
                 for share, (x, y) in pieces(size, _rows(task, t, first.device), *data):
-                    loss = share * loss_fn(module(x), y)
+                    loss = share * loss_fn(outputs_of(module, x), y)
                     loss.backward()
                     total += loss.item()
             found = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
