@@ -242,7 +242,13 @@ def check_analysis(kind: type[Analysis], map: Map | None = None) -> list[str]:
     dataset = run(kind(), scan)
     require(np.array_equal(scan.states, before), "the analysis changes the ensemble it is given")
     found.append("it runs with its defaults: " + ", ".join(str(v) for v in dataset.data_vars))
-    checks: Iterable[Callable[[type[Analysis], Ensemble, xr.Dataset], str]] = (_repeats, _chunks, _saves, _draws_it)
+    checks: Iterable[Callable[[type[Analysis], Ensemble, xr.Dataset], str]] = (
+        _repeats,
+        _chunks,
+        _saves,
+        _ends,
+        _draws_it,
+    )
     found += [check(kind, scan, dataset) for check in checks]
     return [*found, _bears_escape(kind, map)]
 
@@ -301,6 +307,16 @@ def _saves(kind: type[Analysis], scan: Ensemble, dataset: xr.Dataset) -> str:
         save(dataset, path)
         require(load(path).equals(dataset), "the result is not the same after writing to netCDF and reading")
     return "the result survives netCDF"
+
+
+def _ends(kind: type[Analysis], scan: Ensemble, dataset: xr.Dataset) -> str:
+    if not kind().ends():
+        return "it does not say where its members end"
+    found = run(kind(), scan, return_states=True)
+    require(found.drop_dims("component").equals(dataset), "the result is another one with return_states=True")
+    after = Ensemble.from_result(scan.map, found)
+    require(np.array_equal(after.escaped, dataset.escaped.values.ravel()), "`after` and `escaped` do not go together")
+    return f"it says where its members end, at t = {after.t}"
 
 
 def _draws_it(kind: type[Analysis], scan: Ensemble, dataset: xr.Dataset) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,16 @@ from torch import nn
 from torch.nn import functional as F
 
 import nnflow
+from nnflow.systems.training.dropout import WrittenOut
+from nnflow.systems.training.reset import Reset
+from nnflow.tensor import trace
+from nnflow.tensor.modes import seeded
 from nnflow.typing import Array
 
 RNG = np.random.default_rng(0)
 SERIES, IMAGES, WORDS = RNG.normal(size=(6, 5, 4)), RNG.normal(size=(6, 1, 6, 6)), RNG.integers(0, 7, (6, 5))
+OTHERS = np.random.default_rng(1).normal(size=(6, 2, 3))
+NORMED, SPECTRAL = nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm
 ROWS, LABELS, VALUES = RNG.normal(size=(6, 4)), RNG.integers(0, 3, 6), RNG.normal(size=(6, 3))
 
 
@@ -58,6 +65,70 @@ class Attention(nn.Module):
         return F.scaled_dot_product_attention(*self.parts(x).chunk(3, dim=2))
 
 
+class Pair(nn.Module):
+    """A layer on two tables, and a linear layer on what it makes of the last row of a series."""
+
+    def __init__(self, layer: nn.Module, width: int) -> None:
+        super().__init__()
+        self.layer, self.out = layer, nn.Linear(width, 3)
+
+    def forward(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        cross = isinstance(self.layer, nn.MultiheadAttention)
+        seen = self.layer(x, other, other)[0] if cross else self.layer(x, other)
+        return self.out(seen if seen.ndim == 2 else seen[:, -1])
+
+
+class Tied(nn.Module):
+    """A language model of one word: the embedding is the last layer, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.head = nn.Embedding(7, 4), nn.Linear(4, 7)
+        self.head.weight = self.words.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.words(x).mean(1).tanh())
+
+
+class Listed(nn.Module):
+    """Weights in a ParameterList, gains in a ParameterDict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrices = nn.ParameterList([nn.Parameter(torch.empty(4, 4)), nn.Parameter(torch.empty(4, 3))])
+        self.gains = nn.ParameterDict({"in": nn.Parameter(torch.empty(4)), "out": nn.Parameter(torch.empty(3))})
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        for matrix in self.matrices:
+            nn.init.xavier_uniform_(matrix)
+        for gain in self.gains.values():
+            nn.init.uniform_(gain, 0.5, 1.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.gains["in"] * x @ self.matrices[0]).tanh() @ self.matrices[1] * self.gains["out"]
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.inner, self.out = nn.RMSNorm(4), nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(x + F.silu(self.inner(self.norm(x))))
+
+
+class Dropping(nn.Module):
+    """Attention that drops some of its weights."""
+
+    def __init__(self, need_weights: bool) -> None:
+        super().__init__()
+        self.whole, self.need_weights = nn.MultiheadAttention(4, 2, 0.2, batch_first=True), need_weights
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.whole(x, x, x, need_weights=self.need_weights)[0]
+
+
 def word_bag() -> nn.Module:
     return nn.Sequential(nn.Embedding(7, 4), nn.Tanh(), nn.Flatten(), nn.Linear(20, 3))
 
@@ -85,34 +156,129 @@ ZOO: dict[str, tuple[Any, Array, Any, Any]] = {
     ),
     "group norm": (lambda: pictures(nn.GroupNorm(2, 2), nn.GELU(), nn.MaxPool2d(3)), IMAGES, VALUES, F.smooth_l1_loss),
     "binary": (lambda: nn.Linear(4, 3), ROWS, (VALUES > 0) * 1.0, F.binary_cross_entropy_with_logits),
+    "rnn, both ways": (
+        lambda: Read(nn.RNN(4, 3, 2, batch_first=True, bidirectional=True), 6), SERIES, VALUES, F.mse_loss
+    ),
+    "lstm, dropout": (
+        lambda: Read(nn.LSTM(4, 4, 2, batch_first=True, dropout=0.3), 4), SERIES, LABELS, F.cross_entropy
+    ),
+    "gru, dropout": (lambda: Read(nn.GRU(4, 4, 2, batch_first=True, dropout=0.3), 4), SERIES, LABELS, F.cross_entropy),
+    "attention, dropout": (lambda: Read(Dropping(False), 4), SERIES, LABELS, F.cross_entropy),
+    "attention with its weights, dropout": (lambda: Read(Dropping(True), 4), SERIES, LABELS, F.cross_entropy),
+    "attention to another series": (
+        lambda: Pair(nn.MultiheadAttention(4, 2, kdim=3, vdim=3, batch_first=True), 4),
+        (SERIES, OTHERS), LABELS, F.cross_entropy,
+    ),
+    "encoder layer, dropout": (
+        lambda: Read(nn.TransformerEncoderLayer(4, 2, 8, 0.1, batch_first=True), 4), SERIES, VALUES, F.mse_loss
+    ),
+    "encoder": (
+        lambda: Read(nn.TransformerEncoder(nn.TransformerEncoderLayer(
+            4, 2, 8, 0.0, "gelu", batch_first=True, norm_first=True), 2, enable_nested_tensor=False), 4),
+        SERIES, LABELS, F.cross_entropy,
+    ),
+    "decoder layer": (
+        lambda: Pair(nn.TransformerDecoderLayer(4, 2, 8, 0.0, batch_first=True), 4), (SERIES, SERIES[:, :3]), LABELS,
+        F.cross_entropy,
+    ),
+    "encoder and decoder": (
+        lambda: Pair(nn.Transformer(4, 2, 1, 1, 8, 0.0, batch_first=True), 4), (SERIES, SERIES[:, :3]), LABELS,
+        F.cross_entropy,
+    ),
+    "bilinear": (lambda: Pair(nn.Bilinear(4, 3, 5), 5), (ROWS, VALUES), LABELS, F.cross_entropy),
+    "tied": (Tied, WORDS, WORDS[:, 0], F.cross_entropy),
+    "lists and dicts of parameters": (Listed, ROWS, LABELS, F.cross_entropy),
+    "weight norm": (
+        lambda: nn.Sequential(NORMED(nn.Linear(4, 5)), nn.Tanh(), nn.Linear(5, 3)), ROWS, VALUES, F.mse_loss
+    ),
+    "spectral norm, evaluated": (
+        lambda: nn.Sequential(SPECTRAL(nn.Linear(4, 5)), nn.Tanh(), nn.Linear(5, 3)).eval(), ROWS, VALUES, F.mse_loss
+    ),
+    "padded words": (
+        lambda: nn.Sequential(nn.Embedding(7, 4, padding_idx=2), nn.Flatten(), nn.Linear(20, 3)), WORDS, LABELS,
+        F.cross_entropy,
+    ),
+    "weighted classes": (
+        lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)), ROWS, LABELS,
+        nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 0.5]), label_smoothing=0.1),
+    ),
+    "residual": (Residual, ROWS, LABELS, F.cross_entropy),
+    "depthwise": (
+        lambda: nn.Sequential(
+            nn.Conv1d(4, 4, 3, groups=4), nn.InstanceNorm1d(4, affine=True), nn.Conv1d(4, 2, 1), nn.Flatten(),
+            nn.Linear(6, 3),
+        ),
+        SERIES.transpose(0, 2, 1).copy(), LABELS, F.cross_entropy,
+    ),
+    "transposed": (
+        lambda: nn.Sequential(
+            nn.ConvTranspose2d(1, 2, 3, stride=2), nn.ELU(), nn.AvgPool2d(6), nn.Flatten(), nn.Linear(8, 3)
+        ),
+        IMAGES, LABELS, F.cross_entropy,
+    ),
 }  # fmt: skip
+BY_MEMORY = ("encoder layer, dropout",)  # torch draws in the order of a tensor in memory, the map in that of its rows
 
 
 def mapped(name: str) -> tuple[Any, nn.Module]:
     make, inputs, targets, loss = ZOO[name]
     torch.manual_seed(1)
-    module = make()
-    return nnflow.training_map(module, loss, inputs, targets, backend="tensor", eta=0.1), module
+    module, noise = make(), 7 if "dropout" in name else None
+    return nnflow.training_map(module, loss, inputs, targets, backend="tensor", eta=0.1, noise=noise), module
+
+
+def trained(name: str, module: nn.Module, steps: int) -> Array:
+    """The weights after so many steps of torch's SGD, its random numbers seeded as those of the map."""
+    _, inputs, targets, loss = ZOO[name]
+    theirs = copy.deepcopy(module).double()
+    loss = copy.deepcopy(loss).double() if isinstance(loss, nn.Module) else loss
+    given = [torch.tensor(part) for part in (inputs if isinstance(inputs, tuple) else (inputs,))]
+    sgd = torch.optim.SGD(theirs.parameters(), lr=0.1)
+    for t in range(steps):
+        sgd.zero_grad()
+        with seeded(7, t, torch.device("cpu")), WrittenOut() if name in BY_MEMORY else nullcontext():
+            loss(theirs(*given), torch.tensor(targets)).backward()
+        sgd.step()
+    return np.asarray(nn.utils.parameters_to_vector(theirs.parameters()).detach().numpy())
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_it_trains_as_torch_does_and_its_tangent_is_exact(name: str) -> None:
+def test_it_trains_as_torch_does_and_its_tangent_is_exact(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over 50 steps; traced, with the same bits."""
     map, module = mapped(name)
-    _, inputs, targets, loss = ZOO[name]
-    theirs = copy.deepcopy(module).double()
-    sgd = torch.optim.SGD(theirs.parameters(), lr=0.1)
-    for _ in range(3):
-        sgd.zero_grad()
-        loss(theirs(torch.tensor(inputs)), torch.tensor(targets)).backward()
-        sgd.step()
-    start = nnflow.Ensemble.grid(map, states=[map.state_of(module)])
-    expected = nn.utils.parameters_to_vector(theirs.parameters()).detach().numpy()
-    np.testing.assert_allclose(start.advance(3).states[0], expected, rtol=0, atol=1e-14)
-
+    start = nnflow.Ensemble.grid(map)
+    untraced = start.advance(10).states
+    monkeypatch.setattr(trace, "PATIENCE", 2)
+    half = start.advance(10)
+    assert np.array_equal(half.states, untraced)
+    assert "step" in {kind[0] for kind, known in map._traces._kinds.items() if known.agreed >= trace.TRIALS}
+    after = half.advance(40)
+    np.testing.assert_allclose(after.states[0], trained(name, module, 50), rtol=0, atol=1e-12)
     v = np.random.default_rng(5).normal(size=(1, 1, map.dim))
-    ahead, behind = (map.to_numpy(map.step(start.states + h * v[:, 0], start.parameters, 0)) for h in (1e-6, -1e-6))
-    exact = map.to_numpy(map.tangent(start.state, start.parameters, 0, v))[:, 0]
+    ahead, behind = (map.to_numpy(map.step(after.states + h * v[:, 0], after.parameters, 50)) for h in (1e-6, -1e-6))
+    exact = map.to_numpy(map.tangent(after.state, after.parameters, 50, v))[:, 0]
     np.testing.assert_allclose((ahead - behind) / 2e-6, exact, rtol=0, atol=1e-8 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("name", [name for name in ZOO if name != "tied"])
+def test_initial_states_are_drawn_as_torch_draws_them(name: str) -> None:
+    """The root mean square of each parameter is that of fresh modules, whoever has the last word on it."""
+    make, *_ = ZOO[name]
+    torch.manual_seed(6)
+    fresh = [nn.utils.parameters_to_vector(make().parameters()).detach().double().numpy() for _ in range(40)]
+    states = Reset(make().double(), 0)(40, 3)
+    ends = np.cumsum([p.numel() for p in make().parameters()])[:-1]
+    ours, theirs = (
+        np.array([np.sqrt(np.mean(part**2)) for part in np.split(np.array(drawn), ends, axis=1)])
+        for drawn in (states, fresh)
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=0.3)
+
+
+def test_what_two_layers_would_draw_in_two_ways_is_refused() -> None:
+    map, _ = mapped("tied")
+    with pytest.raises(nnflow.Refusal, match=r"words.weight belongs to a Embedding and, as head.weight, to a Linear"):
+        map.initial_states(1, 0)
 
 
 @pytest.mark.parametrize("name", ["lstm", "attention", "transformer"])
@@ -177,7 +343,6 @@ def test_losses_that_torch_cannot_differentiate_twice(name: str) -> None:
     checked_against_torch(nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)), loss, ROWS, targets)
 
 
-NORMED = torch.nn.utils.parametrizations.weight_norm
 WRITTEN: dict[str, tuple[Any, Array]] = {
     "weight norm": (lambda: NORMED(nn.Linear(4, 3)), ROWS),
     "weight norm, whole": (lambda: NORMED(nn.Linear(4, 3), dim=None), ROWS),

@@ -64,8 +64,8 @@ def training_map(
 
     The map works on a float64 copy; the module is never changed, and parameters that require no gradients are
     constants. An ensemble that asks for no states starts from the module's own weights; others are drawn by its
-    `reset_parameters`, seeded, or as `scale` says. Observables, over the full data in evaluation mode: loss, accuracy
-    (of classes; rows that the loss ignores left out), test_loss, test_accuracy, l1 and l2 (also of each parameter,
+    `reset_parameters`, seeded, or as `init` or `scale` says. Observables, over the full data in evaluation mode: loss,
+    accuracy (where targets tell classes, see `answers`), test_loss, test_accuracy, l1 and l2 (also of each parameter,
     l2.0.weight), gradient_norm, probe[i,c] (output c for row i of `probe`), on tensors batch_loss (of the step at t).
     When it is made, the map is compared with torch on the module itself: loss and gradient to rounding, the tangent
     with differences of the step (see `witness`).

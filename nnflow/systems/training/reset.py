@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from nnflow.names import Refusal
 from nnflow.systems.failures import FAILURES, first_line
@@ -32,12 +33,15 @@ class Reset:
     def __call__(self, n: int, seed: int) -> Array:
         """``(n, dim)`` drawn states."""
         module = copy.deepcopy(self.module)
+        _refuse_two_ways(module)
         states = np.zeros((n, sum(p.numel() for p in module.parameters()) + self.memory))
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             for i in range(n):
                 torch.manual_seed(seed_of(seed, i))
                 for name, parameter in module.named_parameters():
-                    if "bias" not in name and parameter.ndim > 1:
+                    holder = module.get_submodule(name.rpartition(".")[0])
+                    listed = isinstance(holder, (nn.ParameterList, nn.ParameterDict))
+                    if listed or ("bias" not in name and parameter.ndim > 1):
                         parameter.fill_(torch.nan)
                 module.apply(_reset)  # children first: what holds them has the last word
                 _all_drawn(module)
@@ -87,12 +91,47 @@ class Given:
         return weights
 
 
+def _refuse_two_ways(module: nn.Module) -> None:
+    """Refuse a parameter that layers of different kinds share (an embedding and a head): each would draw it its way."""
+    owners: dict[int, tuple[str, type]] = {}
+    for path, part in module.named_modules():
+        for name, parameter in part.named_parameters(path, recurse=False):
+            where, kind = owners.setdefault(id(parameter), (name, type(part)))
+            if kind is not type(part):
+                raise Refusal(
+                    f"{where} belongs to a {kind.__name__} and, as {name}, to a {type(part).__name__}, which draw it "
+                    "in different ways: give states, scale=… or init=…"
+                )
+
+
 def _reset(part: nn.Module) -> None:
     reset = getattr(part, "reset_parameters", None) or getattr(part, "_reset_parameters", None)  # attention has this
-    if callable(reset):
+    if callable(reset) and is_parametrized(part):
+        _reset_parametrized(part)
+    elif callable(reset):
         reset()
+    elif isinstance(part, (nn.ParameterList, nn.ParameterDict, ParametrizationList)):
+        pass  # what holds it draws it, or is told that it does not
     elif any(True for _ in part.parameters(recurse=False)):
         raise Refusal(f"{type(part).__name__} has parameters but no reset_parameters(): give states, or scale=…")
+
+
+def _reset_parametrized(part: nn.Module) -> None:
+    """As torch makes such a layer: its own weights are drawn, and what they are computed from follows from them."""
+    names = list(part.parametrizations)  # type: ignore[arg-type]
+    drawn = {name: nn.Parameter(torch.full_like(getattr(part, name), torch.nan)) for name in names}
+    plain: Any = object.__new__(type(part).__bases__[0])
+    own = {name: child for name, child in part._modules.items() if name != "parametrizations"}
+    vars(plain).update({**vars(part), "_modules": own, "_parameters": {**part._parameters, **drawn}})
+    before = [buffer.clone() for buffer in part.buffers()]
+    _reset(plain)
+    for name, values in drawn.items():
+        setattr(part, name, values.detach())
+    if not all(map(torch.equal, part.buffers(), before)):
+        raise Refusal(
+            f"reset_parameters() of a {type(plain).__name__} changes buffers of its parametrization, so that it would "
+            "be another map: give states, or scale=…"
+        )
 
 
 def _all_drawn(module: nn.Module) -> None:
