@@ -223,8 +223,8 @@ def _map(
     try:
         look = partial(rehearse, name, method, axes=bool(names))
         futures.append(_submitted(pool, partial(_in_one_thread, look, fork=fork), parts[0]))
-        shown = next(_outcome(future, pool) for future in _as_completed(futures))
-        refuse_clash(name, names, shown | (set(STATES) if keep else set()))
+        found = next(_outcome(future, pool) for future in _as_completed(futures))
+        refuse_clash(name, names, found | (set(STATES) if keep else set()))
         futures.clear()
         with one_blas_thread():
             done = partial(_concluded, name, method, keep)

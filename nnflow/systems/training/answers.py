@@ -30,6 +30,10 @@ class Answers(NamedTuple):
     kind: str
     threshold: float = 0.0
 
+    def fits(self, shape: tuple[int, ...] | None, targets: npt.NDArray[Any]) -> bool:
+        """Whether outputs of this shape, a row, can be read so (None: of no shape)."""
+        return shape is not None and (len(shape) == 1 if self.kind == "labels" else targets.shape[1:] == shape)
+
     def right(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Whether the answers are right, ``(row,)`` bool; of equal outputs the first counts."""
         if self.kind == "sides":
@@ -37,24 +41,14 @@ class Answers(NamedTuple):
         return outputs.argmax(dim=1) == (y.argmax(dim=1) if self.kind == "shares" else y)
 
 
-def answers_of(loss_fn: Any, shape: tuple[int, ...], targets: npt.NDArray[Any]) -> Answers | None:
-    """How to read outputs and targets; None where they tell no classes.
-
-    Args:
-        loss_fn: The loss.
-        shape: Of the outputs for one row.
-        targets: ``(row, …)``.
-
-    Returns:
-        The way.
-    """
-    if targets.ndim == 1 and targets.dtype.kind in "iu" and len(shape) == 1:
+def answers_of(loss_fn: Any, targets: npt.NDArray[Any]) -> Answers | None:
+    """How to read the targets ``(row, …)`` of a loss, and outputs that fit them; None where they tell no classes."""
+    if targets.ndim == 1 and targets.dtype.kind in "iu":
         return Answers("labels")
-    if targets.shape[1:] != shape:
-        return None
-    if len(shape) == 1 and shares(targets):
+    if shares(targets):
         return Answers("shares")
     function = loss_fn.func if isinstance(loss_fn, partial) else loss_fn
-    threshold = THRESHOLDS.get(type(function) if isinstance(function, nn.Module) else function)
-    one, sides = int(np.prod(shape)) == 1, bool(np.isin(targets, (0, 1)).all())
+    kind = type(function) if isinstance(function, nn.Module) else function
+    threshold = next((value for known, value in THRESHOLDS.items() if known is kind), None)
+    one, sides = targets.size == len(targets), bool(np.isin(targets, (0, 1)).all())
     return Answers("sides", threshold) if one and sides and threshold is not None else None

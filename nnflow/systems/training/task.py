@@ -94,7 +94,8 @@ class Task:
 
     def answers(self, targets: npt.NDArray[Any]) -> Answers | None:
         """How an accuracy reads outputs and these targets; None where they tell no classes."""
-        return None if self._shape is None else answers_of(self.loss_fn, self._shape, targets)
+        found = answers_of(self.loss_fn, targets)
+        return found if found is not None and found.fits(self._shape, targets) else None
 
     @cached_property
     def _shape(self) -> tuple[int, ...] | None:
