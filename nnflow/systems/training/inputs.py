@@ -67,9 +67,9 @@ def outputs_of(module: Callable[..., Any], inputs: Any) -> Any:
 
 def told(inputs: Inputs) -> str:
     """Shapes and number types, for messages."""
-    names = inputs.names if isinstance(inputs, Several) else ()
-    shapes = [f"{part.shape} of {part.dtype}" for part in parts(inputs)]
-    return ", ".join(f"{name} {shape}" for name, shape in zip(names, shapes, strict=True)) or " and ".join(shapes)
+    named = inputs.names if isinstance(inputs, Several) else ()
+    names = [f"{name} " for name in named] or [""] * len(parts(inputs))
+    return " and ".join(f"{name}{part.shape} of {part.dtype}" for name, part in zip(names, parts(inputs), strict=True))
 
 
 def inputs_of(values: Any, name: str) -> Inputs:
