@@ -242,7 +242,13 @@ def trained(name: str, module: nn.Module, steps: int) -> Array:
     return np.asarray(nn.utils.parameters_to_vector(theirs.parameters()).detach().numpy())
 
 
-@pytest.mark.parametrize("name", ZOO)
+SLOW = {  # to compute, and of a kind with another one
+    "rnn", "rnn, both ways", "gru", "gru cell", "lstm cell", "gru, dropout", "attention with its weights, dropout",
+    "encoder", "encoder and decoder",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in ZOO])
 def test_it_trains_as_torch_does_and_its_tangent_is_exact(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over 50 steps; traced, with the same bits."""
     map, module = mapped(name)
