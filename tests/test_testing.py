@@ -117,7 +117,7 @@ class Last(nnflow.Analysis):
 
 
 def test_a_good_analysis_passes() -> None:
-    assert len(check_analysis(Last)) == 7
+    assert len(check_analysis(Last)) == 8
 
 
 @dataclass(frozen=True)
@@ -214,9 +214,9 @@ def test_an_analysis_that_cannot_bear_an_escape_is_found_out() -> None:
 
 @pytest.mark.parametrize("name", ["lyapunov_spectrum", "orbit_diagram", "zero_one_test", "recurrence"])
 def test_the_built_in_analyses_conform(name: str) -> None:
-    assert len(check_analysis(nnflow.analyses[name])) == 7
+    assert len(check_analysis(nnflow.analyses[name])) == 8
 
 
 def test_an_analysis_is_checked_on_a_map_without_parameters() -> None:
     cat: Map = nnflow.maps["cat"]()
-    assert len(check_analysis(nnflow.analyses["lyapunov_spectrum"], cat)) == 7
+    assert len(check_analysis(nnflow.analyses["lyapunov_spectrum"], cat)) == 8
