@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from numba.np.ufunc.gufunc import GUFunc as GUFunc
     from torch import _weight_norm as _weight_norm
     from torch._functorch.autograd_function import custom_function_call as custom_function_call
+    from torch._inductor.compile_fx import compile_fx as compile_fx
     from torch.fx.experimental.proxy_tensor import make_fx as make_fx
     from torch.nn import _reduction as _reduction
     from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
@@ -67,6 +68,7 @@ USED = {
     "_reduction": ("torch.nn", "what losses make of reduction, size_average and reduce"),
     "_weight_norm": ("torch", "what torch.nn.utils.weight_norm calls, of which it knows no second derivative"),
     "builtin_registry": ("numba.core.typing.templates", "overloads that others registered: part of the fingerprint"),
+    "compile_fx": ("torch._inductor.compile_fx", "machine code of a graph; torch.compile checks more at each call"),
     "custom_function_call": ("torch._functorch.autograd_function", "a user's own autograd.Function under vmap and jvp"),
     "dumps": ("numba.core.serialize", "pickles what an overload is made of"),
     "impl_ret_borrowed": ("numba.core.imputils", "arrays on the stack"),

@@ -66,7 +66,7 @@ class Iterated(Map):
 
     def __init__(self, inner: Map, n: int, **settings: Any) -> None:
         super().__init__(**settings)
-        for name, value in {"inner": inner, "n": n, "threads": inner.threads}.items():
+        for name, value in {"inner": inner, "n": n, "threads": inner.threads, "compiled": inner.compiled}.items():
             object.__setattr__(self, name, value)
 
     @property

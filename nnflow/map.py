@@ -230,6 +230,7 @@ class Map:
 
     in_numpy: ClassVar[bool] = True  # whether step and tangent are written in numpy, by the author of the map
     threads: ClassVar[bool] = True  # whether members are best shared out among threads
+    compiled = ""  # of a tensor map: what its steps were compiled by, for the attributes of results
 
     @property
     def substeps(self) -> int:

@@ -388,4 +388,5 @@ def _attributes(name: str, method: Analysis, ensemble: Ensemble | Recording) -> 
         "tangent": "exact" if map.exact_tangent else "central differences",
         "resolution": map.resolution,
         "source": map.source,
+        **({"compiled": map.compiled} if map.compiled else {}),
     }

@@ -40,6 +40,7 @@ def gradient_map(
     device: Any = None,
     dtype: Any = None,
     check: bool = True,
+    compile: bool = False,
     **defaults: float,
 ) -> TensorMap:
     """Descent on a loss as a map, w' = w − η∇L(w) and its kin; the state is w, then the optimizer's memory.
@@ -56,6 +57,7 @@ def gradient_map(
         device: Of states (default: cpu).
         dtype: Of states (default: torch.float64).
         check: False goes without the comparison, and `structure` says so.
+        compile: Whether the steps are compiled by torch's Inductor, see `TensorMap`.
         **defaults: Defaults of the optimizer's parameters eta, beta, beta1, beta2, epsilon, weight_decay.
 
     Returns:
@@ -91,11 +93,13 @@ def gradient_map(
         initial=normal_weights(dim, len(memory)),
         memory=len(memory),
         check=check,
+        compile=compile,
     )
     drawn = map.initial_states(1, 0)[0, :dim]
     _try_loss(loss, map.native(drawn))
     if check:
-        differentiate(map, drawn, names.__getitem__)
+        with map.uncompiled():
+            differentiate(map, drawn, names.__getitem__)
     return map
 
 

@@ -92,7 +92,7 @@ class Traces:
         try:
             if known.replay is None:
                 with drawing():
-                    known.replay = traced(function, known.functional, *arguments)
+                    known.replay = traced(function, known.functional, *arguments).forward
             with drawing():
                 again = known.replay(*tensors_in(arguments))
         except Exception as error:  # whatever it is: the function itself goes on
@@ -145,8 +145,8 @@ def same(one: Any, other: Any) -> bool:
     return alike and all(bool(((a == b) | (a.isnan() & b.isnan())).all()) for a, b in pairs)
 
 
-def traced(function: Function, functional: bool, *arguments: Any) -> Function:
-    """The operations of a call, as a function of the tensors among its arguments."""
+def traced(function: Function, functional: bool, *arguments: Any) -> GraphModule:
+    """The operations of a call, as a graph of the tensors among its arguments."""
     flat, form = tree_flatten(arguments)
 
     def of_tensors(*tensors: Tensor) -> Any:
@@ -165,7 +165,7 @@ def traced(function: Function, functional: bool, *arguments: Any) -> Function:
         _fold(graph)
         graph.graph.eliminate_dead_code()
     graph.recompile()
-    return graph.forward
+    return graph
 
 
 def _leave_out_idle(graph: GraphModule) -> None:

@@ -53,6 +53,7 @@ def training_map(
     dtype: Any = None,
     scale: float | None = None,
     check: bool = True,
+    compile: bool = False,
     name: str | None = None,
     source: str = "",
     **defaults: float,
@@ -78,7 +79,7 @@ def training_map(
         device: Of the tensor backend (default: cpu).
         backend: "compiled" for a Sequential of Linear layers and sigmoid, tanh, ReLU, softplus or identity, with
             cross-entropy or mean squared error, on the CPU in float64; "tensor" for anything else; "auto": the compiled
-            one where it applies and the data are under 1 MB.
+            one where it applies, the data are under 1 MB, and compile is not asked for.
         schedule: A function of t that multiplies eta.
         batch: Samples a step, in the order of the data (default: all of them).
         shuffle: A seed: the order is drawn anew for each epoch. It makes a random map, with the same numbers at t for
@@ -93,6 +94,8 @@ def training_map(
         dtype: torch.float32 instead of torch.float64.
         scale: Draw kernels N(0, scale²), biases 0, other vectors (the gain of a layer norm) as in the module.
         check: False goes without the comparison, and `structure` says so.
+        compile: Whether the steps of the tensor backend are compiled by torch's Inductor, to rounding the same: faster
+            after some seconds at each first call, see `TensorMap`.
         name: What the map is called (default: as the module's class).
         source: Where the map comes from.
         **defaults: Defaults of the optimizer's parameters eta, beta, beta1, beta2, epsilon, weight_decay (any value,
@@ -109,6 +112,8 @@ def training_map(
     """
     if backend not in BACKENDS:
         raise Refusal(unknown("backend", backend, BACKENDS))
+    if compile and backend == "compiled":
+        raise Refusal("compile = True is for backend='tensor': what backend='compiled' runs is compiled by numba")
     if not isinstance(optimizer, str):
         optimizer, held = rule_of(optimizer)
         defaults = {**held, **defaults}
@@ -134,11 +139,12 @@ def training_map(
         )
         try_out(task)
         compare_pieces(task)
-        tensor = tensor_training(task, optimizer, schedule, check, source, **defaults)
+        tensor = tensor_training(task, optimizer, schedule, check, source, compile, **defaults)
         if check:  # with torch on the module itself, unless torch could not train that at all
             trainable = not any(p.is_inference() for p in module.parameters())
-            attest(tensor, task, *((module, loss_fn) if trainable else (task.module, task.loss_fn)))
-        return tensor if backend == "tensor" else _faster(task, tensor, backend, check)
+            with tensor.uncompiled():
+                attest(tensor, task, *((module, loss_fn) if trainable else (task.module, task.loss_fn)))
+        return tensor if backend == "tensor" or compile else _faster(task, tensor, backend, check)
 
 
 def _faster(task: Task, tensor: TensorTraining, backend: str, check: bool) -> TrainingMap:

@@ -38,6 +38,7 @@ def tensor_training(
     schedule: Schedule | None = None,
     check: bool = True,
     source: str = "",
+    compile: bool = False,
     **defaults: float,
 ) -> TensorTraining:
     """The tensor map of a task."""
@@ -65,6 +66,7 @@ def tensor_training(
         structure=structure_of(optimizer, schedule, batch=order.batch, shuffle=order.shuffle, noise=task.noise),
         start=task.start(len(coordinates) - size),
         check=check,
+        compile=compile,
         clock=Clock(schedule, order, task.device, task.dtype),
         noise=task.noise,
         optimizer=optimizer,
@@ -73,7 +75,8 @@ def tensor_training(
         softmax=_softmax(task),
         classes=task.classes,
     )
-    try_step(made, task)
+    with made.uncompiled():
+        try_step(made, task)
     return made
 
 
