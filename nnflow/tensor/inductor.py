@@ -39,8 +39,14 @@ from nnflow.names import Refusal
 from nnflow.tensor.trace import TRIALS, Drawing, Function, tensors_in, traced
 
 MOVED = 2.0**10  # units of the last place by which arguments are moved: sums of a million terms are off by less
-CHOICES = {"cpp.threads": 1, "compile_threads": 1, "max_autotune": False, "max_autotune_gemm": False,
-           "fallback_random": True}  # one thread, nothing that is timed, torch's own random numbers  # fmt: skip
+CHOICES = {
+    "cpp.threads": 1,
+    "compile_threads": 1,
+    "max_autotune": False,  # it would time
+    "max_autotune_gemm": False,
+    "fallback_random": True,  # torch's own numbers
+    "cpp_cache_precompile_headers": False,  # they would go into the folder for temporary files, whatever it is told
+}
 _one_at_a_time = threading.Lock()
 
 
