@@ -10,6 +10,7 @@ linked in are weak symbols, which is numba issue #10486 (the process that compil
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +90,9 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, reason = USED[name]
     try:
-        value = globals()[name] = getattr(import_module(module), name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of torch, about its own torch.jit
+            value = globals()[name] = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         library = module.partition(".")[0]
         raise ImportError(

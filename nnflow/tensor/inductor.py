@@ -191,7 +191,7 @@ def _by_inductor(graph: GraphModule, flat: list[Tensor]) -> Function:
     """The machine code of a graph."""
     with _one_at_a_time, _folder(_kept_in()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from nnflow.internals import compile_fx  # seconds, and warnings of torch about its own torch.jit
+        from nnflow.internals import compile_fx  # takes seconds
 
         code: Any = compile_fx(graph, list(flat), config_patches=CHOICES)
         code(*flat)  # what it does at its first call is done in this folder, too
