@@ -88,7 +88,6 @@ class Own(torch.optim.SGD):
         (lambda p: torch.optim.Adam(p, amsgrad=True), "amsgrad = True"),
         (lambda p: torch.optim.RMSprop(p, momentum=0.5), "momentum = 0.5"),
         (lambda p: torch.optim.SGD(p, lr=0.1, maximize=True), "maximize = True"),
-        (lambda p: torch.optim.SGD([{"params": [q], "lr": 0.1 * i} for i, q in enumerate(p)]), "groups with different"),
         (lambda p: 3, "optimizer is a int|optimizer = 3"),
     ],
 )

@@ -19,7 +19,7 @@ from nnflow.systems.derivatives import differentiate
 from nnflow.systems.failures import FAILURES, described, first_line
 from nnflow.systems.moments import Clock
 from nnflow.systems.optimisers.stability import Descent
-from nnflow.systems.optimisers.table import LIMITS, is_repeating, memory_names, optimiser, structure_of
+from nnflow.systems.optimisers.table import is_repeating, limits_of, memory_names, optimiser, structure_of
 from nnflow.systems.optimisers.tensor import tensor_descent
 from nnflow.tensor import TensorMap, everyday, placed
 from nnflow.typing import Array
@@ -95,7 +95,7 @@ def gradient_map(
     drawn = map.initial_states(1, 0)[0, :dim]
     _try_loss(loss, map.native(drawn))
     if check:
-        differentiate(map, drawn, names.__getitem__)
+        differentiate(map, drawn)
     return map
 
 
@@ -116,7 +116,7 @@ def _descent_on(
         clock=Clock(schedule, None, *placed(device, dtype)),
         device=device,
         dtype=dtype,
-        limits=LIMITS,
+        limits=limits_of(settings["parameters"]),
         repeats=is_repeating(optimizer, schedule),
         structure=structure_of(optimizer, schedule),
         observables={

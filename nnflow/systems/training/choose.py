@@ -8,7 +8,7 @@ A small fully connected network in float64 gets the compiled rule; any other mod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,8 +16,9 @@ import torch
 from nnflow.names import Refusal, unknown
 from nnflow.schedules import Schedule, taken
 from nnflow.settings import checked
-from nnflow.systems.optimisers.memory import rule_of
-from nnflow.systems.optimisers.table import optimiser
+from nnflow.systems.optimisers.groups import kind_of
+from nnflow.systems.optimisers.memory import groups_in, rule_of
+from nnflow.systems.optimisers.table import CLIPS, optimiser
 from nnflow.systems.training.checks import try_out
 from nnflow.systems.training.compiled import perceptron_map
 from nnflow.systems.training.peer import peer
@@ -43,6 +44,7 @@ def training_map(
     device: Any = None,
     backend: str = "auto",
     *,
+    groups: Mapping[str, str | Sequence[str]] | None = None,
     schedule: Schedule | None = None,
     batch: int | None = None,
     shuffle: int | None = None,
@@ -79,7 +81,10 @@ def training_map(
         backend: "compiled" for a Sequential of Linear layers and sigmoid, tanh, ReLU, softplus or identity, with
             cross-entropy or mean squared error, on the CPU in float64; "tensor" for anything else; "auto": the compiled
             one where it applies and the data are under 1 MB.
-        schedule: A function of t that multiplies eta.
+        groups: Group → its parameters: names, or names of submodules ("2"), or patterns ("*.bias"), one or several.
+            Group "head" has the learning rate eta.head, and beta.head, weight_decay.head, … if they are given; what is
+            in no group has eta. A torch optimizer's groups are called 1, 2, … behind the first, or by their "name".
+        schedule: A function of t that multiplies eta (of all groups).
         batch: Samples a step, in the order of the data (default: all of them).
         shuffle: A seed: the order is drawn anew for each epoch. It makes a random map, with the same numbers at t for
             all members.
@@ -96,7 +101,8 @@ def training_map(
         name: What the map is called (default: as the module's class).
         source: Where the map comes from.
         **defaults: Defaults of the optimizer's parameters eta, beta, beta1, beta2, epsilon, weight_decay (any value,
-            but eta ≥ 0).
+            but eta ≥ 0), also of groups (eta.head). clip_norm or clip_value, if given, is a parameter too: the gradient
+            is clipped before the step, as by torch.nn.utils.clip_grad_norm_ or clip_grad_value_.
 
     Returns:
         A map whose state is the parameters in the module's order, each flattened, then the optimizer's memory.
@@ -110,9 +116,9 @@ def training_map(
     if backend not in BACKENDS:
         raise Refusal(unknown("backend", backend, BACKENDS))
     if not isinstance(optimizer, str):
-        optimizer, held = rule_of(optimizer)
-        defaults = {**held, **defaults}
-    optimiser(optimizer, defaults)
+        optimizer, defaults, groups = _of_torch(optimizer, module, groups, defaults)
+    elif not groups:
+        optimiser(optimizer, defaults)
     schedule = taken(schedule)
     with everyday(), torch.enable_grad():
         task = task_of(
@@ -130,8 +136,10 @@ def training_map(
             probe=probe,
             observables=observables,
             microbatch=microbatch,
+            groups=groups,
             name=name,
         )
+        optimiser(optimizer, defaults, groups=task.groups)
         try_out(task)
         compare_pieces(task)
         tensor = tensor_training(task, optimizer, schedule, check, source, **defaults)
@@ -141,11 +149,25 @@ def training_map(
         return tensor if backend == "tensor" else _faster(task, tensor, backend, check)
 
 
+def _of_torch(
+    optimizer: Any, module: Any, groups: Mapping[str, str | Sequence[str]] | None, defaults: Mapping[str, float]
+) -> tuple[str, dict[str, float], Mapping[str, str | Sequence[str]]]:
+    """The rule, the settings and the groups of a torch optimizer, over which those that are given have precedence."""
+    if groups and len(getattr(optimizer, "param_groups", ())) > 1:
+        raise Refusal("groups: the optimizer has groups of its own, which are taken: give one of the two")
+    name, held = rule_of(optimizer)
+    found = groups_in(optimizer, module) if isinstance(module, torch.nn.Module) else {}
+    kept = {key: value for key, value in held.items() if key == kind_of(key) or key.partition(".")[2] in found}
+    return name, {**kept, **defaults}, groups or found
+
+
 def _faster(task: Task, tensor: TensorTraining, backend: str, check: bool) -> TrainingMap:
     """The compiled map where there is one, and it is asked for or the data are small; else the tensor map."""
     if backend == "auto" and task.inputs.nbytes + task.targets.nbytes > SMALL:
         return tensor
     try:
+        if tensor.groups.held or set(tensor.parameters) & set(CLIPS):
+            raise Unrecognized("it has groups of parameters, or clips gradients")
         network = recognise(task)
     except Unrecognized as reason:
         if backend == "compiled":

@@ -97,7 +97,8 @@ class TrainingMap(Descent):
         saved = isinstance(module, Mapping)
         parameters = self._checkpoint(module) if saved else self._fitting(module)
         named = {name: parameter for (name, _), parameter in zip(self.layout, parameters, strict=True)}
-        return np.concatenate([*map(_flat, parameters), *remembered(self.optimizer, optimizer, named, not saved)])
+        memory = remembered(self.optimizer, optimizer, named, not saved, self.groups, self.parameters)
+        return np.concatenate([*map(_flat, parameters), *memory])
 
     def steps_of(self, optimizer: Any) -> int | None:
         """How many steps a torch optimizer, or its state_dict, has taken: the map's t; None if it counts none."""

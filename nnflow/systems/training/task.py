@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import MethodType
@@ -18,6 +18,7 @@ from nnflow.data.order import Order
 from nnflow.names import Refusal, WrongKind
 from nnflow.systems.failures import FAILURES, first_line
 from nnflow.systems.moments import Clock, Moment
+from nnflow.systems.optimisers.groups import Groups, groups_of
 from nnflow.systems.training import losses
 from nnflow.systems.training.modules import converted, fix, refuse
 from nnflow.systems.training.reset import Reset
@@ -47,6 +48,7 @@ class Task:
     name: str
     entries: tuple[str, ...]  # the names in the module's state_dict
     layout: Layout
+    groups: Groups
 
     def moment(self, t: int) -> Moment:
         """What the step at t takes of t, without a schedule."""
@@ -130,6 +132,7 @@ def task_of(
     probe: Any,
     observables: Mapping[str, Callable[[Any, Any], Any]] | None,
     microbatch: int | None,
+    groups: Mapping[str, str | Sequence[str]] | None,
     name: str | None,
 ) -> Task:
     """Copy module and data. Raises Refusal or TypeError with what cannot be a map (see `training_map`)."""
@@ -147,6 +150,7 @@ def task_of(
     tests = None if test is None else (_array(test[0], "test inputs"), _array(test[1], "test targets"))
     if microbatch is not None and not 1 <= microbatch <= len(rows):
         raise Refusal(f"microbatch = {microbatch}: give 1 to {len(rows)} samples, or None for all at once")
+    layout = tuple((name, tuple(p.shape)) for name, p in own.named_parameters())
     return Task(
         module=own,
         loss_fn=_own_loss(loss_fn, device, dtype),
@@ -163,7 +167,8 @@ def task_of(
         microbatch=microbatch or max(len(rows), len(tests[0]) if tests else 0),
         name=name or type(module).__name__.lower(),
         entries=tuple(module.state_dict()),
-        layout=tuple((name, tuple(p.shape)) for name, p in own.named_parameters()),
+        layout=layout,
+        groups=groups_of(groups, layout),
     )
 
 

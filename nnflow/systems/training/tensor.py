@@ -12,7 +12,7 @@ from nnflow.map import generator
 from nnflow.schedules import Schedule
 from nnflow.systems.failures import FAILURES
 from nnflow.systems.moments import Clock
-from nnflow.systems.optimisers.table import LIMITS, is_repeating, optimiser, structure_of
+from nnflow.systems.optimisers.table import is_repeating, limits_of, optimiser, structure_of
 from nnflow.systems.optimisers.tensor import tensor_descent
 from nnflow.systems.training import losses
 from nnflow.systems.training.checks import try_step
@@ -41,12 +41,12 @@ def tensor_training(
     **defaults: float,
 ) -> TensorTraining:
     """The tensor map of a task."""
-    parameters = optimiser(optimizer, defaults)
+    parameters = optimiser(optimizer, defaults, groups=task.groups)
     coordinates = coordinate_names(task.layout, optimizer)
     size, order = sum(task.sizes), task.order
     gradient = losses.batch_gradient(task)
     made = TensorTraining(
-        tensor_descent(gradient, optimizer),
+        tensor_descent(gradient, optimizer, task.groups, task.device),
         gradient=gradient,
         device=task.device,
         dtype=task.dtype,
@@ -55,20 +55,28 @@ def tensor_training(
         source=source,
         entries=task.entries,
         parameters=parameters,
-        limits=LIMITS,
+        limits=limits_of(parameters),
         repeats=is_repeating(optimizer, schedule, order.shuffle, task.noise),
         epoch=order.batches,
         coordinates=coordinates,
         observables=losses.observables(task),
         initial=task.initial(len(coordinates) - size),
         memory=len(coordinates) - size,
-        structure=structure_of(optimizer, schedule, batch=order.batch, shuffle=order.shuffle, noise=task.noise),
+        structure=structure_of(
+            optimizer,
+            schedule,
+            batch=order.batch,
+            shuffle=order.shuffle,
+            noise=task.noise,
+            groups=dict(task.groups.held) or None,
+        ),
         start=task.start(len(coordinates) - size),
         check=check,
         clock=Clock(schedule, order, task.device, task.dtype),
         noise=task.noise,
         optimizer=optimizer,
         schedule=schedule,
+        groups=task.groups,
         layout=task.layout,
         softmax=_softmax(task),
         classes=task.classes,

@@ -29,6 +29,7 @@ from nnflow.systems.failures import FAILURES, first_line
 from nnflow.systems.training.dropout import WrittenOut
 from nnflow.systems.training.losses import Network, batch_loss, pieces, plain_attention
 from nnflow.systems.training.modules import trainable
+from nnflow.systems.training.steps import compare_step
 from nnflow.systems.training.written import OFF, Written
 from nnflow.tensor import everyday
 from nnflow.tensor.modes import seeded
@@ -66,13 +67,17 @@ def attest(map: TensorTraining, task: Task, module: nn.Module, loss_fn: Callable
     ours, near, far = witnesses(task, partial(_slope_of_map, map, task))
     kind = trainable(module)[0].dtype
     room = room_of(rounding(task), ours, near, far)
-    _compare(task, near.slope, slope_of_torch(at(task, task.module, near.weights), task.loss_fn, task), room)
+    theirs = slope_of_torch(at(task, task.module, near.weights), task.loss_fn, task)
+    _compare(task, near.slope, theirs, room)
+    compare_step(
+        map, task, near.weights, theirs.gradient, float(room.gradient.max() + rounding(task) * most(near.weights))
+    )
     wide = max(1.0, torch.finfo(kind).eps / torch.finfo(task.dtype).eps)
     if task.noise is None or wide == 1.0:  # other noise than dropout is drawn by number type
         _compare(
             task, ours.slope, _slope_of_either(task, module, loss_fn), Slope(room.loss * wide, room.gradient * wide)
         )
-    differentiate(map, near.weights, task.parameter_at)
+    differentiate(map, near.weights)
 
 
 def witnesses(task: Task, slope: Callable[[Array], Slope]) -> list[Witness]:
