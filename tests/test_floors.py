@@ -56,7 +56,7 @@ FLOORS = {
         "__init__": 0, "rows": 1, "passes": 2, "batches": 3, "costs": 4, "gradients": 5, "observables": 5, "network": 6,
     },
     "nnflow.systems.training": {
-        "__init__": 0, "written": 1, "dropout": 2, "losses": 3,
+        "__init__": 0, "written": 1, "averages": 1, "dropout": 2, "losses": 3,
         "modules": 1, "state": 2, "graph": 3, "reset": 1, "task": 4, "steps": 4, "checks": 5, "witness": 5,
         "recognise": 6, "compiled": 3, "named": 4, "tensor": 6, "peer": 6, "choose": 7,
     },

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nnflow.names import Refusal
+from nnflow.systems.derivatives import resting
 from nnflow.systems.failures import FAILURES, described, first_line
 from nnflow.systems.training.dropout import WrittenOut
 from nnflow.systems.training.losses import plain_attention
@@ -80,7 +81,9 @@ def _loss_of(
     if len(inputs) != len(targets):
         raise Refusal(f"{len(inputs)} {kind}inputs and {len(targets)} {kind}targets: give one target an input")
     module, x = copy.deepcopy(task.module).to(task.device), task.data(inputs)
-    before, buffers = x.clone(), [b.clone() for b in module.buffers()]
+    moving = {name.rpartition(".")[0] for name, _ in task.averages}
+    buffers = [b for name, b in module.named_buffers() if name.rpartition(".")[0] not in moving]
+    before, held = x.clone(), [b.clone() for b in buffers]
     shape: Any = "?"
     try:
         drawn_out = nullcontext() if task.noise is None else WrittenOut()
@@ -103,7 +106,7 @@ def _loss_of(
     weights = zip(module.parameters(), task.module.parameters(), strict=True)
     same = {
         "its inputs": torch.equal(x, before),
-        "its buffers": all(map(torch.equal, module.buffers(), buffers)),
+        "its buffers": all(map(torch.equal, buffers, held)),
         "its parameters": all(torch.equal(p.cpu(), own) for p, own in weights),
     }
     if changed := [name for name, equal in same.items() if not equal]:
@@ -121,8 +124,7 @@ def try_step(map: TensorMap, task: Task) -> None:
     Raises:
         Refusal: (a ValueError) with the reason, or if torch's own gradient is another one.
     """
-    flat = torch.cat([p.detach().ravel() for p in task.module.parameters()])
-    x = map.native(torch.cat([flat, flat.new_zeros(map.memory)])[None])
+    x = map.native(np.concatenate([task.weights, resting(map)])[None])
     p = np.array([list(map.parameters.values())])
     try:
         map.step(x, p, 0)

@@ -49,6 +49,7 @@ def training_map(
     batch: int | None = None,
     shuffle: int | None = None,
     noise: int | None = None,
+    batch_norm: str | None = None,
     probe: Any = None,
     observables: Mapping[str, Callable[[Any, Any], Any]] | None = None,
     microbatch: int | None = None,
@@ -90,6 +91,9 @@ def training_map(
             all members.
         noise: The seed of everything random in the module (dropout). It makes a random map, with the same numbers at t
             for all members.
+        batch_norm: Of norm layers in training mode with running averages: "state", the averages follow the batches, are
+            the end of the state, and evaluation norms by them, as in torch; "batch", there are none, and evaluation
+            norms by the statistics of what it evaluates. (Layers in evaluation mode keep theirs as constants.)
         probe: Inputs whose outputs are observed, ``(row, …)``.
         observables: Name → a function of the module's outputs for all training inputs, in evaluation mode, and their
             targets, both tensors; it returns a scalar tensor.
@@ -110,7 +114,7 @@ def training_map(
     Raises:
         Refusal: (a ValueError) for what differs from torch, an unknown backend, optimizer or parameter, outputs that do
             not fit the loss, and a loss that is not finite or no fixed function of all its parameters (batch-norm in
-            training mode; dropout without `noise`).
+            training mode without `batch_norm`; dropout without `noise`).
         WrongKind: (a TypeError) for what is no module or no floating torch dtype.
     """
     if backend not in BACKENDS:
@@ -137,12 +141,13 @@ def training_map(
             observables=observables,
             microbatch=microbatch,
             groups=groups,
+            batch_norm=batch_norm,
             name=name,
         )
         optimiser(optimizer, defaults, groups=task.groups)
         try_out(task)
         compare_pieces(task)
-        tensor = tensor_training(task, optimizer, schedule, check, source, **defaults)
+        tensor = tensor_training(task, optimizer, schedule, check, source, batch_norm, **defaults)
         if check:  # with torch on the module itself, unless torch could not train that at all
             trainable = not any(p.is_inference() for p in module.parameters())
             attest(tensor, task, *((module, loss_fn) if trainable else (task.module, task.loss_fn)))

@@ -79,8 +79,6 @@ def refuse(module: nn.Module, noise: int | None) -> None:
     _refuse_shared_memory(module)
     for name, part in module.named_modules():
         kind = f"{name or 'the module'} is a {type(part).__name__} in training mode"
-        if part.training and isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is not None:
-            raise Refusal(f"{kind}: its running averages would be a state of their own: call module.eval()")
         if part.training and _drops(part) and noise is None:
             raise Refusal(
                 f"{kind}, so a step is no fixed map: call module.eval(), or give noise=, the seed of a random map"
