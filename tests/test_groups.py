@@ -189,6 +189,28 @@ def test_sharpness_is_that_of_the_hessian_in_units_of_the_rates() -> None:
     assert np.isnan(counted.unstable.item())
 
 
+@pytest.mark.parametrize("name", ["gd", "heavy_ball", "nesterov"])
+@pytest.mark.parametrize("beyond", [0.98, 1.02])
+def test_beyond_the_threshold_a_minimum_is_unstable(name: str, beyond: float) -> None:
+    """Of a linear network with squared loss, whose tangent map is the same everywhere."""
+    torch.manual_seed(4)
+    module = nn.Sequential(nn.Linear(4, 2), nn.Identity()).double()
+    map = nnflow.training_map(
+        module, nn.MSELoss(), X, X[:, :2], name, groups={"b": "0.bias"}, weight_decay=0.1, **{"eta.b": 0.7}
+    )
+    p = np.array([[{"eta": 0.3, "beta": 0.6}.get(key, value) for key, value in map.parameters.items()]])
+
+    def top(p: Array) -> float:
+        columns = map.effective_curvature(map.start[None], p, 0, np.eye(map.weights)[None])[0]
+        return float(np.linalg.eigvalsh(columns)[-1])
+
+    rates = [key.startswith("eta") for key in map.parameters]
+    p[:, rates] *= beyond * map.threshold(p, 0)[0] / top(p)  # weight decay stays, so all curvatures scale alike
+    assert top(p) / map.threshold(p, 0)[0] == pytest.approx(beyond)
+    jacobian = map.to_numpy(map.tangent(map.start[None], p, 0, np.eye(map.dim)[None]))[0]
+    assert (np.abs(np.linalg.eigvals(jacobian)).max() > 1) == (beyond > 1)
+
+
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no parameter": ({"groups": {"head": "4"}}, "groups: 'head': '4' matches no parameter.* 2.weight, 2.bias"),
     "two groups": ({"groups": {"a": "2", "b": "*.bias"}}, "groups: 2.bias is in 'a' and in 'b'"),

@@ -68,7 +68,7 @@ def averages_of(module: nn.Module) -> Layout:
     return tuple((name, (part.num_features,)) for name, part in named)
 
 
-def updated(part: Norm, mean: Tensor, variance: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+def updated(part: Norm, mean: Tensor, variance: Tensor, input: Tensor) -> tuple[Tensor, Tensor]:
     """The running averages after a layer has seen a batch: (1 − momentum) · average + momentum · statistic.
 
     The statistics are those of each channel, the variance with n − 1; of an instance norm their mean over samples.
@@ -77,15 +77,15 @@ def updated(part: Norm, mean: Tensor, variance: Tensor, x: Tensor) -> tuple[Tens
         part: The layer.
         mean: ``(channel,)``.
         variance: ``(channel,)``.
-        x: What it sees.
+        input: What it sees.
 
     Returns:
         The new mean and variance.
     """
     momentum = part.momentum or 0.0
     each = isinstance(part, nn.modules.instancenorm._InstanceNorm)
-    places = [i for i in range(x.dim()) if i != 1 and not (each and i == 0)]
-    seen = x.mean(places), x.var(places)
+    places = [i for i in range(input.dim()) if i != 1 and not (each and i == 0)]
+    seen = input.mean(places), input.var(places)
     if each:
         seen = seen[0].mean(0), seen[1].mean(0)
     return (1 - momentum) * mean + momentum * seen[0], (1 - momentum) * variance + momentum * seen[1]
