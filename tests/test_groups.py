@@ -132,8 +132,10 @@ def test_where_all_are_in_groups_there_is_no_rate_for_the_rest() -> None:
     map = nnflow.training_map(module, cross_entropy, X, LABELS, groups={"all": "*.bias", "w": ["0.weight", "2.weight"]})
     assert list(map.parameters) == ["weight_decay", "eta.all", "eta.w"]
     named = [{"params": module[0].parameters(), "name": "body"}, {"params": module[2].parameters(), "name": "head"}]
-    taken = nnflow.training_map(module, cross_entropy, X, LABELS, optim.SGD(named, lr=0.2), eta=0.3)
+    taken = nnflow.training_map(module, cross_entropy, X, LABELS, optim.SGD(named, lr=0.2))
     assert taken.parameters == {"weight_decay": 0.0, "eta.body": 0.2, "eta.head": 0.2}
+    with pytest.raises(nnflow.Refusal, match="eta = 0.3: no weight would have it"):
+        nnflow.training_map(module, cross_entropy, X, LABELS, optim.SGD(named, lr=0.2), eta=0.3)
     assert taken.threshold(np.array([[0.0, 0.5, 2.0]]), 0) == pytest.approx([1.0])
 
 
@@ -220,6 +222,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "another group": ({"groups": {"head": "2"}, "eta.tail": 0.1}, r"unknown parameter of gd 'eta.tail'.*eta.head"),
     "no groups": ({"eta.head": 0.1}, r"unknown parameter of gd 'eta.head'"),
     "negative": ({"groups": {"head": "2"}, "eta.head": -0.1}, "eta.head = -0.1: a learning rate is 0 or more"),
+    "no mapping": ({"groups": ["2"]}, "groups = .* give a mapping|groups"),
     "compiled": ({"groups": {"head": "2"}, "backend": "compiled"}, "backend = 'compiled': it has groups"),
     "compiled clip": ({"clip_norm": 1.0, "backend": "compiled"}, "backend = 'compiled': .* clips gradients"),
     "both clips": ({"clip_norm": 1.0, "clip_value": 1.0}, "clip_norm and clip_value: .* give one"),
@@ -259,6 +262,32 @@ def test_optimizers_that_train_other_weights_than_the_map_are_refused() -> None:
     module[0].requires_grad_(requires_grad=False)
     head = nnflow.training_map(module, cross_entropy, X, LABELS, optim.SGD(module[2].parameters(), lr=0.1))
     assert head.parameters == {"eta": 0.1, "weight_decay": 0.0}
+
+
+class Tied(nn.Module):
+    """A matrix that two layers share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.b.weight = self.a.weight
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.tanh(self.a(x)))
+
+
+def test_what_is_shared_or_fixed_is_grouped_as_in_torch() -> None:
+    """Of layer b its bias alone was in the group: its matrix bears the name of layer a."""
+    tied = nnflow.training_map(Tied(), cross_entropy, X, LABELS, groups={"b": "b"})
+    assert tied.groups.held == {"b": ("a.weight", "b.bias")}
+    module = net()
+    module[0].requires_grad_(requires_grad=False)
+    groups = [{"params": module[0].parameters()}, {"params": module[2].parameters(), "lr": 0.3}]
+    assert nnflow.training_map(module, cross_entropy, X, LABELS, optim.SGD(groups, lr=0.1)).parameters == {
+        "weight_decay": 0.0, "eta.1": 0.3
+    }  # fmt: skip
 
 
 # -------------------------------------------------------------------------------------------------------------- clips

@@ -76,7 +76,10 @@ def easy(map: Any, gradient: Array | None = None) -> Array:
     """
     chosen = {"eta": 1.0, "epsilon": 1.0}
     if gradient is not None:
-        chosen |= {"clip_norm": 0.5 * float(np.linalg.norm(gradient)), "clip_value": float(np.median(np.abs(gradient)))}
+        chosen |= {
+            "clip_norm": 0.5 * float(np.linalg.norm(gradient)),
+            "clip_value": 0.5 * float(np.abs(gradient).max()),
+        }
     values = {name: chosen.get(kind_of(name), value) for name, value in map.parameters.items()}
     rates = [name for name in values if kind_of(name) == "eta"]
     return np.array([list((values | {name: 1.0 / (1 + i) for i, name in enumerate(rates)}).values())])

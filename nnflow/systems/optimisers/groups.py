@@ -60,13 +60,18 @@ def kind_of(name: str) -> str:
     return name.partition(".")[0]
 
 
-def groups_of(given: Mapping[str, str | Sequence[str]] | None, layout: Sequence[tuple[str, tuple[int, ...]]]) -> Groups:
+def groups_of(
+    given: Mapping[str, str | Sequence[str]] | None,
+    layout: Sequence[tuple[str, tuple[int, ...]]],
+    names: Mapping[str, str],
+) -> Groups:
     """The groups that a user names.
 
     Args:
         given: Group → its parameters: names, names of submodules that hold them ("2", "encoder"), or patterns
             ("*.bias").
         layout: (name, shape) of the module's parameters.
+        names: All their names → those in the layout: what is shared has several.
 
     Returns:
         The groups.
@@ -76,13 +81,15 @@ def groups_of(given: Mapping[str, str | Sequence[str]] | None, layout: Sequence[
     """
     if not given:
         return Groups()
+    if not isinstance(given, Mapping):
+        raise Refusal(f"groups = {shown(given)}: give a mapping, from a group's name to its parameters")
     held: dict[str, tuple[str, ...]] = {}
     owner: dict[str, str] = {}
     for group, parts in given.items():
         if not isinstance(group, str) or not re.fullmatch(r"\w+(\.\w+)*", group):
             raise Refusal(f"groups: {shown(group)}: give a group a name of letters and digits: its rate is eta.NAME")
         listed = [parts] if isinstance(parts, str) else list(parts)
-        held[group] = tuple(dict.fromkeys(name for part in listed for name in _named(group, part, layout)))
+        held[group] = tuple(dict.fromkeys(name for part in listed for name in _named(group, part, names)))
         if not held[group]:
             raise Refusal(f"groups: {group!r} holds no parameters: name some, or leave the group out")
         for name in held[group]:
@@ -93,12 +100,12 @@ def groups_of(given: Mapping[str, str | Sequence[str]] | None, layout: Sequence[
     return Groups(held, np.repeat(np.array(marks, dtype=np.int64), [int(np.prod(shape)) for _, shape in layout]))
 
 
-def _named(group: str, part: Any, layout: Sequence[tuple[str, tuple[int, ...]]]) -> list[str]:
+def _named(group: str, part: Any, names: Mapping[str, str]) -> list[str]:
     """The parameters that a name, the name of a submodule or a pattern means, in order."""
-    names = [name for name, _ in layout]
     if not isinstance(part, str):
-        raise Refusal(f"groups: {group!r} holds {shown(part)}: give names of parameters, such as {names[0]!r}")
-    found = [name for name in names if name == part or name.startswith(f"{part}.") or fnmatchcase(name, part)]
+        raise Refusal(f"groups: {group!r} holds {shown(part)}: give names of parameters, such as {next(iter(names))!r}")
+    found = [own for name, own in names.items()
+             if name == part or name.startswith(f"{part}.") or fnmatchcase(name, part)]  # fmt: skip
     if not found:
         raise Refusal(f"groups: {group!r}: {part!r} matches no parameter that is trained: there are {', '.join(names)}")
     return found

@@ -64,7 +64,7 @@ def rule_of(optimizer: Any) -> tuple[str, dict[str, float]]:
 def groups_in(optimizer: Any, module: Any) -> dict[str, list[str]]:
     """The groups of a torch optimizer: a group's name → the names of its parameters in a module.
 
-    The first one, if it has no "name", is what is in no group.
+    The only one, and the first if it has no "name", is what is in no group.
 
     Args:
         optimizer: A torch optimizer.
@@ -95,7 +95,9 @@ def groups_in(optimizer: Any, module: Any) -> dict[str, list[str]]:
 
 
 def _names(groups: Sequence[Mapping[str, Any]]) -> list[str | None]:
-    """What the groups of a torch optimizer are called: by their "name" or their number; None: the first, unnamed."""
+    """What the groups of a torch optimizer are called: by their "name" or their number; None: the first."""
+    if len(groups) == 1:
+        return [None]
     return [group.get("name") or (str(i) if i else None) for i, group in enumerate(groups)]
 
 

@@ -101,6 +101,9 @@ def optimiser(
     kept |= {f"eta.{group}": values.get(f"eta.{group}", values["eta"]) for group in names}
     everywhere = groups is not None and groups.everywhere
     idle = [key for key in known if everywhere and all(f"{key}.{group}" in kept for group in names)]
+    for key in idle:
+        if key in defaults and all(f"{key}.{group}" in defaults for group in names):
+            raise Refusal(f"{key} = {defaults[key]}: no weight would have it, each group has its own: leave it out")
     return {key: value for key, value in kept.items() if key not in idle}  # what no weight has is no parameter
 
 

@@ -109,7 +109,8 @@ def training_map(
             is clipped before the step, as by torch.nn.utils.clip_grad_norm_ or clip_grad_value_.
 
     Returns:
-        A map whose state is the parameters in the module's order, each flattened, then the optimizer's memory.
+        A map whose state is the parameters in the module's order, each flattened, then the optimizer's memory, and with
+        batch_norm="state" the running averages.
 
     Raises:
         Refusal: (a ValueError) for what differs from torch, an unknown backend, optimizer or parameter, outputs that do
@@ -163,6 +164,9 @@ def _of_torch(
     name, held = rule_of(optimizer)
     found = groups_in(optimizer, module) if isinstance(module, torch.nn.Module) else {}
     kept = {key: value for key, value in held.items() if key == kind_of(key) or key.partition(".")[2] in found}
+    trained = [name for name, p in module.named_parameters() if p.requires_grad] if found else [""]
+    if {name for part in found.values() for name in part} >= set(trained):  # then nothing is in no group
+        kept = {key: v for key, v in kept.items() if not all(f"{key}.{group}" in kept for group in found)}
     return name, {**kept, **defaults}, groups or found
 
 

@@ -196,10 +196,13 @@ def observables(task: Task) -> dict[str, Any]:
         found["test_loss"] = mean_loss(task, *task.test)
         if task.width is not None:
             found["test_accuracy"] = _accuracy(task, *task.test)
-    found["gradient_norm"] = lambda *seen: torch.linalg.vector_norm(grad(loss)(*seen))
-    norms: dict[str, Loss] = {"l1": lambda w: w.abs().sum(), "l2": torch.linalg.vector_norm} | _norms(task)
+    found |= {
+        "l1": lambda w, *_: w.abs().sum(),
+        "l2": lambda w, *_: torch.linalg.vector_norm(w),
+        "gradient_norm": lambda *seen: torch.linalg.vector_norm(grad(loss)(*seen)),
+    }
     named = {name: _of(function, seen) for name, function in found.items()}
-    named |= {name: _of(function, lambda x: (x[:size],)) for name, function in norms.items()}
+    named |= {name: _of(function, lambda x: (x[:size],)) for name, function in _norms(task).items()}
     step = batch_loss(task)
     ours = named | {"batch_loss": lambda x, p, now: step(x[:size], now)} | _predictions(task)
     if taken := sorted(ours.keys() & task.observables.keys()):

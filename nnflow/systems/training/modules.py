@@ -48,6 +48,12 @@ def trainable(module: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
+def names_of(module: nn.Module) -> dict[str, str]:
+    """All names of the parameters → the first one of each; what is shared has several."""
+    first = {id(parameter): name for name, parameter in module.named_parameters()}
+    return {name: first[id(parameter)] for name, parameter in module.named_parameters(remove_duplicate=False)}
+
+
 def fix(module: nn.Module) -> nn.Module:
     """Make constants (buffers) of the parameters that require no gradients, in place."""
     for part in module.modules():

@@ -21,7 +21,7 @@ from nnflow.systems.moments import Clock, Moment
 from nnflow.systems.optimisers.groups import Groups, groups_of
 from nnflow.systems.training import losses
 from nnflow.systems.training.averages import averages_of, forget, refuse_untold
-from nnflow.systems.training.modules import converted, fix, refuse
+from nnflow.systems.training.modules import converted, fix, names_of, refuse
 from nnflow.systems.training.reset import Reset
 from nnflow.systems.training.state import Drawn, Layout
 from nnflow.tensor import placed
@@ -184,7 +184,7 @@ def task_of(
         entries=tuple(module.state_dict()),
         layout=layout,
         averages=averages_of(own),
-        groups=groups_of(groups, layout),
+        groups=groups_of(groups, layout, names_of(own)),
     )
 
 
