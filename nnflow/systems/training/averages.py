@@ -7,6 +7,7 @@ statistics of what is evaluated, too.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -85,7 +86,10 @@ def updated(part: Norm, mean: Tensor, variance: Tensor, input: Tensor) -> tuple[
     momentum = part.momentum or 0.0
     each = isinstance(part, nn.modules.instancenorm._InstanceNorm)
     places = [i for i in range(input.dim()) if i != 1 and not (each and i == 0)]
-    seen = input.mean(places), input.var(places)
+    center = input.mean(places, keepdim=True)
+    apart = input - center
+    count = math.prod(input.shape[i] for i in places)
+    seen = center.squeeze(places), (apart * apart).sum(places) / (count - 1)  # torch's own var takes five times as long
     if each:
         seen = seen[0].mean(0), seen[1].mean(0)
     return (1 - momentum) * mean + momentum * seen[0], (1 - momentum) * variance + momentum * seen[1]
