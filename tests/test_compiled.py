@@ -248,6 +248,25 @@ def test_a_rule_that_numba_cannot_compile_is_named_with_the_reason() -> None:
         nnflow.run("orbit_diagram", bad)
 
 
+def test_statements_that_numba_does_not_know_are_named() -> None:
+    def importing(x: Array, p: Array, t: int, out: Array) -> None:
+        import math
+
+        out[0] = math.sin(x[0])
+
+    def defining(x: Array, p: Array, t: int, out: Array) -> None:
+        class Half:
+            of = 0.5
+
+        out[0] = Half.of * x[0]
+
+    for rule in (importing, defining):
+        with pytest.raises(
+            nnflow.CompilationError, match=rf"cannot compile the rule of '{rule.__name__}': Use of unsu"
+        ):
+            nnflow.Ensemble.grid(nnflow.CompiledMap(rule)).advance(1)
+
+
 @pytest.mark.parametrize("bad", [None, "rule", 3])
 def test_a_rule_is_a_function(bad: Any) -> None:
     with pytest.raises(TypeError, match="give a function"):

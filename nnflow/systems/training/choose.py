@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from nnflow.names import Refusal, unknown
+from nnflow.names import Refusal, WrongKind, unknown
 from nnflow.schedules import Schedule, taken
 from nnflow.settings import checked
 from nnflow.systems.optimisers.memory import rule_of
@@ -52,6 +52,7 @@ def training_map(
     microbatch: int | None = None,
     dtype: Any = None,
     scale: float | None = None,
+    torch_threads: int = 1,
     check: bool = True,
     name: str | None = None,
     source: str = "",
@@ -92,6 +93,8 @@ def training_map(
             samples).
         dtype: torch.float32 instead of torch.float64.
         scale: Draw kernels N(0, scale²), biases 0, other vectors (the gain of a layer norm) as in the module.
+        torch_threads: Of the tensor backend: threads of torch within one operation, for one large network (see
+            `TensorMap`).
         check: False goes without the comparison, and `structure` says so.
         name: What the map is called (default: as the module's class).
         source: Where the map comes from.
@@ -107,10 +110,14 @@ def training_map(
             training mode; dropout without `noise`).
         WrongKind: (a TypeError) for what is no module or no floating torch dtype.
     """
+    if not isinstance(module, torch.nn.Module):
+        raise WrongKind(f"module = {module!r}: give a torch.nn.Module")
     if backend not in BACKENDS:
         raise Refusal(unknown("backend", backend, BACKENDS))
+    if backend == "compiled" and torch_threads > 1:
+        raise Refusal(f"torch_threads = {torch_threads}: the compiled backend uses none of them; backend='tensor' does")
     if not isinstance(optimizer, str):
-        optimizer, held = rule_of(optimizer)
+        optimizer, held = rule_of(optimizer, module)
         defaults = {**held, **defaults}
     optimiser(optimizer, defaults)
     schedule = taken(schedule)
@@ -134,11 +141,11 @@ def training_map(
         )
         try_out(task)
         compare_pieces(task)
-        tensor = tensor_training(task, optimizer, schedule, check, source, **defaults)
+        tensor = tensor_training(task, optimizer, schedule, check, source, torch_threads, **defaults)
         if check:  # with torch on the module itself, unless torch could not train that at all
             trainable = not any(p.is_inference() for p in module.parameters())
             attest(tensor, task, *((module, loss_fn) if trainable else (task.module, task.loss_fn)))
-        return tensor if backend == "tensor" else _faster(task, tensor, backend, check)
+        return tensor if backend == "tensor" or torch_threads > 1 else _faster(task, tensor, backend, check)
 
 
 def _faster(task: Task, tensor: TensorTraining, backend: str, check: bool) -> TrainingMap:
