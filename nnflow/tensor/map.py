@@ -47,7 +47,8 @@ ADVICE = {
     "torch.zeros_like(x)",
 }  # words of torch -> what to do
 OF_WEIGHTS = ("curvature", "gradient")  # calls of a function (w, t), others are of one (x, p, t)
-ROOM = 2**23  # bytes that the operations of a step may make: so many members of a grouped map go at a time
+ROOM = 2**23  # bytes that the operations of a step may make: so many members of a grouped map go at a time …
+ROOM_OF_DEVICE = 2**32  # … and on an accelerator, which wants much work at a time
 
 
 class Named(dict[str, Tensor]):
@@ -582,7 +583,8 @@ class TensorMap(Map):
 
     def _group_of(self, call: Call, now: Any, members: Sequence[Tensor]) -> int:
         """So many members for which there is room at a time."""
-        return max(1, ROOM // self._made(call, now, *members))
+        room = ROOM if self.device.type == "cpu" else ROOM_OF_DEVICE
+        return max(1, room // self._made(call, now, *members))
 
     def _made(self, call: Call, now: Any, *members: Tensor) -> int:
         """How many bytes the operations of a function make for one member: found out once, at its first step."""
