@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from numba.np.ufunc.dufunc import DUFunc as DUFunc
     from numba.np.ufunc.gufunc import GUFunc as GUFunc
     from torch import _weight_norm as _weight_norm
+    from torch._decomp import decomposition_table as decomposition_table
     from torch._functorch.autograd_function import custom_function_call as custom_function_call
     from torch.fx.experimental.proxy_tensor import make_fx as make_fx
     from torch.nn import _reduction as _reduction
@@ -72,6 +73,7 @@ USED = {
     "_weight_norm": ("torch", "what torch.nn.utils.weight_norm calls, of which it knows no second derivative"),
     "builtin_registry": ("numba.core.typing.templates", "overloads that others registered: part of the fingerprint"),
     "custom_function_call": ("torch._functorch.autograd_function", "a user's own autograd.Function under vmap and jvp"),
+    "decomposition_table": ("torch._decomp", "operations as simpler ones, of which a loss is written on a tape"),
     "dumps": ("numba.core.serialize", "pickles what an overload is made of"),
     "impl_ret_borrowed": ("numba.core.imputils", "arrays on the stack"),
     "ir": ("numba.core", "what that reading is made of"),

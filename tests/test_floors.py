@@ -46,10 +46,11 @@ FLOORS = {
     "nnflow.data": {"split": 0, "order": 0, "tables": 1, "problems": 1, "files": 1, "__init__": 2},
     "nnflow.tensor": {"modes": 0, "trace": 0, "map": 1, "__init__": 2},
     "nnflow.systems": {
-        "__init__": 0, "failures": 0, "moments": 0, "classic": 0, "softmax": 0,
+        "__init__": 0, "failures": 0, "moments": 0, "classic": 0, "softmax": 0, "tapes": 0,
         "derivatives": 1, "optimisers": 1, "perceptron": 1,
         "gradient": 2, "wells": 2, "training": 2,
     },
+    "nnflow.systems.tapes": {"__init__": 0, "loops": 1, "writer": 2, "elementwise": 3, "reductions": 4, "graph": 5},
     "nnflow.systems.optimisers": {
         "__init__": 0, "table": 1, "stability": 2, "memory": 2, "compiled": 2, "tensor": 2,
     },
