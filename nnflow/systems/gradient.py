@@ -172,7 +172,7 @@ def _compiled(
         with everyday(), torch.enable_grad():
             tapes = written(grad_and_value(loss), torch.tensor(states[0]))
             if settings["check"]:
-                _attest(tapes[0], grad(loss), states, settings["name"])
+                _attest(tapes, loss, states, settings["name"])
     except Unwritable as reason:
         return str(reason)
     return _on_tapes(tapes, size, settings)
@@ -207,14 +207,14 @@ def _trials(size: int) -> Array:
     return drawn * scales[:, None]
 
 
-def _attest(tape: Tape, gradient: Loss, states: Array, name: str) -> None:
-    """Compare a tape with torch, and what it says of its slopes with differences.
+def _attest(tapes: tuple[Tape, ...], loss: Loss, states: Array, name: str) -> None:
+    """Compare gradient and loss on tapes with torch, and what is said of their slopes with differences.
 
     Raises:
         Unwritable: if torch has another gradient.
         Refusal: if torch has another one each time, or the slopes are none.
     """
-    run, run_with_slopes, c = plain(loops.run), plain(loops.run_with_slopes), (tuple(tape),)
+    run, run_with_slopes, single, c = *map(plain, (loops.run, loops.run_with_slopes, loops.single)), tuple(tapes)
 
     def slopes(w: Array) -> Array:
         out = np.empty_like(w)
@@ -227,24 +227,27 @@ def _attest(tape: Tape, gradient: Loss, states: Array, name: str) -> None:
         call_plain(run_with_slopes, w[0], 0, c, np.empty_like(w[0]), V, out=out)
         return out
 
-    for w, found in zip(states, slopes(states), strict=True):
-        known, again = (_asked(gradient, w) for _ in range(2))
+    for w, gradient in zip(states, slopes(states), strict=True):
+        found = np.append(gradient, call_plain(single, w, c))
+        known, again = (_asked(loss, w) for _ in range(2))
         if not np.array_equal(known, again, equal_nan=True):
             raise Refusal(
-                f"the loss of {name!r} has the gradient {known[:3]} at {w[:3]}, and {again[:3]} when it is asked "
-                "again: let it depend on w alone, count no calls and draw no random numbers"
+                f"the loss of {name!r} is {known[-1]:.9g} with the gradient {known[:-1][:3]} at {w[:3]}, and "
+                f"{again[-1]:.9g} with {again[:-1][:3]} when it is asked again: let it depend on w "
+                "alone, count no calls and draw no random numbers"
             )
-        room = CLOSE * np.abs(known[np.isfinite(known)]).max(initial=0.0)
-        if not np.allclose(found, known, rtol=CLOSE, atol=room, equal_nan=True):
+        size = np.abs(known[:-1][np.isfinite(known[:-1])]).max(initial=0.0)
+        if not np.allclose(found, known, rtol=CLOSE, atol=CLOSE * size, equal_nan=True):
             raise Unwritable("its traced operations give other numbers than torch at another state")
     if wrong := misfit(slopes, products, states[0], float(np.finfo(np.float64).eps)):
         raise Refusal(wrong.said(f"the curvature of {name!r}", "gradient", [f"w{i}" for i in range(len(w))], states[0]))
 
 
-def _asked(gradient: Loss, w: Array) -> Array:
-    """Torch's gradient. Raises Unwritable where there is none."""
+def _asked(loss: Loss, w: Array) -> Array:
+    """Torch's gradient, and the loss behind it. Raises Unwritable where there is none."""
     try:
-        return np.asarray(gradient(torch.tensor(w)).detach().numpy(), dtype=np.float64)
+        gradient, value = grad_and_value(loss)(torch.tensor(w))
+        return np.append(gradient.detach().numpy(), float(value))
     except FAILURES as error:
         raise Unwritable(f"it fails at another state: {first_line(error)}") from error
 

@@ -25,7 +25,7 @@ from nnflow.internals import decomposition_table, make_fx
 from nnflow.systems.tapes.elementwise import ELEMENTWISE, LOGICAL, PLAIN
 from nnflow.systems.tapes.loops import Tape
 from nnflow.systems.tapes.reductions import OF_ALL, REDUCTIONS
-from nnflow.systems.tapes.writer import Unwritable, Writer
+from nnflow.systems.tapes.writer import MOST, Unwritable, Writer
 
 MOVES: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(
@@ -45,6 +45,8 @@ SHAPES = frozenset(
      "ones_like", "zeros_like"]
 )  # fmt: skip
 """What looks at the shape of its first argument alone."""
+PLACES = {"index_put": 1, "scatter_add": 2}
+"""Where a reduction is told places, which are no numbers."""
 STRIDED = ("as_strided", "as_strided_scatter", "contiguous")
 CASTS = ("_to_copy", "convert_element_type", "to")
 WHOLE = frozenset(["where", "sum", "add", "sub", "rsub", "mul", "neg"])
@@ -59,6 +61,7 @@ class Held:
     example: Tensor
 
 
+MANY = 6 * MOST  # numbers of one tensor: two instructions for each one that is left out, of three registers each
 TRUTHS = (*CASTS, "any", "all")
 
 
@@ -186,9 +189,8 @@ def _registers_of(w: Writer, target: Any, name: str, args: Any, options: Any) ->
 
 def _operands(w: Writer, name: str, args: Any) -> list[Any]:
     """Tensors as registers; but places are places."""
-    if name == "index_put":
-        return [_registers(w, args[0]), args[1], _registers(w, args[2]), *args[3:]]
-    return [_registers(w, arg) if isinstance(arg, (Tensor, Held)) else arg for arg in args]
+    place = PLACES.get(name)
+    return [_registers(w, arg) if isinstance(arg, (Tensor, Held)) and i != place else arg for i, arg in enumerate(args)]
 
 
 def _number_by_number(w: Writer, name: str, args: Any, options: Any) -> Tensor:
@@ -210,6 +212,8 @@ def _moved(w: Writer, target: Any, name: str, args: Any, options: Any) -> Any:
     """The same operation on registers."""
     if name in STRIDED and args[0].registers.stride() != args[0].example.stride():
         raise Unwritable(f"{target} of a tensor that is laid out in another way has no compiled form")
+    if any(key == "reduce" for key in options):
+        raise Unwritable(f"{target} with reduce={options['reduce']!r} has no compiled form")
     given = [_registers_in(w, arg) if i in MOVES[name] else arg for i, arg in enumerate(args)]
     if any(isinstance(leaf, Held) for leaf in _leaves([*given, *options.values()])):
         raise Unwritable(f"{target} takes its places from w, and has no compiled form")
@@ -238,6 +242,8 @@ def _registers(w: Writer, value: Any) -> Tensor:
     if isinstance(value, complex) or (isinstance(value, Tensor) and value.is_complex()):
         raise Unwritable("complex numbers have no compiled form")
     numbers = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+    if numbers.numel() > MANY:
+        raise Unwritable(f"it computes with {numbers.numel()} numbers, and {MANY} at most are compiled")
     flat = [w.number(float(each)) for each in numbers.reshape(-1).tolist()]
     return torch.tensor(flat, dtype=torch.int64).reshape(numbers.shape)
 

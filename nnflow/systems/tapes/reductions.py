@@ -119,10 +119,18 @@ def _placed(w: Writer, x: Tensor, indices: Sequence[Tensor | None], source: Tens
     """x with `source` at these indices, or added there."""
     at = tuple(slice(None) if index is None else index for index in indices)
     places = torch.arange(x.numel()).reshape(x.shape)[at]
+    return _put(w, x, places, source.expand(places.shape), accumulate)
+
+
+def _scattered(w: Writer, x: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
+    """x with `source` added at the places of an index along one dimension."""
+    places = torch.arange(x.numel()).reshape(x.shape).gather(dim, index)
+    return _put(w, x, places, source[tuple(map(slice, index.shape))], True)
+
+
+def _put(w: Writer, x: Tensor, places: Tensor, source: Tensor, accumulate: bool) -> Tensor:
     found = x.reshape(-1).tolist()
-    for place, register in zip(
-        places.reshape(-1).tolist(), source.expand(places.shape).reshape(-1).tolist(), strict=True
-    ):
+    for place, register in zip(places.reshape(-1).tolist(), source.reshape(-1).tolist(), strict=True):
         found[place] = w(loops.ADD, found[place], register) if accumulate else register
     return torch.tensor(found, dtype=torch.int64).reshape(x.shape)
 
@@ -136,6 +144,7 @@ REDUCTIONS: dict[str, Reduction] = {
     "all": _reduced(lambda w, row: reduce(partial(both, w), row, w.number(1.0))),
     "dot": _matrix_product, "vdot": _matrix_product, "mv": _matrix_product, "mm": _matrix_product,
     "bmm": _matrix_product, "cumsum": _running(loops.ADD), "cumprod": _running(loops.MULTIPLY), "index_put": _placed,
+    "scatter_add": _scattered,
 }  # fmt: skip
 """By name in aten."""
 
