@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import fresh
 import matplotlib as mpl
 import pytest
 
@@ -44,8 +45,6 @@ def nnflow_command(tmp_path: Path) -> Command:
     """Run `nnflow …` in a new process, in an empty folder; `path` is put before the others that Python looks in."""
 
     def call(*arguments: str | Path, path: Sequence[Path] = ()) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)), "MPLBACKEND": "Agg"}
-        command = [sys.executable, "-m", "nnflow", *map(str, arguments)]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        return fresh.command(*arguments, folder=tmp_path, PYTHONPATH=os.pathsep.join(map(str, path)))
 
     return call

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import fresh
 import numpy as np
 import pytest
 from numba import njit
@@ -320,12 +318,7 @@ def test_the_fingerprint_sees_into_a_users_module(tmp_path: Path, monkeypatch: p
 
 
 def python(code: str, cache: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code],
-        env={**os.environ, "NNFLOW_CACHE_DIR": str(cache)},
-        capture_output=True,
-        text=True,
-    )
+    done = fresh.python(code, NNFLOW_CACHE_DIR=str(cache))
     assert done.returncode == 0, done.stderr
     return done.stdout
 

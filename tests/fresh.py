@@ -1,0 +1,127 @@
+"""New processes for little: one that has imported what takes long is forked, once for each code that is to run.
+
+To import numba, scipy and xarray takes a second or two, and hundreds of tests ask what *another* process finds, prints
+or keeps. Here a server imports them once for each worker of pytest, compiles nothing, and forks: a child has its own
+environment, folder, path and streams, runs a code as `python -c` would, and ends as an interpreter ends. What concerns
+the start of a process itself (its imports, its flags, its signals, numba's own variables) takes `subprocess`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+LATEST = 300  # seconds after which a child is killed, whatever it does
+FOLDER = Path(__file__).parent
+LOADED = ("nnflow.__main__", "nnflow.compiled", "nnflow.runner", "nnflow.cli.commands")
+COMMAND = "import sys; from nnflow.__main__ import main; sys.exit(main())"  # what `python -m nnflow` does
+
+
+def python(
+    code: str, *arguments: object, folder: Path | None = None, check: bool = False, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a code as `python -P -B -c` would, in a new process.
+
+    Args:
+        code: What to run.
+        *arguments: sys.argv behind its first.
+        folder: Where to run it; None: here.
+        check: Raise CalledProcessError if it fails.
+        **environment: Variables beside, or in place of, those of this process; PYTHONPATH stands before what is there.
+
+    Returns:
+        Its exit status, stdout and stderr.
+    """
+    with tempfile.TemporaryDirectory() as streams:
+        asked = {
+            "code": code,
+            "argv": ["-c", *map(str, arguments)],
+            "folder": str(folder or Path.cwd()),
+            "environment": {**os.environ, **environment},
+            "streams": [f"{streams}/out", f"{streams}/err"],
+        }
+        status = _server().asked(asked)
+        out, err = (Path(name).read_text() for name in (f"{streams}/out", f"{streams}/err"))
+    done = subprocess.CompletedProcess([sys.executable, "-c", code, *map(str, arguments)], status, out, err)
+    if check:
+        done.check_returncode()
+    return done
+
+
+def command(*arguments: object, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `nnflow …` in a new process, in a folder."""
+    return python(COMMAND, *arguments, folder=folder, **environment)
+
+
+# -- this side -------------------------------------------------------------------------------------------------------
+
+
+class Server:
+    """The process that forks; it ends when its stdin does, which is when this process ends."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-B", "-c", "import sys; sys.path.append(sys.argv[1]); import fresh\n"
+             "if request := fresh.child_of(): exec(compile(request, '<string>', 'exec'))", str(FOLDER)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def asked(self, request: Mapping[str, object]) -> int:
+        """The exit status of a child, negative for a signal."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+
+@cache
+def _server() -> Server:
+    return Server()
+
+
+# -- the other side --------------------------------------------------------------------------------------------------
+
+
+def child_of() -> str:
+    """Fork a child for each line of stdin. Returns the code that it is to run, in the child; nothing, at the end."""
+    with warnings.catch_warnings(action="error"):
+        for name in LOADED:
+            importlib.import_module(name)
+    from numba.core.registry import cpu_target
+
+    cpu_target.target_context.refresh()  # numba's own tables
+    cpu_target.typing_context.refresh()
+    answers = os.dup(1)
+    for line in iter(sys.stdin.readline, ""):
+        child = os.fork()
+        if not child:
+            os.close(answers)
+            return _becomes(**json.loads(line))
+        _, status = os.waitpid(child, 0)
+        os.write(answers, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+    return ""
+
+
+def _becomes(code: str, argv: list[str], folder: str, environment: dict[str, str], streams: list[str]) -> str:
+    """Make this child a process of its own."""
+    signal.alarm(LATEST)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    for number, name in enumerate([os.devnull, *streams]):
+        os.dup2(os.open(name, os.O_RDWR | os.O_CREAT), number)
+    sys.path.remove(str(FOLDER))
+    sys.path[:0] = [entry for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    sys.argv[:] = argv
+    importlib.invalidate_caches()
+    return code
