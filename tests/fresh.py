@@ -3,7 +3,8 @@
 To import numba, scipy and xarray takes a second or two, and hundreds of tests ask what *another* process finds, prints
 or keeps. Here a server imports them once for each worker of pytest, compiles nothing, and forks: a child has its own
 environment, folder, path and streams, runs a code as `python -c` would, and ends as an interpreter ends. What concerns
-the start of a process itself (its imports, its flags, its signals, numba's own variables) takes `subprocess`.
+the start of a process itself (its imports, its flags, its signals, numba's own variables) takes `subprocess`. So does
+all of it where forks beside a system's own threads are not safe.
 """
 
 from __future__ import annotations
@@ -41,17 +42,23 @@ def python(
     Returns:
         Its exit status, stdout and stderr.
     """
+    command = [sys.executable, "-P", "-B", "-c", code, *map(str, arguments)]
+    given = {**os.environ, **environment}
+    if sys.platform != "linux":
+        return subprocess.run(
+            command, cwd=folder, env=given, capture_output=True, text=True, timeout=LATEST, check=check
+        )
     with tempfile.TemporaryDirectory() as streams:
         asked = {
             "code": code,
             "argv": ["-c", *map(str, arguments)],
             "folder": str(folder or Path.cwd()),
-            "environment": {**os.environ, **environment},
+            "environment": given,
             "streams": [f"{streams}/out", f"{streams}/err"],
         }
         status = _server().asked(asked)
         out, err = (Path(name).read_text() for name in (f"{streams}/out", f"{streams}/err"))
-    done = subprocess.CompletedProcess([sys.executable, "-c", code, *map(str, arguments)], status, out, err)
+    done = subprocess.CompletedProcess(command, status, out, err)
     if check:
         done.check_returncode()
     return done
@@ -81,12 +88,22 @@ class Server:
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
-        return int(self.process.stdout.readline())
+        answer = self.process.stdout.readline()
+        assert answer, f"the server of tests/fresh.py has ended with status {self.process.wait()}"
+        return int(answer)
 
 
 @cache
 def _server() -> Server:
     return Server()
+
+
+def close() -> None:
+    """End the server, if there is one, and wait until it has written what measures its coverage."""
+    if _server.cache_info().currsize:
+        with _server().process as process:
+            assert process.stdin is not None
+            process.stdin.close()
 
 
 # -- the other side --------------------------------------------------------------------------------------------------
