@@ -455,12 +455,12 @@ def test_differences_are_exact_at_every_scale(size: float) -> None:
     """A map of small states, or of large ones, bends on its own scale; one that drifts away, on the scale of 1."""
 
     def rule(x: Array, p: Array, t: int, out: Array) -> None:
-        out[0] = 0.95 * size * math.sin(math.pi * x[0] / size)
+        out[0] = 0.95 * p[0] * math.sin(math.pi * x[0] / p[0])
 
     def tangent(x: Array, p: Array, t: int, v: Array, out: Array) -> None:
-        out[0] = 0.95 * math.pi * math.cos(math.pi * x[0] / size) * v[0]
+        out[0] = 0.95 * math.pi * math.cos(math.pi * x[0] / p[0]) * v[0]
 
-    settings: dict[str, Any] = {"box": ([0.1 * size], [0.9 * size])}
+    settings: dict[str, Any] = {"box": ([0.1 * size], [0.9 * size]), "parameters": {"size": size}}
     found, known = (
         nnflow.run("lyapunov_spectrum", nnflow.CompiledMap(rule, given, **settings), steps=2000).exponent.item()
         for given in (None, tangent)
