@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-LATEST = 300  # seconds after which a child is killed, whatever it does
+LATEST = 900  # seconds after which a child is killed, whatever it does
 FOLDER = Path(__file__).parent
 LOADED = ("nnflow.__main__", "nnflow.compiled", "nnflow.runner", "nnflow.cli.commands")
 COMMAND = "import sys; from nnflow.__main__ import main; sys.exit(main())"  # what `python -m nnflow` does

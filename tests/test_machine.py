@@ -72,10 +72,14 @@ def verbs_of(names: list[str], cache: Path, order: int) -> dict[str, dict[str, s
     return found
 
 
-OTHERS = [name for name in nnflow.maps.names() if name not in ("henon", "logistic_ring")]
+KINDS = ["logistic", "circle", "cubic_descent", "softmax"]
+"""Of each kind of rule one: arithmetic alone, with a function of C, with a frame's tangent, with exponentials of rows.
+
+`test_two_processes_at_once` has another, `test_a_network_gives_the_same_bits_…` those of networks.
+"""
 
 
-@pytest.mark.parametrize("names", [["henon", "logistic_ring"], pytest.param(OTHERS, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("names", [["henon", "logistic_ring"], pytest.param(KINDS, marks=pytest.mark.slow)])
 def test_a_cold_and_a_warm_cache_give_the_same_bits_for_every_verb(names: list[str], tmp_path: Path) -> None:
     cold = verbs_of(names, tmp_path, 1)
     kept = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -84,6 +88,20 @@ def test_a_cold_and_a_warm_cache_give_the_same_bits_for_every_verb(names: list[s
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == kept  # nothing was compiled again
     for found in cold.values():
         assert len({found[verb] for verb in FOLLOWING}) == 1  # and all verbs follow one orbit
+
+
+FOUND = """
+import nnflow
+from nnflow.frozen import fingerprint
+print({name: fingerprint(nnflow.maps[name]().functions) for name in nnflow.maps.names()})
+"""
+
+
+def test_every_process_finds_the_code_of_every_map_under_one_name(tmp_path: Path) -> None:
+    """Whatever order its sets have: hashes of texts are salted in each process."""
+    one, other = (python_from_the_start(FOUND, tmp_path, PYTHONHASHSEED=salt) for salt in "12")
+    assert one == other
+    assert len(set(eval(one).values())) == len(nnflow.maps)
 
 
 SMALL = """
@@ -106,17 +124,19 @@ def test_other_processors_give_the_same_bits(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_half_filled_cache_gives_the_bits_of_an_empty_one(tmp_path: Path) -> None:
+def test_a_network_gives_the_same_bits_with_an_empty_a_half_filled_and_a_full_cache(tmp_path: Path) -> None:
     """A module of one's own, trained: with a fast-math rule, verbs met in another order followed other orbits."""
-    whole = eval(python(f"{VERBS}{SMALL}\nprint(verbs(made, 1))", tmp_path / "a"))
-    (tmp_path / "b").mkdir(mode=0o700)
-    kept = sorted((tmp_path / "a").iterdir())
-    assert len(kept) == 4
-    for i, path in enumerate(kept):
-        if i % 2:
-            shutil.copy(path, tmp_path / "b")
-    assert eval(python(f"{VERBS}{SMALL}\nprint(verbs(made, -1))", tmp_path / "b")) == whole
+    forth, back = (f"{VERBS}{SMALL}\nprint(verbs(made, {order}))" for order in (1, -1))
+    whole = eval(python(forth, tmp_path / "a"))
     assert len({whole[verb] for verb in FOLLOWING}) == 1
+    kept = {path: path.read_bytes() for path in sorted((tmp_path / "a").iterdir())}
+    assert len(kept) == 4
+    assert eval(python(back, tmp_path / "a")) == whole
+    assert {path: path.read_bytes() for path in sorted((tmp_path / "a").iterdir())} == kept
+    (tmp_path / "b").mkdir(mode=0o700)
+    for path in list(kept)[1::2]:
+        shutil.copy(path, tmp_path / "b")
+    assert eval(python(back, tmp_path / "b")) == whole
 
 
 def test_the_definition_runs_after_the_loops(tmp_path: Path) -> None:
