@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 import fresh
@@ -25,9 +25,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     item.user_properties.append(("budget", SLOW if item.get_closest_marker("slow") else QUICK))
 
 
-def pytest_sessionfinish() -> None:
-    """Before coverage is put together."""
-    fresh.close()
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtestloop() -> Generator[None, object, object]:
+    """End the server of new processes after the last test, before coverage is put together."""
+    try:
+        return (yield)
+    finally:
+        fresh.close()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

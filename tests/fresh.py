@@ -2,13 +2,15 @@
 
 To import numba, scipy and xarray takes a second or two, and hundreds of tests ask what *another* process finds, prints
 or keeps. Here a server imports them once for each worker of pytest, compiles nothing, and forks: a child has its own
-environment, folder, path and streams, runs a code as `python -c` would, and ends as an interpreter ends. What concerns
-the start of a process itself (its imports, its flags, its signals, numba's own variables) takes `subprocess`. So does
-all of it where forks beside a system's own threads are not safe.
+environment, folder, path and streams, runs a code as `python -c` would, waits for its threads and calls what is to be
+called at its end. What concerns the start of a process itself (its imports, its flags, its signals, numba's own
+variables) takes `subprocess`. So does all of it where forks beside a system's own threads are not safe.
 """
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import json
 import os
@@ -16,10 +18,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import traceback
 import warnings
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any, NoReturn
 
 LATEST = 900  # seconds after which a child is killed, whatever it does
 FOLDER = Path(__file__).parent
@@ -77,8 +82,8 @@ class Server:
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-B", "-c", "import sys; sys.path.append(sys.argv[1]); import fresh\n"
-             "if request := fresh.child_of(): exec(compile(request, '<string>', 'exec'))", str(FOLDER)],
+            [sys.executable, "-P", "-B", "-c", "import sys; sys.path.append(sys.argv[1]); import fresh; fresh.serve()",
+             str(FOLDER)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 
@@ -109,8 +114,8 @@ def close() -> None:
 # -- the other side --------------------------------------------------------------------------------------------------
 
 
-def child_of() -> str:
-    """Fork a child for each line of stdin. Returns the code that it is to run, in the child; nothing, at the end."""
+def serve() -> None:
+    """Fork a child for each line of stdin, and tell its exit status."""
     with warnings.catch_warnings(action="error"):
         for name in LOADED:
             importlib.import_module(name)
@@ -118,19 +123,17 @@ def child_of() -> str:
 
     cpu_target.target_context.refresh()  # numba's own tables
     cpu_target.typing_context.refresh()
-    answers = os.dup(1)
+    gc.freeze()  # a collection would write to what children share
     for line in iter(sys.stdin.readline, ""):
         child = os.fork()
         if not child:
-            os.close(answers)
-            return _becomes(**json.loads(line))
+            _become(**json.loads(line))
         _, status = os.waitpid(child, 0)
-        os.write(answers, f"{os.waitstatus_to_exitcode(status)}\n".encode())
-    return ""
+        print(os.waitstatus_to_exitcode(status), flush=True)
 
 
-def _becomes(code: str, argv: list[str], folder: str, environment: dict[str, str], streams: list[str]) -> str:
-    """Make this child a process of its own."""
+def _become(code: str, argv: list[str], folder: str, environment: dict[str, str], streams: list[str]) -> NoReturn:
+    """Make this child a process of its own, run the code, and end it."""
     signal.alarm(LATEST)
     os.chdir(folder)
     os.environ.clear()
@@ -141,4 +144,27 @@ def _becomes(code: str, argv: list[str], folder: str, environment: dict[str, str
     sys.path[:0] = [entry for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry]
     sys.argv[:] = argv
     importlib.invalidate_caches()
-    return code
+    space = vars(sys.modules["__main__"])
+    space.clear()
+    space["__name__"] = "__main__"
+    status = _run(code, space)
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)  # to throw away all modules, one by one, would take half a second
+
+
+def _run(code: str, space: dict[str, Any]) -> int:
+    """Run a code as a program; its exit status."""
+    try:
+        exec(compile(code, "<string>", "exec"), space)
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            return end.code or 0
+        print(end.code, file=sys.stderr)
+        return 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
