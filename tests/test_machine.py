@@ -72,14 +72,10 @@ def verbs_of(names: list[str], cache: Path, order: int) -> dict[str, dict[str, s
     return found
 
 
-KINDS = ["logistic", "circle", "cubic_descent", "softmax"]
-"""Of each kind of rule one: arithmetic alone, with a function of C, with a frame's tangent, with exponentials of rows.
-
-`test_two_processes_at_once` has another, `test_a_network_gives_the_same_bits_…` those of networks.
-"""
+OTHERS = [name for name in nnflow.maps.names() if name not in ("henon", "logistic_ring")]
 
 
-@pytest.mark.parametrize("names", [["henon", "logistic_ring"], pytest.param(KINDS, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("names", [["henon", "logistic_ring"], pytest.param(OTHERS, marks=pytest.mark.slow)])
 def test_a_cold_and_a_warm_cache_give_the_same_bits_for_every_verb(names: list[str], tmp_path: Path) -> None:
     cold = verbs_of(names, tmp_path, 1)
     kept = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
