@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, partial, wraps
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,9 +25,10 @@ from nnflow.internals import TorchDispatchMode, custom_function_call, tree_leave
 from nnflow.map import NORMS, End, Into, Map, TangentRecords, new_records, tangent_records
 from nnflow.names import Refusal, WrongKind, unknown
 from nnflow.settings import whole
-from nnflow.tensor.modes import everyday, forward_mode, seeded
+from nnflow.tensor.modes import everyday, forward_mode, seeded, threads_of_torch
 from nnflow.tensor.trace import Traces, tensors_in, timeless
 from nnflow.typing import Array, Integers
+from nnflow.workers import on_all_cores
 
 TensorRule = Callable[[Tensor, "Named", Any], Tensor]
 Gradient = Callable[[Tensor, Any], Tensor]
@@ -46,7 +47,8 @@ ADVICE = {
     "torch.zeros_like(x)",
 }  # words of torch -> what to do
 OF_WEIGHTS = ("curvature", "gradient")  # calls of a function (w, t), others are of one (x, p, t)
-ROOM = 2**24  # bytes that the operations of a step may make: so many members of a grouped map go at a time
+ROOM = 2**23  # bytes that the operations of a step may make: so many members of a grouped map go at a time …
+ROOM_OF_DEVICE = 2**32  # … and on an accelerator, which wants much work at a time
 
 
 class Named(dict[str, Tensor]):
@@ -100,6 +102,17 @@ def placed(device: str | torch.device | None, dtype: torch.dtype | None) -> tupl
         raise Refusal(f"device = {device!r}: {str(error).splitlines()[0]}") from error
 
 
+def _in_its_threads(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """A verb of a tensor map, with as many threads of torch as the map has."""
+
+    @wraps(verb)
+    def called(self: TensorMap, *arguments: Any, **keywords: Any) -> Any:
+        with threads_of_torch(self.torch_threads):
+            return verb(self, *arguments, **keywords)
+
+    return called
+
+
 class Call(NamedTuple):
     """What is done for each member."""
 
@@ -133,6 +146,9 @@ class TensorMap(Map):
             of a step are then the same at all t, and are traced; a rule that looks at the number t is not.
         noise: The seed of what the rule draws by torch, the same for all members, as a function of (noise, t); without,
             it may draw nothing.
+        torch_threads: How many threads torch uses within one operation on the CPU, whatever is set elsewhere. They
+            change the last bits, so more than 1 stand in `structure`; they pay for one large network. Many members keep
+            all cores busy without.
         check: False goes without the comparisons, and `structure` says so.
         **settings: `Map`'s fields, with `observables`: name → `f(x, p, t)` → scalar tensor.
 
@@ -152,6 +168,7 @@ class TensorMap(Map):
     dtype: torch.dtype
     clock: Callable[[int], tuple[Any, ...]] | None
     noise: int | None
+    torch_threads: int
 
     def __init__(
         self,
@@ -162,6 +179,7 @@ class TensorMap(Map):
         dtype: torch.dtype | None = None,
         clock: Callable[[int], tuple[Any, ...]] | None = None,
         noise: int | None = None,
+        torch_threads: int = 1,
         check: bool = True,
         **settings: Any,
     ) -> None:
@@ -172,9 +190,12 @@ class TensorMap(Map):
         noise = None if noise is None else whole("noise", noise, 0)
         place, kind = placed(device, dtype)
         super().__init__(**{"name": getattr(rule, "__name__", "map"), "check": check, **settings})
-        held = {"rule": rule, "gradient": gradient, "device": place, "dtype": kind, "clock": clock, "noise": noise}
+        held = {"rule": rule, "gradient": gradient, "device": place, "dtype": kind, "clock": clock, "noise": noise,
+                "torch_threads": whole("torch_threads", torch_threads, 1)}  # fmt: skip
         for name, value in held.items():
             object.__setattr__(self, name, value)
+        if self.torch_threads > 1:
+            object.__setattr__(self, "structure", {**self.structure, "torch_threads": self.torch_threads})
 
     # -- numpy and back --------------------------------------------------------------------------------------------
 
@@ -483,15 +504,28 @@ class TensorMap(Map):
             ``(member, …)``, or a tuple of such.
         """
         self._now.t = t  # for messages
-        with everyday(), torch.no_grad():
+        with everyday(), threads_of_torch(self.torch_threads), torch.no_grad():
             members = tuple((part.clone() if part.is_inference() else part).contiguous() for part in members)
             now, count = self.moment(t), len(members[0])
             size = self._group_of(call, now, members) if self.grouped and count > 1 else count
             if size >= count:
                 return self._all(call, now, members)
-            parts = [self._all(call, now, [part[i : i + size] for part in members]) for i in range(0, count, size)]
+            groups = [[part[i : i + size] for part in members] for i in range(0, count, size)]
+            parts = self._side_by_side(call, t, now, groups)
             several = isinstance(parts[0], tuple)
             return tuple(map(torch.cat, zip(*parts, strict=True))) if several else torch.cat(parts)
+
+    def _side_by_side(self, call: Call, t: int, now: Any, groups: list[list[Tensor]]) -> list[Any]:
+        """The same for several groups: one after the other until all are replayed, and then on all cores."""
+
+        def of(group: list[Tensor]) -> Any:
+            self._now.t = t
+            with everyday(), threads_of_torch(self.torch_threads), torch.no_grad():
+                return self._all(call, now, group)
+
+        first = (now,) if self.clock else ()
+        together = self.device.type == "cpu" and all(self._traces.trusted(call.kind, *first, *g) for g in groups)
+        return on_all_cores(of, groups) if together else list(map(of, groups))
 
     def _all(self, call: Call, now: Any, members: Sequence[Tensor]) -> Any:
         """The same for a group, by a replay of what was done for another one where that can be."""
@@ -549,7 +583,8 @@ class TensorMap(Map):
 
     def _group_of(self, call: Call, now: Any, members: Sequence[Tensor]) -> int:
         """So many members for which there is room at a time."""
-        return max(1, ROOM // self._made(call, now, *members))
+        room = ROOM if self.device.type == "cpu" else ROOM_OF_DEVICE
+        return max(1, room // self._made(call, now, *members))
 
     def _made(self, call: Call, now: Any, *members: Tensor) -> int:
         """How many bytes the operations of a function make for one member: found out once, at its first step."""
@@ -581,6 +616,7 @@ class TensorMap(Map):
 
     # -- the verbs -------------------------------------------------------------------------------------------------
 
+    @_in_its_threads
     def advance(self, x: Any, p: Any, t: int, steps: int) -> End:
         """`steps` steps from step index t; no record."""
         p, (x, escaped) = self.native(p), _settle(self.native(x), None, t)
@@ -590,6 +626,7 @@ class TensorMap(Map):
                 x, escaped = _settle(self.step(_safe(x, escaped, start), p, s), escaped, s + 1)
         return End(x, None, t + steps, _steps(escaped))
 
+    @_in_its_threads
     def orbit(
         self, x: Any, p: Any, t: int, steps: int, every: int, observe: Sequence[str], into: Into | None = None
     ) -> tuple[Array, End]:
@@ -606,6 +643,7 @@ class TensorMap(Map):
                 x, escaped = _settle(self.step(_safe(x, escaped, start), p, s), escaped, s + 1)
         return records, End(x, None, t + steps, _steps(escaped))
 
+    @_in_its_threads
     def tangent_orbit(
         self, x: Any, p: Any, t: int, frame: Any, steps: int, every: int, keep: Sequence[str] = ()
     ) -> tuple[TangentRecords, End]:
@@ -626,6 +664,7 @@ class TensorMap(Map):
                     records.factors[:, block] = self.to_numpy(factor)
         return records, End(x, frame, t + steps, _steps(escaped))
 
+    @_in_its_threads
     def separation_orbit(
         self, x: Any, y: Any, p: Any, t: int, steps: int, every: int, norm: str = "l1"
     ) -> tuple[Array, End]:

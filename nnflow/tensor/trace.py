@@ -67,7 +67,7 @@ class Traces:
             What it returns.
         """
         flat = list(tensors_in(arguments))
-        known = self._kinds.setdefault((kind, *((each.shape, each.dtype) for each in flat)), _Kind())
+        known = self._kinds.setdefault(_key(kind, flat), _Kind())
         if known.agreed >= TRIALS:
             assert known.replay is not None
             with drawing():
@@ -81,6 +81,11 @@ class Traces:
             finally:
                 self._lock.release()
         return found
+
+    def trusted(self, kind: Hashable, *arguments: Any) -> bool:
+        """Whether such a call is replayed."""
+        known = self._kinds.get(_key(kind, tensors_in(arguments)))
+        return known is not None and known.agreed >= TRIALS
 
     def _learn(
         self, known: _Kind, drawing: Drawing, function: Function, arguments: tuple[Any, ...], found: Any
@@ -110,6 +115,10 @@ class Traces:
         warnings.warn(
             f"{self.name} is not traced, and slower; its numbers are right: {reason}", UntracedWarning, stacklevel=5
         )
+
+
+def _key(kind: Hashable, flat: Iterable[Tensor]) -> Hashable:
+    return (kind, *((each.shape, each.dtype) for each in flat))
 
 
 def timeless(function: Function, position: int) -> bool:

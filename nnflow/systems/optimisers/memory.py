@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from nnflow import internals
 from nnflow.names import Refusal
 from nnflow.systems.optimisers.groups import Groups
 from nnflow.systems.optimisers.table import OPTIMISERS
@@ -31,22 +32,26 @@ TORCH_CLASSES = {"SGD": "gd", "Adam": "adam", "AdamW": "adamw", "RMSprop": "rmsp
 TORCH_NAMES = {"eta": "lr", "beta": "momentum", "beta1": "betas", "beta2": "betas", "epsilon": "eps"}
 
 
-def rule_of(optimizer: Any) -> tuple[str, dict[str, float]]:
+def rule_of(optimizer: Any, module: Any) -> tuple[str, dict[str, float]]:
     """The map's name of a torch optimizer's rule, and its settings by the map's names.
 
     Args:
         optimizer: A torch optimizer.
+        module: What it trains.
 
     Returns:
         The name, and parameter → value: of its first group, and for group i (or "head", if that is its name) eta.i and
         what else differs there.
 
     Raises:
-        Refusal: for a rule that no map has, or groups that step by different ones.
+        Refusal: for a rule that no map has, groups that step by different ones, one that trains other parameters than
+            those of the module that require gradients, or one whose step calls more than its class does.
     """
     kind, groups = type(optimizer).__name__, getattr(optimizer, "param_groups", None)
     if not groups or kind not in TORCH_CLASSES or not type(optimizer).step.__module__.startswith("torch.optim"):
         raise Refusal(f"optimizer is a {kind}: the maps step as torch.optim's {', '.join(TORCH_CLASSES)} do")
+    _plain(optimizer)
+    _of_all(optimizer, module)
     group = groups[0]
     name = TORCH_CLASSES[kind]
     if name == "gd" and group["momentum"]:
@@ -74,17 +79,10 @@ def groups_in(optimizer: Any, module: Any) -> dict[str, list[str]]:
         The groups.
 
     Raises:
-        Refusal: for parameters of another module, or an optimizer that leaves some of the module out.
+        Refusal: for several groups of one name.
     """
     names = {id(p): name for name, p in module.named_parameters()}
     theirs = [[id(p) for p in group["params"]] for group in optimizer.param_groups]
-    held = {i for part in theirs for i in part}
-    left_out = [name for name, p in module.named_parameters() if p.requires_grad and id(p) not in held]
-    if left_out and (len(theirs) > 1 or held & names.keys()):
-        raise Refusal(
-            f"optimizer does not train {', '.join(left_out)} of this module: give the optimizer of its parameters, and "
-            "those that are not trained requires_grad_(False)"
-        )
     fixed = {id(p) for p in module.parameters() if not p.requires_grad}
     keys = _names(optimizer.param_groups)
     found = {key: [names[i] for i in part if i in names and i not in fixed]
@@ -219,6 +217,31 @@ def _same_groups(settings: Mapping[str, Mapping[str, float]], groups: Groups, kn
                     f"optimizer has groups with different {TORCH_NAMES.get(key, key)}: this map has one for all "
                     f"parameters that share {shared}; make it of this optimizer, or with groups="
                 )
+
+
+def _plain(optimizer: Any) -> None:
+    """Refuse an optimizer whose step is not that of its class alone: a map would go without the rest."""
+    step = vars(optimizer).get("step")
+    if getattr(step, "_wrapped_by_lr_sched", False):
+        raise Refusal("optimizer has a scheduler of its rate: give one without, and the factors of eta as schedule=")
+    if step is not None:
+        raise Refusal("optimizer has a step of its own in place of its class's, which the map would not call")
+    own = (getattr(optimizer, f"_optimizer_step_{when}_hooks", None) for when in ("pre", "post"))
+    if any(own) or internals._global_optimizer_pre_hooks or internals._global_optimizer_post_hooks:
+        raise Refusal("optimizer has hooks on its steps, which the map would not call: remove them")
+
+
+def _of_all(optimizer: Any, module: Any) -> None:
+    """Refuse an optimizer of other parameters than those that the map will move."""
+    own = {id(p): name for name, p in module.named_parameters() if p.requires_grad}
+    theirs = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if left := [name for key, name in own.items() if key not in theirs]:
+        raise Refusal(
+            f"optimizer does not train {', '.join(left)}, which require gradients: fix them by "
+            "requires_grad_(False), or make the optimizer of the module's present parameters"
+        )
+    if theirs - {id(p) for p in module.parameters()}:
+        raise Refusal("optimizer trains parameters that are not in the module: make it of the module's own alone")
 
 
 def _by_identity(optimizer: Any, parameters: Mapping[str, Any]) -> list[int]:

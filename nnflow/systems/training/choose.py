@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from nnflow.names import Refusal, unknown
+from nnflow.names import Refusal, WrongKind, unknown
 from nnflow.schedules import Schedule, taken
 from nnflow.settings import checked
 from nnflow.systems.optimisers.groups import kind_of
@@ -55,6 +55,7 @@ def training_map(
     microbatch: int | None = None,
     dtype: Any = None,
     scale: float | None = None,
+    torch_threads: int = 1,
     check: bool = True,
     name: str | None = None,
     source: str = "",
@@ -101,6 +102,8 @@ def training_map(
             samples).
         dtype: torch.float32 instead of torch.float64.
         scale: Draw kernels N(0, scale²), biases 0, other vectors (the gain of a layer norm) as in the module.
+        torch_threads: Of the tensor backend: threads of torch within one operation, for one large network (see
+            `TensorMap`).
         check: False goes without the comparison, and `structure` says so.
         name: What the map is called (default: as the module's class).
         source: Where the map comes from.
@@ -118,8 +121,12 @@ def training_map(
             training mode without `batch_norm`; dropout without `noise`).
         WrongKind: (a TypeError) for what is no module or no floating torch dtype.
     """
+    if not isinstance(module, torch.nn.Module):
+        raise WrongKind(f"module = {module!r}: give a torch.nn.Module")
     if backend not in BACKENDS:
         raise Refusal(unknown("backend", backend, BACKENDS))
+    if backend == "compiled" and torch_threads > 1:
+        raise Refusal(f"torch_threads = {torch_threads}: the compiled backend uses none of them; backend='tensor' does")
     if not isinstance(optimizer, str):
         optimizer, defaults, groups = _of_torch(optimizer, module, groups, defaults)
     elif not groups:
@@ -148,11 +155,11 @@ def training_map(
         optimiser(optimizer, defaults, groups=task.groups)
         try_out(task)
         compare_pieces(task)
-        tensor = tensor_training(task, optimizer, schedule, check, source, batch_norm, **defaults)
+        tensor = tensor_training(task, optimizer, schedule, check, source, batch_norm, torch_threads, **defaults)
         if check:  # with torch on the module itself, unless torch could not train that at all
             trainable = not any(p.is_inference() for p in module.parameters())
             attest(tensor, task, *((module, loss_fn) if trainable else (task.module, task.loss_fn)))
-        return tensor if backend == "tensor" else _faster(task, tensor, backend, check)
+        return tensor if backend == "tensor" or torch_threads > 1 else _faster(task, tensor, backend, check)
 
 
 def _of_torch(
@@ -161,7 +168,7 @@ def _of_torch(
     """The rule, the settings and the groups of a torch optimizer, over which those that are given have precedence."""
     if groups and len(getattr(optimizer, "param_groups", ())) > 1:
         raise Refusal("groups: the optimizer has groups of its own, which are taken: give one of the two")
-    name, held = rule_of(optimizer)
+    name, held = rule_of(optimizer, module)
     found = groups_in(optimizer, module) if isinstance(module, torch.nn.Module) else {}
     kept = {key: value for key, value in held.items() if key == kind_of(key) or key.partition(".")[2] in found}
     trained = [name for name, p in module.named_parameters() if p.requires_grad] if found else [""]

@@ -123,7 +123,7 @@ class TrainingMap(Descent):
         """
         import torch
 
-        from nnflow.systems.training.modules import converted, trainable
+        from nnflow.systems.training.modules import converted
 
         values, parameters = np.array(self.to_numpy(state)), self._fitting(module)
         if values.shape != (self.dim,):
@@ -131,7 +131,7 @@ class TrainingMap(Descent):
         kind = getattr(self, "dtype", torch.float64)
         copied = converted(module, kind).to(parameters[0].device)
         weights = torch.as_tensor(values[: self.weights], dtype=kind, device=parameters[0].device)
-        torch.nn.utils.vector_to_parameters(weights.clone(), trainable(copied))
+        torch.nn.utils.vector_to_parameters(weights.clone(), self._fitting(copied))
         held = _held(dict(copied.named_buffers()), self.averages)
         for buffer, part in zip(held, _cut(values, self.averages), strict=True):
             buffer.copy_(torch.as_tensor(part))
@@ -150,13 +150,18 @@ class TrainingMap(Descent):
         return [values[name] for name, _ in self.layout]
 
     def _fitting(self, module: torch.nn.Module) -> list[torch.nn.Parameter]:
-        from nnflow.systems.training.modules import trainable
-
-        parameters = trainable(module)
-        shapes, wanted = [tuple(p.shape) for p in parameters], [shape for _, shape in self.layout]
+        """The parameters of a module in the order of the state: by their names; where it has others, by its order."""
+        own = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        names = [name for name, _ in self.layout]
+        if own.keys() != set(names):
+            if strayed := [name for name, other in zip(own, names, strict=False) if name in names and name != other]:
+                raise Refusal(f"the module has {strayed[0]} at another place than this map, and other names beside it")
+        else:
+            own = {name: own[name] for name in names}
+        shapes, wanted = [tuple(p.shape) for p in own.values()], [shape for _, shape in self.layout]
         if shapes != wanted:
             raise Refusal(f"the module has parameters of shapes {shapes}; this map has {wanted}")
-        return parameters
+        return list(own.values())
 
 
 def _held(buffers: Mapping[str, Any], averages: Layout) -> list[Any]:

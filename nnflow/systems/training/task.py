@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from nnflow.data.order import Order
-from nnflow.names import Refusal, WrongKind
+from nnflow.names import Refusal
 from nnflow.systems.failures import FAILURES, first_line
 from nnflow.systems.moments import Clock, Moment
 from nnflow.systems.optimisers.groups import Groups, groups_of
@@ -145,8 +145,6 @@ def task_of(
     name: str | None,
 ) -> Task:
     """Copy module and data. Raises Refusal or TypeError with what cannot be a map (see `training_map`)."""
-    if not isinstance(module, nn.Module):
-        raise WrongKind(f"module = {module!r}: give a torch.nn.Module")
     if scale is not None and not 0 <= scale < np.inf:
         raise Refusal(f"scale = {scale}: give the standard deviation of the kernels, 0 or larger")
     if test is not None and len(test) != 2:

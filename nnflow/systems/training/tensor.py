@@ -25,7 +25,7 @@ from nnflow.tensor.modes import seeded
 class TensorTraining(TensorMap, TrainingMap):
     """A torch module in training, on tensors.
 
-    Members go as many at a time as their values on the way fit into 16 MiB, on every machine alike; at least one.
+    Members go as many at a time as their values on the way fit into 8 MiB, on every machine alike; at least one.
     """
 
     grouped = True
@@ -39,6 +39,7 @@ def tensor_training(
     check: bool = True,
     source: str = "",
     batch_norm: str | None = None,
+    torch_threads: int = 1,
     **defaults: float,
 ) -> TensorTraining:
     """The tensor map of a task."""
@@ -77,6 +78,7 @@ def tensor_training(
         check=check,
         clock=Clock(schedule, order, task.device, task.dtype),
         noise=task.noise,
+        torch_threads=torch_threads,
         optimizer=optimizer,
         schedule=schedule,
         groups=task.groups,
