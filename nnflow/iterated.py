@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from nnflow.ensemble import refuse_endless
 from nnflow.map import End, Gathered, Into, Map, TangentRecords, begin
 from nnflow.names import Refusal, WrongKind, shown
+from nnflow.room import refuse_endless
 from nnflow.settings import whole
 from nnflow.typing import Array
 

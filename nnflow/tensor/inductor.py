@@ -36,7 +36,7 @@ from torch.fx import GraphModule
 
 from nnflow.internals import tree_flatten, tree_unflatten
 from nnflow.names import Refusal
-from nnflow.tensor.trace import TRIALS, Drawing, Function, tensors_in, traced
+from nnflow.tensor.trace import TRIALS, Drawing, Function, key, owned, tensors_in, traced
 
 MOVED = 2.0**10  # units of the last place by which arguments are moved: sums of a million terms are off by less
 CHOICES = {
@@ -116,7 +116,7 @@ class Compiled:
             Refusal: if it cannot be traced or compiled, or if the code gives other numbers than the function.
         """
         flat = list(tensors_in(arguments))
-        known = self._kinds.setdefault((kind, *((each.shape, each.dtype) for each in flat)), _Kind())
+        known = self._kinds.setdefault(key(kind, flat), _Kind())
         if known.code is None:
             with known.lock:
                 known.code = known.code or self._made(kind, drawing, function, arguments)
@@ -126,6 +126,11 @@ class Compiled:
             self._compare(kind, drawing, function, arguments, out)
             known.agreed += 1
         return out
+
+    def trusted(self, kind: Hashable, *arguments: Any) -> bool:
+        """Whether such a call is compiled, and was compared."""
+        known = self._kinds.get(key(kind, tensors_in(arguments)))
+        return known is not None and known.agreed >= TRIALS
 
     def _made(self, kind: Hashable, drawing: Drawing, function: Function, arguments: tuple[Any, ...]) -> Function:
         flat = [each.clone() for each in tensors_in(arguments)]
@@ -195,21 +200,7 @@ def _by_inductor(graph: GraphModule, flat: list[Tensor]) -> Function:
 
         code: Any = compile_fx(graph, list(flat), config_patches=CHOICES)
         code(*flat)  # what it does at its first call is done in this folder, too
-    return _owned(code)
-
-
-def _owned(code: Function) -> Function:
-    """The same, whose results never lie in the memory of its arguments, and are tuples where they are several."""
-
-    def own(out: Tensor, flat: tuple[Tensor, ...]) -> Tensor:
-        place = out.untyped_storage().data_ptr()
-        return out.clone() if any(place == each.untyped_storage().data_ptr() for each in flat) else out
-
-    def call(*flat: Tensor) -> Any:
-        out = code(*flat)
-        return own(out, flat) if isinstance(out, Tensor) else tuple(own(each, flat) for each in out)
-
-    return call
+    return lambda *given: owned(code(*given), given)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -15,14 +16,17 @@ from nnflow.typing import Array
 class Reset:
     """Initial states by the module's own `reset_parameters`, each from its own seed; optimizer memory 0."""
 
-    def __init__(self, module: nn.Module, memory: int) -> None:
+    def __init__(self, module: nn.Module, memory: int, averages: Sequence[str] = ()) -> None:
         self.module = module
         self.memory = memory
+        self.averages = averages  # buffers behind the memory
 
     def __call__(self, n: int, seed: int) -> Array:
         """``(n, dim)`` drawn states."""
         module = copy.deepcopy(self.module)
         states = np.zeros((n, sum(p.numel() for p in module.parameters()) + self.memory))
+        held = [module.get_buffer(name) for name in self.averages]
+        reset = np.zeros((n, sum(len(each) for each in held)))
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             for i in range(n):
                 torch.manual_seed(int(np.random.SeedSequence([seed, i]).generate_state(1, np.uint64)[0] >> 1))
@@ -33,7 +37,8 @@ class Reset:
                 _all_drawn(module)
                 flat = torch.cat([p.ravel() for p in module.parameters()])
                 states[i, : len(flat)] = flat.numpy()
-        return states
+                reset[i] = np.concatenate([np.zeros(0), *(each.numpy() for each in held)])
+        return np.hstack([states, reset])
 
 
 def _reset(part: nn.Module) -> None:
