@@ -16,11 +16,12 @@ from nnflow.registry import PluginError, Registry
 if TYPE_CHECKING:
     from nnflow.analysis import Analysis
     from nnflow.compiled import CompilationError, CompiledMap
-    from nnflow.ensemble import Ensemble, Recording, ResolutionWarning
+    from nnflow.ensemble import Ensemble, ResolutionWarning
     from nnflow.exchange import from_mapping, numba_mapping, numpy_mapping, torch_mapping
     from nnflow.iterated import iterate
     from nnflow.map import Map
     from nnflow.plotting import plot
+    from nnflow.recording import Recording
     from nnflow.results import load, save
     from nnflow.runner import run
     from nnflow.systems.gradient import gradient_map
@@ -48,7 +49,7 @@ _LAZY = {
     "CompiledMap": "nnflow.compiled",
     "Ensemble": "nnflow.ensemble",
     "Map": "nnflow.map",
-    "Recording": "nnflow.ensemble",
+    "Recording": "nnflow.recording",
     "ResolutionWarning": "nnflow.ensemble",
     "TensorMap": "nnflow.tensor",
     "check_writable": "nnflow.writing",

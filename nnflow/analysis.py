@@ -27,8 +27,9 @@ from typing import Any, TypeAlias, get_type_hints
 
 import numpy as np
 
-from nnflow.ensemble import Ensemble, Recording
+from nnflow.ensemble import Ensemble
 from nnflow.names import Refusal, WrongKind, shown
+from nnflow.recording import Recording
 from nnflow.settings import at_least as at_least
 from nnflow.settings import convert_fields, refusing
 from nnflow.settings import one_of as one_of

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from nnflow.curvature import largest as largest
     from nnflow.curvature import quadrature as quadrature
     from nnflow.ensemble import Ensemble as Ensemble
-    from nnflow.ensemble import Recording as Recording
     from nnflow.ensemble import ResolutionWarning as ResolutionWarning
     from nnflow.machine import loop as loop
     from nnflow.map import NORMS as NORMS
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from nnflow.names import WrongKind as WrongKind
     from nnflow.progress import heard_by as heard_by
     from nnflow.progress import tick as tick
+    from nnflow.recording import Recording as Recording
     from nnflow.room import room as room
     from nnflow.typing import Array as Array
     from nnflow.typing import Integers as Integers
@@ -46,7 +46,8 @@ OFFERED = {
         "one_of",  # settings that have a few values
         "first",  # the observable that is taken if none is asked for
     ),
-    "nnflow.ensemble": ("Ensemble", "Recording", "ResolutionWarning"),
+    "nnflow.ensemble": ("Ensemble", "ResolutionWarning"),
+    "nnflow.recording": ("Recording",),
     "nnflow.map": (
         "generator",  # random numbers from a seed and a purpose
         "NORMS",

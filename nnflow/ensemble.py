@@ -8,15 +8,15 @@ whatever the chunking. `Recording` is measured data in the same clothes: it offe
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from nnflow.axes import Axis, check_shape, chosen_members, named, step_indices, whole_blocks
 from nnflow.map import (
     NORMS,
     End,
@@ -31,32 +31,15 @@ from nnflow.map import (
 )
 from nnflow.names import Refusal, WrongKind, shown, unknown
 from nnflow.progress import blocks, tick
-from nnflow.room import room
-from nnflow.settings import checked, convert, is_bool, numbers, plain, whole
+from nnflow.room import refuse_endless, room
+from nnflow.settings import checked, convert, numbers, whole
 from nnflow.typing import Array, Integers
-from nnflow.values import leaves, real
 
 STRETCHES = 2**18  # log-stretches of single steps that are held at a time
-FASTEST = 0.5e-9  # seconds: no map takes less for a step of a member on one core (the logistic map: 2 ns)
-MONTH = 30 * 86400.0  # seconds: what takes longer at the fastest is a slip of the pen
 
 
 class ResolutionWarning(UserWarning):
     """A perturbation is near or below the distance of neighboring floating-point numbers."""
-
-
-class Axis(NamedTuple):
-    """One axis of a scan.
-
-    Attributes:
-        name: What it is called in results.
-        values: ``(n,)``, in the order given.
-        kind: What it varies: "parameter", "coordinate", "init" or "member".
-    """
-
-    name: str
-    values: npt.NDArray[Any]
-    kind: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,17 +230,17 @@ class Ensemble:
         object.__setattr__(self, "seed", _seed(self.seed))
         object.__setattr__(self, "t", whole("t", self.t, 0))
         members, dim = len(self.parameters), self.map.dim
-        _check_shape("states", self.state, (members, dim))
-        _check_shape("parameters", self.parameters, (members, len(self.map.parameters)))
+        check_shape("states", self.state, (members, dim))
+        check_shape("parameters", self.parameters, (members, len(self.map.parameters)))
         parameters = np.asarray(self.parameters).view()
         parameters.flags.writeable = False
         object.__setattr__(self, "parameters", parameters)
         _check_axes(self)
-        object.__setattr__(self, "escaped", _steps("escaped", self.escaped, members))
-        object.__setattr__(self, "init", _steps("init", self.init, members))
+        object.__setattr__(self, "escaped", step_indices("escaped", self.escaped, members))
+        object.__setattr__(self, "init", step_indices("init", self.init, members))
         for carried, values in (("frame", self.frame), ("neighbors", self.neighbors)):
             if values is not None:
-                _check_shape(carried, values, (members, *np.shape(values)[1:2], dim))
+                check_shape(carried, values, (members, *np.shape(values)[1:2], dim))
 
     def __repr__(self) -> str:
         axes = " x ".join(f"{len(axis.values)} {axis.name}" for axis in self.axes)
@@ -307,7 +290,7 @@ class Ensemble:
         Raises:
             Refusal: for what is neither, or an index out of range.
         """
-        chosen = _members(members, self.shape, len(self))
+        chosen = chosen_members(members, self.shape, len(self))
         return replace(
             self,
             state=self.state[chosen],
@@ -332,7 +315,7 @@ class Ensemble:
         Raises:
             Refusal: for an unknown axis.
         """
-        (chosen,) = _named(self.axes, [axis])
+        (chosen,) = named(self.axes, [axis])
         members = np.arange(len(self)).reshape(self.shape)
         return np.moveaxis(members, self.axes.index(chosen), 0).reshape(len(chosen.values), -1)
 
@@ -377,7 +360,7 @@ class Ensemble:
         Raises:
             Refusal: for an unknown axis.
         """
-        kept = _named(self.axes, whole)
+        kept = named(self.axes, whole)
         members = np.arange(len(self)).reshape(self.shape)
         source = [i for i, a in enumerate(self.axes) if a.name in whole]
         rows = np.moveaxis(members, source, range(-len(source), 0)).reshape(
@@ -605,7 +588,7 @@ class Ensemble:
             Refusal: (a ValueError) for an unknown name, or `steps` that is not a positive multiple of `every`.
         """
         names = self.map.channels(observe)
-        steps, every, blocks = _whole(steps, every)
+        steps, every, blocks = whole_blocks(steps, every)
         room("the records of the orbit", len(self), blocks, len(names))
         now, records = replace(self, frame=None, neighbors=None), np.empty((len(self), blocks, len(names)))
         for block in self._blocks("orbit", steps, every):
@@ -630,7 +613,7 @@ class Ensemble:
         """
         if self.frame is None:
             raise Refusal("the ensemble carries no frame: call .with_frame(k) first")
-        steps, every, blocks = _whole(steps, every)
+        steps, every, blocks = whole_blocks(steps, every)
         keep, k = convert("keep", keep, tuple[str, ...]), self.frame.shape[1]
         entries = 1 + (self.map.dim if "frames" in keep else 0) + (k if "factors" in keep else 0)
         room("the records of the tangent orbit", len(self), blocks, k, entries)
@@ -663,7 +646,7 @@ class Ensemble:
             raise Refusal(f"neighbors have shape {tuple(shape)}: give ({len(self)}, perturbations, {self.map.dim})")
         if convert("norm", norm, str) not in NORMS:
             raise Refusal(unknown("norm", norm, NORMS))
-        steps, every, blocks = _whole(steps, every)
+        steps, every, blocks = whole_blocks(steps, every)
         room("the distances", len(self), shape[1], blocks)
         now, seen = replace(self, frame=None).with_neighbors(neighbors), []
         for block in self._blocks("separation_orbit", steps, every):
@@ -681,226 +664,13 @@ class Ensemble:
 
     def _blocks(self, verb: str, steps: int, every: int, least: int = 1, most: int | None = None) -> Iterator[int]:
         """Multiples of `every`, of at most `most` times as many steps, that add up to `steps` (see `progress`)."""
-        steps, every, count = _whole(steps, every, least)
+        steps, every, count = whole_blocks(steps, every, least)
         refuse_endless(len(self) * steps * self.map.substeps)
         return blocks(self.map.paces, verb, len(self), every, count, most)
 
 
-@dataclass(frozen=True, eq=False)
-class Recording:
-    """Measured series that go through the same analyses: an ensemble that offers only `orbit`.
-
-    What needs a map (tangents, perturbations) raises TypeError.
-
-    Args:
-        values: ``(time,)``, ``(time, channel)`` or ``(series, time, channel)``. Masked samples are missing, NaN.
-        names: Of the channels, one each.
-        t: The present time, in samples; `advance` drops samples from the start.
-        lost: ``(series,)`` int64: the first sample that is not finite, of those that `orbit` has given, -1 = none;
-            `escaped` tells it.
-
-    Raises:
-        Refusal: (a ValueError) for values of another shape, two channels of one name, or a `t` beyond the end.
-
-    >>> Recording([1.0, 2.0, 3.0, 4.0]).orbit(4, every=2)[0].ravel()
-    array([1., 3.])
-    """
-
-    values: npt.ArrayLike
-    names: Sequence[str] = ("x",)
-    t: int = 0
-    lost: Integers | None = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        values = real(self.values, "the values of a recording")
-        cube = values[None, :, None] if values.ndim == 1 else values[None] if values.ndim == 2 else values
-        names = convert("names", self.names, tuple[str, ...])
-        if len(set(names)) < len(names):
-            raise Refusal(f"names = {shown(names)}: give each channel a name of its own")
-        if cube.ndim != 3 or cube.shape[2] != len(names) or 0 in cube.shape:
-            raise Refusal(
-                f"values of shape {values.shape} with names {shown(names)}: give (time,), (time, channel) or "
-                "(series, time, channel), and one name a channel"
-            )
-        if cube.flags.writeable or not cube.flags.owndata:  # the caller's own, which may change
-            cube = cube.copy()
-            cube.flags.writeable = False
-        object.__setattr__(self, "values", cube)
-        object.__setattr__(self, "names", names)
-        object.__setattr__(self, "t", whole("t", self.t, 0))
-        if self.samples < 0:
-            raise Refusal(f"t = {self.t}: the recording has {cube.shape[1]} samples, give 0 … {cube.shape[1]}")
-        if self.lost is not None:
-            object.__setattr__(self, "lost", _steps("lost", self.lost, len(cube)))
-
-    def __repr__(self) -> str:
-        left = f"{self.samples} samples left from t = {self.t}"
-        return f"<Recording of {len(self)} series of {shown(self.names)}, {left}>"
-
-    def __getattr__(self, name: str) -> Any:
-        """What only an ensemble of a map has: a recording has it not.
-
-        Raises:
-            WrongKind: (a TypeError) for what an ensemble has.
-            AttributeError: for what neither has.
-        """
-        if not name.startswith("_") and name in {*vars(Ensemble), *(f.name for f in fields(Ensemble))}:
-            raise WrongKind(f"a recording has no map, so no {name}: only analyses of observed series apply to it")
-        raise AttributeError(f"a recording has no {name!r}")
-
-    @property
-    def cube(self) -> Array:
-        """The values as ``(series, time, channel)``."""
-        return np.asarray(self.values)
-
-    def __len__(self) -> int:
-        return len(self.cube)
-
-    @property
-    def samples(self) -> int:
-        """How many samples are left from the present time on."""
-        return int(self.cube.shape[1]) - self.t
-
-    @property
-    def axes(self) -> tuple[Axis, ...]:
-        """One axis, "series", if there is more than one."""
-        return (Axis("series", np.arange(len(self)), "member"),) if len(self) > 1 else ()
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The lengths of the axes."""
-        return tuple(len(axis.values) for axis in self.axes)
-
-    @property
-    def escaped(self) -> Integers:
-        """The index of the first sample that is not finite, per series, of those that `orbit` gave; -1 = none."""
-        return np.full(len(self), -1) if self.lost is None else self.lost
-
-    @property
-    def map(self) -> Map:
-        """There is none: raises TypeError."""
-        raise WrongKind("a recording has no map: only analyses of observed series apply to it")
-
-    def take(self, members: npt.ArrayLike, axes: tuple[Axis, ...] | None = None) -> Recording:
-        """The series of these indices, or those that a mask marks.
-
-        Args:
-            members: Indices, in the order wanted, or a mask of bools.
-            axes: Not used: series have one axis.
-
-        Returns:
-            A recording of these series, at the same time.
-
-        Raises:
-            Refusal: as `Ensemble.take`.
-        """
-        chosen = _members(members, self.shape, len(self))
-        return replace(self, values=self.cube[chosen], lost=self.escaped[chosen])
-
-    @checked
-    def split(self, size: int, whole: Sequence[str] = ()) -> list[tuple[Integers, Recording]]:
-        """Cut the recording into chunks of at most `size` series.
-
-        Args:
-            size: Series of a chunk.
-            whole: Not used: series do not depend on one another.
-
-        Returns:
-            Chunks as (indices, recording).
-
-        Raises:
-            Refusal: for an unknown axis in `whole`.
-        """
-        _named(self.axes, whole)
-        rows = np.arange(len(self))
-        chunks = [rows[i : i + max(1, size)] for i in range(0, len(self), max(1, size))]
-        return [(c, self.take(c)) for c in chunks]
-
-    def advance(self, steps: int) -> Recording:
-        """The recording from `steps` samples later on.
-
-        Args:
-            steps: Samples to drop.
-
-        Returns:
-            A recording of the same series at a later time.
-
-        Raises:
-            Refusal: (a ValueError) if it is too short.
-        """
-        steps = whole("steps", steps)
-        if not 0 <= steps <= self.samples:
-            raise Refusal(f"steps = {steps}: the recording has {self.samples} samples left")
-        tick(steps * len(self))
-        return replace(self, t=self.t + steps)
-
-    def orbit(self, steps: int, every: int = 1, observe: str | Sequence[str] | None = None) -> tuple[Array, Recording]:
-        """The next `steps` samples, every `every`-th.
-
-        Args:
-            steps: How many samples, a positive multiple of `every`.
-            every: Samples between two records.
-            observe: A channel, or channels (default: all).
-
-        Returns:
-            Records ``(series, steps // every, channel)`` float64, and the recording that follows.
-
-        Raises:
-            Refusal: (a ValueError) for an unknown channel, `steps` that is not a positive multiple of `every`, or too
-                short a recording.
-        """
-        names = list(self.names)
-        wanted = names if observe is None else convert("observe", observe, tuple[str, ...])
-        for name in wanted:
-            if name not in names:
-                raise Refusal(unknown("channel of the recording", name, names))
-        steps, every, _ = _whole(steps, every)
-        after = self.advance(steps)
-        records = self.cube[:, self.t : after.t : every, [names.index(name) for name in wanted]].copy()
-        bad = np.asarray(~np.isfinite(records).all(axis=2))
-        found = np.where(bad.any(axis=1), self.t + every * bad.argmax(axis=1), -1)
-        return records, replace(after, lost=np.where(self.escaped >= 0, self.escaped, found))
-
-
-def _named(axes: Sequence[Axis], names: Sequence[str]) -> list[Axis]:
-    """The axes of these names, in the ensemble's order. Raises Refusal for a name that is not there."""
-    known = [axis.name for axis in axes]
-    for name in names:
-        if name not in known:
-            raise Refusal(unknown("axis of the ensemble", name, known))
-    return [axis for axis in axes if axis.name in names]
-
-
 def _seed(seed: Any) -> int:
     return whole("seed", seed, 0)
-
-
-def _whole(steps: Any, every: Any, least: int = 1) -> tuple[int, int, int]:
-    """Steps, every, and how many blocks of `every` the steps make."""
-    steps, every = whole("steps", steps), whole("every", every)
-    if every < 1 or steps < least or steps % every:
-        raise Refusal(
-            f"steps = {steps}, every = {every}: steps must be a {'positive ' if least else ''}multiple of every >= 1"
-        )
-    return steps, every, steps // every
-
-
-def _members(given: Any, shape: tuple[int, ...], count: int) -> Integers:
-    """Member indices, from indices or from a mask: flat, or of the axes' shape."""
-    if np.ma.is_masked(given):
-        raise Refusal(f"members = {shown(given)}: some are masked, so that it is not said whether they are meant")
-    chosen = np.asarray(plain(given))
-    if chosen.dtype == bool and chosen.shape in ((count,), shape):
-        return np.flatnonzero(chosen)
-    if chosen.dtype == bool and chosen.size == count:
-        raise Refusal(f"a mask of shape {chosen.shape}: the members have the shape {shape}, in this order of the axes")
-    if (chosen.dtype.kind not in "iu" and chosen.size) or any(map(is_bool, leaves(given))):
-        raise Refusal(f"members = {shown(given)}: give whole numbers, or a mask of {count} bools")
-    chosen = chosen.ravel()
-    outside = chosen[(chosen < 0) | (chosen >= count)]
-    if outside.size:
-        raise Refusal(f"member {outside[0]}: there are {count}, 0 … {count - 1}")
-    return chosen.astype(np.int64)
 
 
 def _check_axes(ensemble: Ensemble) -> None:
@@ -917,38 +687,6 @@ def _check_axes(ensemble: Ensemble) -> None:
                 raise Refusal(
                     f"the axis {axis.name} has other values than the members have: make them by Ensemble.grid"
                 )
-
-
-def _check_shape(what: str, values: Any, wanted: tuple[int, ...]) -> None:
-    shape = tuple(np.shape(values))
-    if shape != wanted:
-        raise Refusal(f"{what} of shape {shape}: give {wanted}")
-
-
-def _steps(what: str, values: Any, members: int) -> Integers:
-    """Whole numbers, one a member."""
-    _check_shape(what, values, (members,))
-    found = np.asarray(values)
-    if found.dtype.kind not in "iu":
-        raise Refusal(f"{what} = {shown(values)}: give whole numbers")
-    return found.astype(np.int64, copy=False)
-
-
-def refuse_endless(member_steps: float) -> None:
-    """Refuse work that no clock could finish: more than a month if each step of a member took the least it can.
-
-    Args:
-        member_steps: Steps × members.
-
-    Raises:
-        Refusal: with the time.
-    """
-    seconds = member_steps * FASTEST / (os.cpu_count() or 1)
-    if not seconds <= MONTH:
-        raise Refusal(
-            f"{member_steps:.3g} steps of members (members × steps, with the transient) would take "
-            f"{seconds / 86400:.3g} days or more: give fewer steps or members"
-        )
 
 
 def _initial_states(map: Map, states: npt.ArrayLike | None, inits: int | None, seed: int) -> Array:

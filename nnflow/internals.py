@@ -10,6 +10,7 @@ linked in are weak symbols, which is numba issue #10486 (the process that compil
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -37,9 +38,13 @@ if TYPE_CHECKING:
     from numba.np.ufunc.dufunc import DUFunc as DUFunc
     from numba.np.ufunc.gufunc import GUFunc as GUFunc
     from torch import _weight_norm as _weight_norm
+    from torch._decomp import decomposition_table as decomposition_table
     from torch._functorch.autograd_function import custom_function_call as custom_function_call
+    from torch._inductor.compile_fx import compile_fx as compile_fx
     from torch.fx.experimental.proxy_tensor import make_fx as make_fx
     from torch.nn import _reduction as _reduction
+    from torch.optim.optimizer import _global_optimizer_post_hooks as _global_optimizer_post_hooks
+    from torch.optim.optimizer import _global_optimizer_pre_hooks as _global_optimizer_pre_hooks
     from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
     from torch.utils._pytree import tree_flatten as tree_flatten
     from torch.utils._pytree import tree_leaves as tree_leaves
@@ -64,10 +69,14 @@ USED = {
         "to see each operation: memory, draws, parts of another type",
     ),
     "_Intrinsic": ("numba.core.extending", "told apart: its definition is plain Python"),
+    "_global_optimizer_post_hooks": ("torch.optim.optimizer", "what every step of torch calls, and a map would not"),
+    "_global_optimizer_pre_hooks": ("torch.optim.optimizer", "the same, before the step"),
     "_reduction": ("torch.nn", "what losses make of reduction, size_average and reduce"),
     "_weight_norm": ("torch", "what torch.nn.utils.weight_norm calls, of which it knows no second derivative"),
     "builtin_registry": ("numba.core.typing.templates", "overloads that others registered: part of the fingerprint"),
+    "compile_fx": ("torch._inductor.compile_fx", "machine code of a graph; torch.compile checks more at each call"),
     "custom_function_call": ("torch._functorch.autograd_function", "a user's own autograd.Function under vmap and jvp"),
+    "decomposition_table": ("torch._decomp", "operations as simpler ones, of which a loss is written on a tape"),
     "dumps": ("numba.core.serialize", "pickles what an overload is made of"),
     "impl_ret_borrowed": ("numba.core.imputils", "arrays on the stack"),
     "ir": ("numba.core", "what that reading is made of"),
@@ -87,7 +96,9 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, reason = USED[name]
     try:
-        value = globals()[name] = getattr(import_module(module), name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of torch, about its own torch.jit
+            value = globals()[name] = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         library = module.partition(".")[0]
         raise ImportError(

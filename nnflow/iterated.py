@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from nnflow.ensemble import refuse_endless
 from nnflow.map import End, Gathered, Into, Map, TangentRecords, begin
 from nnflow.names import Refusal, WrongKind, shown
+from nnflow.room import refuse_endless
 from nnflow.settings import whole
 from nnflow.typing import Array
 
@@ -66,7 +66,7 @@ class Iterated(Map):
 
     def __init__(self, inner: Map, n: int, **settings: Any) -> None:
         super().__init__(**settings)
-        for name, value in {"inner": inner, "n": n, "threads": inner.threads}.items():
+        for name, value in {"inner": inner, "n": n, "threads": inner.threads, "compiled": inner.compiled}.items():
             object.__setattr__(self, name, value)
 
     @property

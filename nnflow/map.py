@@ -230,6 +230,7 @@ class Map:
 
     in_numpy: ClassVar[bool] = True  # whether step and tangent are written in numpy, by the author of the map
     threads: ClassVar[bool] = True  # whether members are best shared out among threads
+    compiled = ""  # of a tensor map: what its steps were compiled by, for the attributes of results
 
     @property
     def substeps(self) -> int:
@@ -370,8 +371,26 @@ class Map:
             ``(n, dim)`` float64.
 
         Raises:
-            Refusal: if `initial` gives another shape, or what is not finite.
+            Refusal: if `initial` gives another shape, what is not finite, or other states when it is asked again.
         """
+        if self.initial is not None:
+            self.once("initial", self._try_initial)
+        return self._drawn(n, seed)
+
+    def _try_initial(self) -> None:
+        """Refuse an `initial` whose states depend on more than the seed and their index."""
+        one, two, again = (self._drawn(n, 0) for n in (1, 2, 2))
+        if not np.array_equal(two, again):
+            raise Refusal(
+                f"`initial` of {self.name!r} draws other states from the same seed: let it use the seed alone"
+            )
+        if not np.array_equal(one, two[:1]):
+            raise Refusal(
+                f"`initial` of {self.name!r} draws a first state that depends on how many are drawn: let state i "
+                "depend on the seed and on i alone"
+            )
+
+    def _drawn(self, n: int, seed: int) -> Array:
         assert self.box is not None
         draw = self.initial or uniform_box(*self.box)
         found = numbers("what `initial` draws", draw(n, seed))

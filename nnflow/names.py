@@ -86,9 +86,11 @@ def check_name(kind: str, name: object) -> None:
 
 
 def check_scannable(kind: str, name: object, identifier: bool = False) -> None:
-    """Refuse a name under which nothing can be scanned; parameters are keywords, so theirs have to be identifiers."""
+    """Refuse a name under which nothing can be scanned; parameters are keywords, of a group behind a dot: eta.head."""
     check_name(kind, name)
-    if identifier and not (str(name).isidentifier() and not keyword.iskeyword(str(name))):
+    first, *rest = str(name).split(".")
+    in_groups = all(part and f"_{part}".isidentifier() for part in rest)
+    if identifier and not (first.isidentifier() and not keyword.iskeyword(first) and in_groups):
         raise Refusal(f"{kind} {name!r}: give an identifier, for it is a keyword in Python and on the command line")
     if name in TAKEN:
         raise Refusal(f"{kind} {name!r}: Ensemble.grid takes this name for itself ({', '.join(TAKEN)}): give another")

@@ -16,9 +16,9 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from nnflow.ensemble import Recording
 from nnflow.indices import direction, is_index, is_named, unevenness
 from nnflow.names import Refusal, unknown
+from nnflow.recording import Recording
 from nnflow.typing import Array
 from nnflow.values import real
 

@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 
 from nnflow.analysis import Analysis, check_result, without_end
-from nnflow.ensemble import Axis, Ensemble, Recording
+from nnflow.axes import Axis
+from nnflow.ensemble import Ensemble
 from nnflow.names import Refusal
+from nnflow.recording import Recording
 from nnflow.settings import whole
 
 MOST = 2**20  # steps of a rehearsal

@@ -1,8 +1,9 @@
-"""Whether an array fits into memory, found out before it is made: the system gives it, and kills who fills it."""
+"""Whether work fits into memory and time, found out before it starts: who fills the memory is killed by the system."""
 
 from __future__ import annotations
 
 import math
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from nnflow.names import Refusal
 
 GROUP = Path("/sys/fs/cgroup")  # of a container, which sees the whole machine's memory otherwise
 COPIES = 3
+FASTEST = 0.5e-9  # seconds: no map takes less for a step of a member on one core (the logistic map: 2 ns)
+MONTH = 30 * 86400.0  # seconds: what takes longer at the fastest is a slip of the pen
 UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 
 
@@ -40,6 +43,23 @@ def room(what: str, *shape: int) -> None:
         numbers = " x ".join(map(str, shape))
         taken = f"{numbers} numbers and work on them take {_bytes(size)}"
         raise Refusal(f"{what}: {taken}, but {_bytes(free)} of memory are free: ask for less")
+
+
+def refuse_endless(member_steps: float) -> None:
+    """Refuse work that no clock could finish: more than a month if each step of a member took the least it can.
+
+    Args:
+        member_steps: Steps × members.
+
+    Raises:
+        Refusal: with the time.
+    """
+    seconds = member_steps * FASTEST / (os.cpu_count() or 1)
+    if not seconds <= MONTH:
+        raise Refusal(
+            f"{member_steps:.3g} steps of members (members × steps, with the transient) would take "
+            f"{seconds / 86400:.3g} days or more: give fewer steps or members"
+        )
 
 
 def _bytes(size: int) -> str:

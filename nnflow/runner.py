@@ -34,13 +34,14 @@ from tqdm import tqdm
 
 from nnflow.analysis import Analysis, Result, check_result, first, refuse_reserved, takes_recordings, without_end
 from nnflow.blas import one_blas_thread
-from nnflow.ensemble import Ensemble, Recording, refuse_endless
+from nnflow.ensemble import Ensemble
 from nnflow.map import Map
 from nnflow.names import Refusal, WrongKind, shown, unknown
 from nnflow.progress import heard_by
+from nnflow.recording import Recording
 from nnflow.registry import PluginError, Registry
 from nnflow.rehearsal import names_of, refuse_clash, rehearse
-from nnflow.room import room
+from nnflow.room import refuse_endless, room
 from nnflow.settings import as_json, convert, whole
 from nnflow.typing import Array, Integers
 from nnflow.workers import Workers
@@ -428,4 +429,5 @@ def _attributes(name: str, method: Analysis, ensemble: Ensemble | Recording) -> 
         "tangent": "exact" if map.exact_tangent else "central differences",
         "resolution": map.resolution,
         "source": map.source,
+        **({"compiled": map.compiled} if map.compiled else {}),
     }

@@ -17,11 +17,12 @@ from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import numpy as np
-from numba.core.errors import NumbaError
+from numba.core.errors import NumbaError, UnsupportedBytecodeError
 
 from nnflow.frozen import own
 from nnflow.internals import ConstantInferenceError, Dispatcher, ir, run_frontend
 
+UNREADABLE = (NumbaError, UnsupportedBytecodeError)  # numba does not derive the second from the first
 KNOWN = (Dispatcher, FunctionType, BuiltinFunctionType, type, np.ufunc)  # what may run straight through
 BUILTINS = (abs, bool, float, max, min, pow, round)
 EXPRESSIONS = ("binop", "build_tuple", "cast", "getattr", "inplace_binop", "unary")
@@ -59,7 +60,7 @@ def straight(function: Callable[..., Any], callers: tuple[Any, ...] = ()) -> boo
             return False
         try:
             code = _read(function)
-        except NumbaError:
+        except UNREADABLE:
             return False
         return all(_goes_on(code, label, step, callers) for label, block in code.blocks.items() for step in block.body)
     return function in BUILTINS or isinstance(function, np.ufunc) or function in vars(math).values()
@@ -239,7 +240,7 @@ def reads(function: Any, position: int, inside: frozenset[Any] = frozenset()) ->
         return False
     try:
         code = _read(function) if isinstance(function, FunctionType) else None
-    except NumbaError:
+    except UNREADABLE:
         code = None
     if code is None or position >= function.__code__.co_argcount:  # among *args
         return True

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnflow.ensemble import Ensemble, Recording
+from nnflow.ensemble import Ensemble
+from nnflow.recording import Recording
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -7,14 +7,17 @@ long they take; these are daemons, and whoever has been interrupted goes on with
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
+from multiprocessing import parent_process
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -69,3 +72,19 @@ def _work(tasks: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]) -> N
             except BaseException as error:
                 future.set_exception(error)
         del task, future, call  # a result is not kept while the thread waits for the next task
+
+
+def on_all_cores(function: Callable[[S], T], tasks: Sequence[S]) -> list[T]:
+    """What a function gives for each task, on all cores; in a process of a pool, whose others have them, one by one."""
+    if len(tasks) == 1 or parent_process() is not None:
+        return list(map(function, tasks))
+    futures = [_crew().submit(function, task) for task in tasks]
+    return [future.result() for future in futures]
+
+
+@cache
+def _crew() -> Workers:
+    return Workers(os.cpu_count() or 1)
+
+
+os.register_at_fork(after_in_child=_crew.cache_clear)  # its threads are not in the child

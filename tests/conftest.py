@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
+import fresh
 import matplotlib as mpl
 import pytest
 
@@ -15,6 +16,32 @@ mpl.use("Agg")
 
 HERE = Path(__file__).parent
 Command = Callable[..., subprocess.CompletedProcess[str]]
+QUICK, SLOW = 10.0, 60.0  # seconds that a test may take, and one that is marked slow, on a quiet processor
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Note a test's budget where the process that reports will see it."""
+    item.user_properties.append(("budget", SLOW if item.get_closest_marker("slow") else QUICK))
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtestloop() -> Generator[None, object, object]:
+    """End the server of new processes after the last test, before coverage is put together."""
+    try:
+        return (yield)
+    finally:
+        fresh.close()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the tests that took longer than their budget. It is no failure: a processor may be busy, a cache empty."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
+    over = {r.nodeid: r.duration for r in reports if r.duration > dict(r.user_properties).get("budget", SLOW)}
+    if over:
+        terminalreporter.section(f"over budget: {QUICK:g} s, {SLOW:g} s where marked slow")
+        for test, seconds in sorted(over.items(), key=lambda each: -each[1]):
+            terminalreporter.write_line(f"{seconds:6.1f}s {test}")
 
 
 @pytest.fixture(scope="session")
@@ -44,8 +71,6 @@ def nnflow_command(tmp_path: Path) -> Command:
     """Run `nnflow …` in a new process, in an empty folder; `path` is put before the others that Python looks in."""
 
     def call(*arguments: str | Path, path: Sequence[Path] = ()) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)), "MPLBACKEND": "Agg"}
-        command = [sys.executable, "-m", "nnflow", *map(str, arguments)]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        return fresh.command(*arguments, folder=tmp_path, MPLBACKEND="Agg", PYTHONPATH=os.pathsep.join(map(str, path)))
 
     return call

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import fresh
 import numpy as np
 import pytest
 from numba import njit
@@ -248,6 +246,25 @@ def test_a_rule_that_numba_cannot_compile_is_named_with_the_reason() -> None:
         nnflow.run("orbit_diagram", bad)
 
 
+def test_statements_that_numba_does_not_know_are_named() -> None:
+    def importing(x: Array, p: Array, t: int, out: Array) -> None:
+        import math
+
+        out[0] = math.sin(x[0])
+
+    def defining(x: Array, p: Array, t: int, out: Array) -> None:
+        class Half:
+            of = 0.5
+
+        out[0] = Half.of * x[0]
+
+    for rule in (importing, defining):
+        with pytest.raises(
+            nnflow.CompilationError, match=rf"cannot compile the rule of '{rule.__name__}': Use of unsu"
+        ):
+            nnflow.Ensemble.grid(nnflow.CompiledMap(rule)).advance(1)
+
+
 @pytest.mark.parametrize("bad", [None, "rule", 3])
 def test_a_rule_is_a_function(bad: Any) -> None:
     with pytest.raises(TypeError, match="give a function"):
@@ -301,12 +318,7 @@ def test_the_fingerprint_sees_into_a_users_module(tmp_path: Path, monkeypatch: p
 
 
 def python(code: str, cache: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code],
-        env={**os.environ, "NNFLOW_CACHE_DIR": str(cache)},
-        capture_output=True,
-        text=True,
-    )
+    done = fresh.python(code, NNFLOW_CACHE_DIR=str(cache))
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -443,12 +455,12 @@ def test_differences_are_exact_at_every_scale(size: float) -> None:
     """A map of small states, or of large ones, bends on its own scale; one that drifts away, on the scale of 1."""
 
     def rule(x: Array, p: Array, t: int, out: Array) -> None:
-        out[0] = 0.95 * size * math.sin(math.pi * x[0] / size)
+        out[0] = 0.95 * p[0] * math.sin(math.pi * x[0] / p[0])
 
     def tangent(x: Array, p: Array, t: int, v: Array, out: Array) -> None:
-        out[0] = 0.95 * math.pi * math.cos(math.pi * x[0] / size) * v[0]
+        out[0] = 0.95 * math.pi * math.cos(math.pi * x[0] / p[0]) * v[0]
 
-    settings: dict[str, Any] = {"box": ([0.1 * size], [0.9 * size])}
+    settings: dict[str, Any] = {"box": ([0.1 * size], [0.9 * size]), "parameters": {"size": size}}
     found, known = (
         nnflow.run("lyapunov_spectrum", nnflow.CompiledMap(rule, given, **settings), steps=2000).exponent.item()
         for given in (None, tangent)

@@ -73,7 +73,7 @@ def test_a_cut_in_a_loss_is_found_where_it_is_active() -> None:
     for analysis, settings, kind in (
         ("lyapunov_spectrum", {"steps": 40, "transient": 0}, "tangent"), ("sharpness", {"k": 1}, "curvature"),
     ):  # fmt: skip
-        start = nnflow.Ensemble.grid(nnflow.gradient_map(loss, 1, eta=0.1), states=[[1.0]])
+        start = nnflow.Ensemble.grid(nnflow.gradient_map(loss, 1, eta=0.1, backend="tensor"), states=[[1.0]])
         with pytest.raises(nnflow.Refusal, match=rf"the {kind} of .* is not the derivative"):
             nnflow.run(analysis, start, **settings)
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import nnflow
-from nnflow.ensemble import FASTEST, MONTH, refuse_endless
+from nnflow.room import FASTEST, MONTH, refuse_endless
 
 TOO_MANY = 9 * 10**18  # steps: a century and more on a machine of a core, and some years on one of a hundred
 
@@ -54,7 +54,7 @@ def test_every_verb_refuses_it(verb: Callable[[nnflow.Ensemble], Any], one: nnfl
 
 
 def test_members_count_as_steps_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nnflow.ensemble.MONTH", 1e-6 * FASTEST)
+    monkeypatch.setattr("nnflow.room.MONTH", 1e-6 * FASTEST)
     with pytest.raises(nnflow.Refusal, match="5e\\+03 steps of members"):
         nnflow.Ensemble.grid(nnflow.maps["henon"](), a=np.linspace(1, 1.4, 500)).advance(10)
 

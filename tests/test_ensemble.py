@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import nnflow
-from nnflow.ensemble import Ensemble, Recording
+from nnflow.ensemble import Ensemble
 from nnflow.progress import heard_by
+from nnflow.recording import Recording
 
 
 @pytest.fixture

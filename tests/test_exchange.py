@@ -120,7 +120,7 @@ def test_a_map_that_depends_on_t_is_not_handed_out_without_a_clock(map: Map) -> 
 
 def test_only_a_compiled_map_goes_to_numba() -> None:
     with pytest.raises(TypeError, match="not a CompiledMap.*nnflow.numpy_mapping"):
-        numba_mapping(nnflow.gradient_map(lambda w: (w * w).sum(), 2))
+        numba_mapping(nnflow.gradient_map(lambda w: (w * w).sum(), 2, backend="tensor"))
 
 
 @pytest.mark.parametrize(("u", "p"), [(np.ones(3), np.ones(2)), (np.ones(2), np.ones(1))])
@@ -151,8 +151,9 @@ def test_a_numpy_mapping_of_any_map_starts_at_the_given_t() -> None:
     assert numpy_mapping(Counting())([1.0], t=3).tolist() == [4.0]
 
 
-def bowl() -> nnflow.TensorMap:
-    return nnflow.gradient_map(lambda w: (w**3).sum() + w[0] * w[1], 2, optimizer="heavy_ball", eta=0.1)
+def bowl() -> Map:
+    loss = lambda w: (w**3).sum() + w[0] * w[1]  # noqa: E731
+    return nnflow.gradient_map(loss, 2, optimizer="heavy_ball", backend="tensor", eta=0.1)
 
 
 def test_a_numpy_mapping_of_a_tensor_map() -> None:
@@ -362,7 +363,7 @@ def test_the_clock_may_be_a_whole_number() -> None:
     "u", [np.array([1.0, 2.0j]), np.ma.masked_array([0.5, 0.1], [0, 1]), [True, 1.0], torch.ones(2) * 1j]
 )
 def test_what_is_no_real_number_is_refused(u: Any) -> None:
-    for f in (numpy_mapping(nnflow.maps["henon"]()), torch_mapping(nnflow.gradient_map(lambda w: (w * w).sum(), 2))):
+    for f in (numpy_mapping(nnflow.maps["henon"]()), torch_mapping(bowl())):
         with pytest.raises(nnflow.Refusal, match="u = "):
             f(u)
 

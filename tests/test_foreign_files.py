@@ -76,6 +76,7 @@ def test_only_the_file_itself_is_read(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_what_is_damaged_and_sealed_again_leaves_no_traceback(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,21 +12,21 @@ import copy
 import enum
 import importlib
 import math
-import os
 import pickle
-import subprocess
 import sys
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import fresh
 import numpy as np
 import pytest
 from numba import cfunc, njit, vectorize
 from numba.extending import intrinsic, overload
 
 import nnflow
+import nnflow.map
 from nnflow.frozen import fingerprint, frozen, plain
 from nnflow.typing import Array
 
@@ -95,8 +95,7 @@ def space(value: float) -> dict[str, Any]:
 
 def python(code: str, *arguments: object) -> str:
     """What another process prints."""
-    command = [sys.executable, "-B", "-c", code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return fresh.python(code, *arguments, check=True).stdout
 
 
 def value_of(map: nnflow.Map) -> float:
@@ -123,12 +122,10 @@ def test_what_a_rule_names_may_change_afterwards(kind: str) -> None:
 def test_the_next_process_has_the_new_meaning(kind: str, tmp_path: Path) -> None:
     code = f"import nnflow, numpy as np\nfrom user import {kind} as rule\nprint(float(nnflow.CompiledMap(rule)"
     code += ".advance(np.ones((1, 1)), np.empty((1, 0)), 0, 1).states[0, 0]))"
-    environment = {**os.environ, "NNFLOW_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(tmp_path)}
+    environment = {"NNFLOW_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(tmp_path)}
     for value in (0.5, 0.25, 0.5):
         (tmp_path / "user.py").write_text(HELPERS.format(value=value))
-        done = subprocess.run(
-            [sys.executable, "-B", "-c", code], env=environment, capture_output=True, text=True, check=True
-        )
+        done = fresh.python(code, check=True, **environment)
         assert float(done.stdout) == value
     assert len(list((tmp_path / "cache").iterdir())) == 2  # and the third found the first one's code
 
@@ -324,10 +321,10 @@ def test_a_module_that_bears_the_name_of_a_library_is_read(tmp_path: Path) -> No
     """profile.py, signal.py, statistics.py: names of the standard library that a user's file may have, too."""
     code = "import nnflow, numpy as np\nfrom profile import rule\nprint(float(nnflow.CompiledMap(rule)"
     code += ".advance(np.ones((1, 1)), np.empty((1, 0)), 0, 1).states[0, 0]))"
-    environment = {**os.environ, "NNFLOW_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(tmp_path)}
+    environment = {"NNFLOW_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(tmp_path)}
     for value in (0.5, 0.25):
         (tmp_path / "profile.py").write_text(f"A = {value}\ndef rule(x, p, t, out):\n    out[0] = A * x[0]\n")
-        done = subprocess.run([sys.executable, "-B", "-c", code], env=environment, capture_output=True, text=True)
+        done = fresh.python(code, **environment)
         assert done.stdout == f"{value}\n", done.stderr
 
 

@@ -19,7 +19,7 @@ torch.manual_seed(0)
 layers = nn.Linear(784, 1024), nn.Tanh(), nn.Linear(1024, 200), nn.Tanh(), nn.Linear(200, 10)
 settings = {"dtype": torch.float32, "microbatch": 250, "eta": 0.5}
 map = nnflow.training_map(nn.Sequential(*layers), nn.functional.cross_entropy, inputs, labels, **settings)
-found = nnflow.run("lyapunov_spectrum", map, k=4, steps=6, transient=2)
+found = nnflow.run("lyapunov_spectrum", map, k=4, steps=2, transient=1)
 print(json.dumps({
     "weights": map.dim, "exponent": found.exponent.values.tolist(), "resolution": found.attrs["resolution"],
     "gibibytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,

@@ -481,3 +481,16 @@ def test_a_map_need_not_be_hashable() -> None:
     start = nnflow.Ensemble.grid(Equal(k=0.25), states=[[4.0]])
     assert start.advance(2).states.item() == 0.25
     assert np.isfinite(nnflow.run("lyapunov_spectrum", start, steps=20, transient=0).exponent).all()
+
+
+def test_what_is_drawn_depends_on_the_seed_and_the_index_alone() -> None:
+    def rule(x: np.ndarray, p: np.ndarray, t: int, out: np.ndarray) -> None:
+        out[0] = 0.5 * x[0]
+
+    rng = np.random.default_rng(0)
+    for initial, message in (
+        (lambda n, seed: rng.random((n, 1)), "other states from the same seed"),
+        (lambda n, seed: np.random.default_rng(seed).random((n, 1))[::-1], "depends on how many are drawn"),
+    ):
+        with pytest.raises(nnflow.Refusal, match=message):
+            nnflow.Ensemble.grid(nnflow.CompiledMap(rule, initial=initial), inits=3)

@@ -95,7 +95,11 @@ OTHERS: dict[str, tuple[str, Any, str]] = {
     "adagrad": ("rmsprop", lambda m: optim.Adagrad(m.parameters()), "which remembers"),
     "centered": ("rmsprop", lambda m: optim.RMSprop(m.parameters(), centered=True), "centered = True"),
     "rmsprop with momentum": ("rmsprop", lambda m: optim.RMSprop(m.parameters(), momentum=0.9), "momentum = 0.9"),
-    "two rates": ("heavy_ball", lambda m: optim.SGD(rates(m), lr=0.1, momentum=0.9), "groups with different lr"),
+    "two rates": (
+        "heavy_ball",
+        lambda m: optim.SGD(rates(m), lr=0.1, momentum=0.9),
+        "groups with different lr|2 groups without",
+    ),
     "another module": ("heavy_ball", lambda m: MADE["heavy_ball"](small().parameters()), "does not train 0.weight"),
     "some parameters": ("heavy_ball", lambda m: MADE["heavy_ball"](m[0].parameters()), "does not train 2.weight"),
 }

@@ -377,7 +377,7 @@ def test_a_hard_sigmoid_has_a_sixth_in_float64() -> None:
     torch.manual_seed(2)
     module = nn.Sequential(nn.Linear(4, 5), nn.Hardsigmoid(inplace=True), nn.Linear(5, 3))
     map = nnflow.training_map(module, F.mse_loss, ROWS, VALUES, backend="tensor")
-    assert np.isfinite(nnflow.run("lyapunov_spectrum", map, steps=3, k=2).exponent).all()
+    assert np.isfinite(nnflow.run("lyapunov_spectrum", map, steps=3, transient=0, k=2).exponent).all()
 
 
 @pytest.mark.parametrize("noise", [None, 1])
@@ -398,7 +398,7 @@ def test_a_row_that_attends_to_nothing_is_0(noise: int | None) -> None:
         if attention.whole is not None:
             attention.whole.dropout = 0.2 if noise else 0.0
         map = nnflow.training_map(Read(attention, 4), F.mse_loss, SERIES, VALUES, noise=noise, eta=0.1)
-        assert np.isfinite(nnflow.run("lyapunov_spectrum", map, steps=2, k=1).exponent).all()
+        assert np.isfinite(nnflow.run("lyapunov_spectrum", map, steps=2, transient=0, k=1).exponent).all()
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals

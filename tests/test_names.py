@@ -21,8 +21,9 @@ import pytest
 
 import nnflow
 from nnflow import rehearsal
-from nnflow.ensemble import Ensemble, Recording
+from nnflow.ensemble import Ensemble
 from nnflow.names import Refusal
+from nnflow.recording import Recording
 from nnflow.registry import PluginError, Registry
 
 

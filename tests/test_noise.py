@@ -133,3 +133,10 @@ def test_without_noise_they_are_refused(name: str) -> None:
     nn.init.zeros_(module.out.bias)
     with pytest.raises(nnflow.Refusal, match="give noise=, the seed of a random map|the seed of a random map"):
         nnflow.training_map(module, F.cross_entropy, SERIES, LABELS)
+
+
+def test_a_seed_of_noise_that_nothing_draws_is_refused() -> None:
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(20, 3))
+    for module in (plain, nn.Sequential(*plain, nn.Dropout(0.5)).eval()):
+        with pytest.raises(nnflow.Refusal, match="noise = 1: nothing in the module draws"):
+            nnflow.training_map(module, F.cross_entropy, SERIES, LABELS, noise=1)

@@ -162,8 +162,10 @@ def test_a_loss_or_a_schedule_that_counts_is_refused(kind: str) -> None:
     CALLS.update(now=0, last=10**9)
     makers: dict[str, Callable[[], Any]] = {
         "module": counted,
-        "loss": lambda: nnflow.gradient_map(lambda w: (w * w).sum() * (2 if changed() else 1), 2),
-        "schedule": lambda: nnflow.gradient_map(lambda w: (w * w).sum(), 2, schedule=lambda t: 1 - 0.5 * changed()),
+        "loss": lambda: nnflow.gradient_map(lambda w: (w * w).sum() * (2 if changed() else 1), 2, backend="tensor"),
+        "schedule": lambda: nnflow.gradient_map(
+            lambda w: (w * w).sum(), 2, schedule=lambda t: 1 - 0.5 * changed(), backend="tensor"
+        ),
     }
     map = makers[kind]()
     CALLS["last"] = CALLS["now"] + 12

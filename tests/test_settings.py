@@ -25,8 +25,9 @@ from conftest import Command
 
 import nnflow
 from nnflow import data
-from nnflow.ensemble import Ensemble, Recording
+from nnflow.ensemble import Ensemble
 from nnflow.names import Refusal
+from nnflow.recording import Recording
 from nnflow.settings import convert, numbers
 from nnflow.testing import check_analysis
 
@@ -329,7 +330,7 @@ def test_states_of_another_shape_are_refused(states: Any) -> None:
         {"frame": np.zeros(2)},
         {"t": 0.5},
         {"t": -1},
-        {"axes": (nnflow.ensemble.Axis("a", np.zeros(3), "parameter"),)},
+        {"axes": (nnflow.axes.Axis("a", np.zeros(3), "parameter"),)},
     ],
 )
 def test_an_ensemble_fits_together(changes: dict[str, Any]) -> None:

@@ -248,13 +248,13 @@ def test_pickles_carry_the_rule_the_type_and_the_defaults() -> None:
     assert (twin.dtype, twin.device, twin.parameters) == (torch.float32, map.device, {"c": 0.25})
     here, there = (nnflow.Ensemble.grid(m, inits=3).advance(2).states for m in (map, twin))
     assert np.array_equal(here, there)
-    trained = nnflow.gradient_map(lambda w: (w**4).sum(), 2)
+    trained = nnflow.gradient_map(lambda w: (w**4).sum(), 2, backend="tensor")
     x, p, v = np.ones((1, 2)), np.ones((1, 1)), np.ones((1, 1, 2))
     close(pickle.loads(pickle.dumps(trained)).curvature(x, p, 0, v), 12 * v)
 
 
 @pytest.mark.parametrize(
-    "map", [henon(), nnflow.gradient_map(lambda w: (w**4).sum() - w.sum(), 2)], ids=["henon", "w4"]
+    "map", [henon(), nnflow.gradient_map(lambda w: (w**4).sum() - w.sum(), 2, backend="tensor")], ids=["henon", "w4"]
 )
 def test_chunks_in_threads_do_not_disturb_each_other(map: nnflow.TensorMap) -> None:
     """Torch's forward-mode levels belong to the whole process: two tangents at once would be mixed up."""

@@ -246,3 +246,12 @@ def test_groups_do_not_depend_on_what_was_called_before() -> None:
 def test_patience_is_longer_than_what_is_tried_at_birth() -> None:
     map = trained()
     assert all(known.calls < PATIENCE for known in map._traces._kinds.values())
+
+
+def test_a_replay_gives_nothing_that_lies_in_its_arguments() -> None:
+    """A rule that returns its x: who writes into the next state wrote into the present one."""
+    map = nnflow.TensorMap(lambda x, p, t: x, dim=2)
+    x, p = torch.ones(1, 2, dtype=torch.float64), torch.empty(1, 0, dtype=torch.float64)
+    for t in range(40):
+        map.step(x, p, t).zero_()
+        assert x.tolist() == [[1.0, 1.0]]

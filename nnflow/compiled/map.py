@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from numba.core.errors import NumbaError
 
 from nnflow.compiled import kernels, lanes
 from nnflow.compiled.kernels import Functions
@@ -27,7 +26,7 @@ from nnflow.guard import VECTORS, Call, call_plain, is_intrinsic, try_out
 from nnflow.internals import Dispatcher
 from nnflow.map import NORMS, End, Into, Map, TangentRecords, begin, new_records, tangent_records
 from nnflow.names import Refusal, WrongKind, shown, unknown
-from nnflow.straight import reads
+from nnflow.straight import UNREADABLE, reads
 from nnflow.typing import Array
 
 FUNCTIONS = (types.FunctionType, Dispatcher)  # what numba compiles
@@ -340,7 +339,7 @@ class CompiledMap(Map):
         """Call a loop. Raises CompilationError, with the reason, if numba cannot compile the rule."""
         try:
             loop(*arguments)
-        except NumbaError as error:
+        except UNREADABLE as error:
             if "Cannot modify readonly" in str(error):
                 raise CompilationError(
                     f"a function of {self.name!r} changes x, p or a vector, which is readonly: write into out only"

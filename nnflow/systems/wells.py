@@ -10,7 +10,7 @@ from nnflow.names import Refusal, shown
 from nnflow.settings import numbers
 from nnflow.systems.optimisers.compiled import compiled_descent
 from nnflow.systems.optimisers.stability import Descent
-from nnflow.systems.optimisers.table import LIMITS, is_repeating, memory_names, optimiser
+from nnflow.systems.optimisers.table import is_repeating, limits_of, memory_names, optimiser
 from nnflow.typing import Array
 
 
@@ -121,8 +121,8 @@ def _one_weight(
     given: dict[str, float],
 ) -> CompiledDescent:
     gradient, products, loss = functions
-    known = optimiser(optimizer, {}, decay=False)
-    known = optimiser(optimizer, {key: defaults.get(key, known[key]) for key in known} | given, decay=False)
+    known = optimiser(optimizer, {}, compiled=True)
+    known = optimiser(optimizer, {key: defaults.get(key, known[key]) for key in known} | given, compiled=True)
     memory = memory_names(optimizer, ("w",))
     sides = numbers("box", box)
     if sides.ndim != 2 or len(sides) != 2:
@@ -135,7 +135,7 @@ def _one_weight(
         name=name,
         dim=1 + len(memory),
         parameters=known,
-        limits=LIMITS,
+        limits=limits_of(known),
         repeats=is_repeating(optimizer, None),
         coordinates=("w", *memory),
         observables={"loss": loss},

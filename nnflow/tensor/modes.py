@@ -27,6 +27,19 @@ def everyday() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def threads_of_torch(count: int) -> Iterator[None]:
+    """Torch with so many threads within an operation, which change the last bits of a product of matrices."""
+    if (before := torch.get_num_threads()) == count:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 _AUTOCAST = ("cpu", "cuda")
 _forward_lock = threading.RLock()
 

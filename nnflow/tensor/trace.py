@@ -10,7 +10,7 @@ from __future__ import annotations
 import dis
 import threading
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -67,12 +67,12 @@ class Traces:
             What it returns.
         """
         flat = list(tensors_in(arguments))
-        known = self._kinds.setdefault((kind, *((each.shape, each.dtype) for each in flat)), _Kind())
+        known = self._kinds.setdefault(key(kind, flat), _Kind())
         if known.agreed >= TRIALS:
             assert known.replay is not None
             with drawing():
                 out = known.replay(*flat)
-            return out.clone() if any(out is each for each in flat) else out
+            return owned(out, flat)
         with drawing():
             found = function(*arguments)
         if not known.hopeless and self._lock.acquire(blocking=False):
@@ -81,6 +81,11 @@ class Traces:
             finally:
                 self._lock.release()
         return found
+
+    def trusted(self, kind: Hashable, *arguments: Any) -> bool:
+        """Whether such a call is replayed."""
+        known = self._kinds.get(key(kind, tensors_in(arguments)))
+        return known is not None and known.agreed >= TRIALS
 
     def _learn(
         self, known: _Kind, drawing: Drawing, function: Function, arguments: tuple[Any, ...], found: Any
@@ -92,7 +97,7 @@ class Traces:
         try:
             if known.replay is None:
                 with drawing():
-                    known.replay = traced(function, known.functional, *arguments)
+                    known.replay = traced(function, known.functional, *arguments).forward
             with drawing():
                 again = known.replay(*tensors_in(arguments))
         except Exception as error:  # whatever it is: the function itself goes on
@@ -110,6 +115,19 @@ class Traces:
         warnings.warn(
             f"{self.name} is not traced, and slower; its numbers are right: {reason}", UntracedWarning, stacklevel=5
         )
+
+
+def owned(out: Any, flat: Sequence[Tensor]) -> Any:
+    """A result, or several, of which none lies in the memory of the arguments."""
+    if not isinstance(out, Tensor):
+        return tuple(owned(each, flat) for each in out)
+    place = out.untyped_storage().data_ptr()
+    return out.clone() if any(place == each.untyped_storage().data_ptr() for each in flat) else out
+
+
+def key(kind: Hashable, flat: Iterable[Tensor]) -> Hashable:
+    """What calls of a kind have in common that do the same operations."""
+    return (kind, *((each.shape, each.dtype) for each in flat))
 
 
 def timeless(function: Function, position: int) -> bool:
@@ -145,8 +163,8 @@ def same(one: Any, other: Any) -> bool:
     return alike and all(bool(((a == b) | (a.isnan() & b.isnan())).all()) for a, b in pairs)
 
 
-def traced(function: Function, functional: bool, *arguments: Any) -> Function:
-    """The operations of a call, as a function of the tensors among its arguments."""
+def traced(function: Function, functional: bool, *arguments: Any) -> GraphModule:
+    """The operations of a call, as a graph of the tensors among its arguments."""
     flat, form = tree_flatten(arguments)
 
     def of_tensors(*tensors: Tensor) -> Any:
@@ -165,7 +183,7 @@ def traced(function: Function, functional: bool, *arguments: Any) -> Function:
         _fold(graph)
         graph.graph.eliminate_dead_code()
     graph.recompile()
-    return graph.forward
+    return graph
 
 
 def _leave_out_idle(graph: GraphModule) -> None:

@@ -114,20 +114,7 @@ def test_run_is_interrupted_at_a_random_moment(trial: int, rng: random.Random, t
 
 def test_two_processes_at_once_write_the_same(tmp_path: Path) -> None:
     """Into one cold cache, and to one file."""
-    work = [
-        "run",
-        "lyapunov_spectrum",
-        "--map",
-        "iris",
-        "--set",
-        "eta=5",
-        "--inits",
-        "3",
-        "--steps",
-        "50",
-        "-o",
-        "out.nc",
-    ]
+    work = ["run", "lyapunov_spectrum", "--map", "henon", "--inits", "3", "--steps", "50", "-o", "out.nc"]
     environment = {"NNFLOW_CACHE_DIR": str(tmp_path / "cache")}
     here = tmp_path / "here"
     here.mkdir()

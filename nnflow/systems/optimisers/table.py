@@ -10,7 +10,10 @@ With g = ∇L(w), to which every optimizer but "adamw" adds weight_decay · w, a
     adamw        the same, on w (1 − η weight_decay) instead of w    (Loshchilov, Hutter 2019, arXiv:1711.05101)
     rmsprop      s' = β₂s + (1−β₂)g²,  w' = w − ηg/(√s' + ε)         (Tieleman, Hinton 2012)
 
-as torch.optim has them; the step index t is Adam's clock. They are written twice, for compiled gradients and for torch.
+∇L may be clipped first, by its norm to ∇L · min(1, clip_norm/(‖∇L‖ + 1e-6)), or each entry to ± clip_value;
+
+as torch.optim and torch.nn.utils.clip_grad_norm_ have them; the step index t is Adam's clock. They are written twice,
+for compiled gradients and for torch.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import numpy as np
 
 from nnflow.names import Refusal, unknown
 from nnflow.schedules import Schedule, name_of
+from nnflow.systems.optimisers.groups import Groups, kind_of
 
 
 @dataclass(frozen=True)
@@ -52,33 +56,60 @@ OTHERS = {
     "lr": "eta", "learning_rate": "eta", "momentum": "beta", "eps": "epsilon", "alpha": "beta2", "beta_1": "beta1",
     "beta_2": "beta2",
 }  # fmt: skip
-LIMITS = {"eta": (0.0, np.inf)}  # any other value is a map to study, sensible or not: negative momentum is Hénon's
+CLIPS = ("clip_norm", "clip_value")  # parameters of a map on tensors if they are given
+_NOT_NEGATIVE = (0.0, np.inf)
+LIMITS = {  # any other value is a map to study, sensible or not: negative momentum is Hénon's
+    "eta": _NOT_NEGATIVE, "clip_norm": _NOT_NEGATIVE, "clip_value": _NOT_NEGATIVE,
+}  # fmt: skip
 
 
-def optimiser(name: str, defaults: Mapping[str, float], decay: bool = True) -> dict[str, float]:
+def optimiser(
+    name: str, defaults: Mapping[str, float], *, compiled: bool = False, groups: Groups | None = None
+) -> dict[str, float]:
     """The parameters of an optimizer with their defaults.
 
     Args:
         name: The optimizer.
         defaults: Parameter → another default.
-        decay: Without it, weight_decay is a parameter only if it is not 0.
+        compiled: Of a compiled rule: weight_decay is a parameter only if it is not 0, and gradients are not clipped.
+        groups: Each has a rate of its own, and what else there are defaults for.
 
     Returns:
         Parameter → default, in the order of a map's parameters.
 
     Raises:
-        Refusal: (a ValueError) for an unknown optimizer or parameter, or a negative learning rate.
+        Refusal: (a ValueError) for an unknown optimizer or parameter, or a negative learning rate or clip.
     """
     if name not in OPTIMISERS:
         raise Refusal(unknown("optimizer", name, OPTIMISERS))
-    known = OPTIMISERS[name].parameters
-    for key in defaults:
-        if key not in known:
-            raise Refusal(unknown(f"parameter of {name}", key, known, meant(key, known)))
-    if not defaults.get("eta", 0.0) >= 0:
-        raise Refusal(f"eta = {defaults['eta']}: a learning rate is 0 or more")
-    kept = {key: value for key, value in known.items() if decay or key != "weight_decay" or value}
-    return {**kept, **defaults}
+    known, names = OPTIMISERS[name].parameters, list(groups.held) if groups else []
+    allowed = [*known, *(f"{key}.{group}" for group in names for key in known), *(() if compiled else CLIPS)]
+    for key, value in defaults.items():
+        if key in CLIPS and compiled:
+            raise Refusal(
+                f"{key} = {value}: a compiled map does not clip gradients; use training_map, backend='tensor'"
+            )
+        if key not in allowed:
+            raise Refusal(unknown(f"parameter of {name}", key, allowed, meant(key, known)))
+        if kind_of(key) in LIMITS and not value >= 0:
+            raise Refusal(f"{key} = {value}: a {'learning rate' if kind_of(key) == 'eta' else 'clip'} is 0 or more")
+    if len(defaults.keys() & set(CLIPS)) > 1:
+        raise Refusal("clip_norm and clip_value: a gradient is clipped in one of these ways; give one of them")
+    values = {**known, **defaults}
+    kept = {key: value for key, value in values.items()
+            if not compiled or key != "weight_decay" or value or key in defaults}  # fmt: skip
+    kept |= {f"eta.{group}": values.get(f"eta.{group}", values["eta"]) for group in names}
+    everywhere = groups is not None and groups.everywhere
+    idle = [key for key in known if everywhere and all(f"{key}.{group}" in kept for group in names)]
+    for key in idle:
+        if key in defaults and all(f"{key}.{group}" in defaults for group in names):
+            raise Refusal(f"{key} = {defaults[key]}: no weight would have it, each group has its own: leave it out")
+    return {key: value for key, value in kept.items() if key not in idle}  # what no weight has is no parameter
+
+
+def limits_of(parameters: Collection[str]) -> dict[str, tuple[float, float]]:
+    """Parameter → (low, high) beyond which a value is refused."""
+    return {name: LIMITS[kind_of(name)] for name in parameters if kind_of(name) in LIMITS}
 
 
 def meant(name: str, known: Collection[str]) -> str:

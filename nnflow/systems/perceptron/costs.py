@@ -70,6 +70,8 @@ def cost_of(features: int, outputs: int, loss: str, first: int, out: int, units:
             for s in range(t.shape[1]):
                 error = t[out + c, s] - targets[block, c, s]
                 t[TOTAL, s] = fma(0.5 * t[WEIGHT, s] * error, error, t[TOTAL, s])
+        for s in range(counts[block], t.shape[1]):
+            t[TOTAL, s] = 0.0  # where an output is infinite, no weight of zero makes it vanish
         return sum_row(t, TOTAL, t.shape[1])
 
     @part

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nnflow.names import Refusal
+from nnflow.systems.derivatives import resting
 from nnflow.systems.failures import FAILURES, described, first_line
 from nnflow.systems.training.dropout import WrittenOut
 from nnflow.systems.training.inputs import Inputs, outputs_of, parts, told
@@ -41,6 +42,10 @@ def try_out(task: Task) -> None:
             "the loss is another one each time, so a step is no fixed map: call module.eval(), or give noise=, the "
             "seed of a random map (torch's random numbers then follow it)"
         )
+    if task.noise is not None and not _draws(task):
+        raise Refusal(
+            f"noise = {task.noise}: nothing in the module draws random numbers: leave it out, or call .train()"
+        )
     if missing := _unused(loss, named):
         raise Refusal(
             f"the loss does not depend on {', '.join(missing)}: use each parameter in forward, or make it a buffer"
@@ -55,12 +60,24 @@ def _try_observable(task: Task, name: str, function: Any) -> None:
     """Refuse an observable of the user's own that is no number of outputs and targets."""
     if not callable(function):
         raise Refusal(f"observable {name} = {function!r}: give a function of (outputs, targets)")
+    outputs, targets = task.outputs(task.inputs), task.data(task.targets)
     try:
-        value = function(task.outputs(task.inputs), task.data(task.targets))
+        value, again = (function(outputs, targets) for _ in range(2))
     except FAILURES as error:
         raise Refusal(f"observable {name} fails on outputs and targets: {first_line(error)}") from error
     if not isinstance(value, Tensor) or value.shape != () or value.is_complex():
         raise Refusal(f"observable {name} returned {described(value)}: it must return one number, a scalar tensor")
+    if not torch.equal(value.nan_to_num(), again.nan_to_num()):
+        raise Refusal(f"observable {name} gives other numbers each time: let it depend on outputs and targets alone")
+
+
+def _draws(task: Task) -> bool:
+    """Whether the loss draws random numbers; on a device that has its own, that is not asked."""
+    with seeded(task.noise, 0, task.device), plain_attention(), WrittenOut():
+        before = torch.random.get_rng_state()
+        module = copy.deepcopy(task.module).to(task.device)
+        task.loss_fn(outputs_of(module, task.data(task.inputs)), task.data(task.targets))
+        return task.device.type != "cpu" or not torch.equal(before, torch.random.get_rng_state())
 
 
 def _unused(loss: Tensor, named: dict[str, nn.Parameter]) -> list[str]:
@@ -81,7 +98,9 @@ def _loss_of(
     if len(inputs) != len(targets):
         raise Refusal(f"{len(inputs)} {kind}inputs and {len(targets)} {kind}targets: give one target an input")
     module, x = copy.deepcopy(task.module).to(task.device), task.data(inputs)
-    before, buffers = [part.clone() for part in parts(x)], [b.clone() for b in module.buffers()]
+    moving = {name.rpartition(".")[0] for name, _ in task.averages}
+    buffers = [b for name, b in module.named_buffers() if name.rpartition(".")[0] not in moving]
+    before, held = [part.clone() for part in parts(x)], [b.clone() for b in buffers]
     shape: Any = "?"
     try:
         drawn_out = nullcontext() if task.noise is None else WrittenOut()
@@ -104,7 +123,7 @@ def _loss_of(
     weights = zip(module.parameters(), task.module.parameters(), strict=True)
     same = {
         "its inputs": all(map(torch.equal, parts(x), before)),
-        "its buffers": all(map(torch.equal, module.buffers(), buffers)),
+        "its buffers": all(map(torch.equal, buffers, held)),
         "its parameters": all(torch.equal(p.cpu(), own) for p, own in weights),
     }
     if changed := [name for name, equal in same.items() if not equal]:
@@ -122,8 +141,7 @@ def try_step(map: TensorMap, task: Task) -> None:
     Raises:
         Refusal: (a ValueError) with the reason, or if torch's own gradient is another one.
     """
-    flat = torch.cat([p.detach().ravel() for p in task.module.parameters()])
-    x = map.native(torch.cat([flat, flat.new_zeros(map.memory)])[None])
+    x = map.native(np.concatenate([task.weights, resting(map)])[None])
     p = np.array([list(map.parameters.values())])
     try:
         map.step(x, p, 0)

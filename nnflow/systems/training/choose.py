@@ -8,17 +8,18 @@ A small fully connected network in float64 gets the compiled rule; any other mod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
-from nnflow.names import Refusal, unknown
+from nnflow.names import Refusal, WrongKind, unknown
 from nnflow.schedules import Schedule, taken
 from nnflow.settings import checked
-from nnflow.systems.optimisers.memory import rule_of
-from nnflow.systems.optimisers.table import optimiser
+from nnflow.systems.optimisers.groups import kind_of
+from nnflow.systems.optimisers.memory import groups_in, rule_of
+from nnflow.systems.optimisers.table import CLIPS, optimiser
 from nnflow.systems.training.checks import try_out
 from nnflow.systems.training.compiled import perceptron_map
 from nnflow.systems.training.loaded import is_loadable, loaded
@@ -45,17 +46,21 @@ def training_map(
     device: Any = None,
     backend: str = "auto",
     *,
+    groups: Mapping[str, str | Sequence[str]] | None = None,
     schedule: Schedule | None = None,
     batch: int | None = None,
     shuffle: int | None = None,
     noise: int | None = None,
+    batch_norm: str | None = None,
     probe: Any = None,
     observables: Mapping[str, Callable[[Any, Any], Any]] | None = None,
     microbatch: int | None = None,
     dtype: Any = None,
     scale: float | None = None,
     init: Callable[[int], Any] | None = None,
+    torch_threads: int = 1,
     check: bool = True,
+    compile: bool = False,
     name: str | None = None,
     source: str = "",
     **defaults: float,
@@ -83,13 +88,19 @@ def training_map(
         device: Of the tensor backend (default: cpu).
         backend: "compiled" for a Sequential of Linear layers and sigmoid, tanh, ReLU, softplus or identity, with
             cross-entropy or mean squared error, on the CPU in float64; "tensor" for anything else; "auto": the compiled
-            one where it applies and the data are under 1 MB.
-        schedule: A function of t that multiplies eta.
+            one where it applies, the data are under 1 MB, and compile is not asked for.
+        groups: Group → its parameters: names, or names of submodules ("2"), or patterns ("*.bias"), one or several.
+            Group "head" has the learning rate eta.head, and beta.head, weight_decay.head, … if they are given; what is
+            in no group has eta. A torch optimizer's groups are called 1, 2, … behind the first, or by their "name".
+        schedule: A function of t that multiplies eta (of all groups).
         batch: Samples a step, in the order of the data (default: all of them).
         shuffle: A seed: the order is drawn anew for each epoch. It makes a random map, with the same numbers at t for
             all members.
         noise: The seed of everything random in the module (dropout). It makes a random map, with the same numbers at t
             for all members.
+        batch_norm: Of norm layers in training mode with running averages: "state", the averages follow the batches, are
+            the end of the state, and evaluation norms by them, as in torch; "batch", there are none, and evaluation
+            norms by the statistics of what it evaluates. (Layers in evaluation mode keep theirs as constants.)
         probe: Inputs whose outputs are observed, ``(row, …)``.
         observables: Name → a function of the module's outputs for all training inputs, in evaluation mode, and their
             targets, both tensors; it returns a scalar tensor.
@@ -99,27 +110,39 @@ def training_map(
         scale: Draw kernels N(0, scale²), biases 0, other vectors (the gain of a layer norm) as in the module.
         init: A function of a seed (a whole number) that gives initial weights: a module, a state_dict, or an array
             ``(weights,)``; the i-th of the states drawn from a seed has one made of both.
+        torch_threads: Of the tensor backend: threads of torch within one operation, for one large network (see
+            `TensorMap`).
         check: False goes without the comparison, and `structure` says so.
+        compile: Whether the steps of the tensor backend are compiled by torch's Inductor, to rounding the same: faster
+            after some seconds at each first call, see `TensorMap`.
         name: What the map is called (default: as the module's class).
         source: Where the map comes from.
         **defaults: Defaults of the optimizer's parameters eta, beta, beta1, beta2, epsilon, weight_decay (any value,
-            but eta ≥ 0).
+            but eta ≥ 0), also of groups (eta.head). clip_norm or clip_value, if given, is a parameter too: the gradient
+            is clipped before the step, as by torch.nn.utils.clip_grad_norm_ or clip_grad_value_.
 
     Returns:
-        A map whose state is the parameters in the module's order, each flattened, then the optimizer's memory.
+        A map whose state is the parameters in the module's order, each flattened, then the optimizer's memory, and with
+        batch_norm="state" the running averages.
 
     Raises:
         Refusal: (a ValueError) for what differs from torch, an unknown backend, optimizer or parameter, outputs that do
             not fit the loss, and a loss that is not finite or no fixed function of all its parameters (batch-norm in
-            training mode; dropout without `noise`).
+            training mode without `batch_norm`; dropout without `noise`).
         WrongKind: (a TypeError) for what is no module or no floating torch dtype.
     """
+    if not isinstance(module, torch.nn.Module):
+        raise WrongKind(f"module = {module!r}: give a torch.nn.Module")
     if backend not in BACKENDS:
         raise Refusal(unknown("backend", backend, BACKENDS))
+    if compile and backend == "compiled":
+        raise Refusal("compile = True is for backend='tensor': what backend='compiled' runs is compiled by numba")
+    if backend == "compiled" and torch_threads > 1:
+        raise Refusal(f"torch_threads = {torch_threads}: the compiled backend uses none of them; backend='tensor' does")
     if not isinstance(optimizer, str):
-        optimizer, held = rule_of(optimizer)
-        defaults = {**held, **defaults}
-    optimiser(optimizer, defaults)
+        optimizer, defaults, groups = _of_torch(optimizer, module, groups, defaults)
+    elif not groups:
+        optimiser(optimizer, defaults)
     schedule = taken(schedule)
     inputs, targets, test, batch = _read(inputs, targets, test, batch, shuffle)
     with everyday(), torch.enable_grad():
@@ -139,17 +162,46 @@ def training_map(
             probe=probe,
             observables=observables,
             microbatch=microbatch,
+            groups=groups,
+            batch_norm=batch_norm,
             name=name,
         )
         if init is not None:
             task.initial(0)(2, 0)
+        optimiser(optimizer, defaults, groups=task.groups)
         try_out(task)
         compare_pieces(task)
-        tensor = tensor_training(task, optimizer, schedule, check, source, **defaults)
+        tensor = tensor_training(
+            task,
+            optimizer,
+            schedule,
+            check=check,
+            source=source,
+            batch_norm=batch_norm,
+            torch_threads=torch_threads,
+            compile=compile,
+            **defaults,
+        )
         if check:  # with torch on the module itself, unless torch could not train that at all
             trainable = not any(p.is_inference() for p in module.parameters())
-            attest(tensor, task, *((module, loss_fn) if trainable else (task.module, task.loss_fn)))
-        return tensor if backend == "tensor" else _faster(task, tensor, backend, check)
+            with tensor.uncompiled():
+                attest(tensor, task, *((module, loss_fn) if trainable else (task.module, task.loss_fn)))
+        return tensor if backend == "tensor" or compile or torch_threads > 1 else _faster(task, tensor, backend, check)
+
+
+def _of_torch(
+    optimizer: Any, module: Any, groups: Mapping[str, str | Sequence[str]] | None, defaults: Mapping[str, float]
+) -> tuple[str, dict[str, float], Mapping[str, str | Sequence[str]]]:
+    """The rule, the settings and the groups of a torch optimizer, over which those that are given have precedence."""
+    if groups and len(getattr(optimizer, "param_groups", ())) > 1:
+        raise Refusal("groups: the optimizer has groups of its own, which are taken: give one of the two")
+    name, held = rule_of(optimizer, module)
+    found = groups_in(optimizer, module) if isinstance(module, torch.nn.Module) else {}
+    kept = {key: value for key, value in held.items() if key == kind_of(key) or key.partition(".")[2] in found}
+    trained = [name for name, p in module.named_parameters() if p.requires_grad] if found else [""]
+    if {name for part in found.values() for name in part} >= set(trained):  # then nothing is in no group
+        kept = {key: v for key, v in kept.items() if not all(f"{key}.{group}" in kept for group in found)}
+    return name, {**kept, **defaults}, groups or found
 
 
 def _read(inputs: Any, targets: Any, test: Any, batch: int | None, shuffle: int | None) -> tuple[Any, ...]:
@@ -173,6 +225,8 @@ def _faster(task: Task, tensor: TensorTraining, backend: str, check: bool) -> Tr
     if backend == "auto" and task.inputs.nbytes + task.targets.nbytes > SMALL:
         return tensor
     try:
+        if tensor.groups.held or set(tensor.parameters) & set(CLIPS):
+            raise Unrecognized("it has groups of parameters, or clips gradients")
         network = recognise(task)
     except Unrecognized as reason:
         if backend == "compiled":

@@ -15,7 +15,7 @@ from nnflow.map import End, Into, TangentRecords, generator
 from nnflow.names import Refusal
 from nnflow.schedules import Schedule, factors
 from nnflow.systems.optimisers.compiled import compiled_descent
-from nnflow.systems.optimisers.table import LIMITS, is_repeating, optimiser, structure_of
+from nnflow.systems.optimisers.table import is_repeating, limits_of, optimiser, structure_of
 from nnflow.systems.perceptron.network import Perceptron
 from nnflow.systems.training.state import Drawn, Layout, TrainingMap, coordinate_names, last_layer
 from nnflow.typing import Array
@@ -157,7 +157,7 @@ def perceptron_map(
     Returns:
         The map.
     """
-    parameters = optimiser(optimizer, defaults, decay=False)
+    parameters = optimiser(optimizer, defaults, compiled=True)
     layout = layout or _layers(network.sizes)
     coordinates = coordinate_names(layout, optimizer)
     kernels, size = network.kernels(), network.dim
@@ -171,7 +171,7 @@ def perceptron_map(
         name=name,
         dim=len(coordinates),
         parameters=parameters,
-        limits=LIMITS,
+        limits=limits_of(parameters),
         repeats=is_repeating(optimizer, schedule, order.shuffle),
         epoch=order.batches,
         coordinates=coordinates,

@@ -240,6 +240,8 @@ def _reordered(chain: list[Layer], orders: list[Order]) -> list[Layer]:
 
 def permuted(map: TrainingMap, state: Any, orders: list[Order]) -> Array:
     """The same network, hidden unit i of each layer being what was unit order[i]; optimizer memory is set to 0."""
+    if map.averages:
+        raise Refusal("the state holds running averages of a norm layer, which have an order of units of their own")
     chain = _reordered(layers(map, state), orders)
     parts = [part.ravel() for layer in chain for part in layer if part is not None]
     return np.concatenate([*parts, np.zeros(map.memory)])

@@ -8,7 +8,7 @@ derivative.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from nnflow.map import generator
 from nnflow.names import Refusal
 from nnflow.systems.moments import Moment
 from nnflow.systems.training.answers import Answers
+from nnflow.systems.training.averages import KEPT, forget, updated
 from nnflow.systems.training.dropout import WrittenOut
 from nnflow.systems.training.inputs import Inputs, arguments
 from nnflow.systems.training.written import Written
@@ -33,7 +34,7 @@ from nnflow.tensor.modes import one_at_a_time
 if TYPE_CHECKING:
     from nnflow.systems.training.task import Task
 
-Loss = Callable[[Tensor], Tensor]  # of the flat weights
+Loss = Callable[..., Tensor]  # of the flat weights, and of running averages that are a part of the state
 
 
 @contextmanager
@@ -60,35 +61,63 @@ def plain_recurrence() -> Iterator[None]:
 
 
 class Network:
-    """The outputs of a module as a function of its flat weights and of input rows; `training`: as it was given."""
+    """The outputs of a module as a function of its flat weights and of input rows; `training`: as it was given.
+
+    In evaluation it norms by the running averages that are a part of the state, if they are given.
+    """
 
     def __init__(self, task: Task, training: bool) -> None:
         self.module = copy.deepcopy(task.module).to(task.device)
+        self.norms = forget(self.module) if training else {}  # they norm by their batch, and may be watched
+        for name, part in self.norms.items():
+            part.register_forward_pre_hook(partial(self._watch, name), with_kwargs=True)
         if not training:
             self.module.eval()
         self.layout, self.sizes, self.loss_fn = task.layout, task.sizes, task.loss_fn
+        self.held = task.averages
+        self.averages: dict[str, tuple[Tensor, Tensor]] = {}  # of the call that is watched
         self.recurrent = any(isinstance(part, nn.RNNBase) for part in self.module.modules())
 
-    def __call__(self, w: Tensor, inputs: Any) -> Tensor:
+    def __call__(self, w: Tensor, inputs: Any, averages: Tensor | None = None) -> Tensor:
         """Outputs for the rows of `inputs`."""
         if self.recurrent and not torch.is_grad_enabled():  # torch batches an LSTM only while it differentiates
-            out: Tensor = vjp(lambda w: self._call(w, inputs), w)[0]
+            out: Tensor = vjp(lambda w: self._call(w, inputs, averages), w)[0]
             return out
-        return self._call(w, inputs)
+        return self._call(w, inputs, averages)
 
-    def _call(self, w: Tensor, inputs: Any) -> Tensor:
+    def _call(self, w: Tensor, inputs: Any, averages: Tensor | None) -> Tensor:
         parts = zip(self.layout, torch.split(w, self.sizes), strict=True)
         with Written(), plain_attention(), plain_recurrence() if self.recurrent else nullcontext():
             named = {name: part.view(shape) for (name, shape), part in parts}
+            if averages is not None and self.held:
+                each = torch.split(averages, [shape[0] for _, shape in self.held])
+                named |= {name: part for (name, _), part in zip(self.held, each, strict=True)}
             out: Tensor = functional_call(self.module, named, *arguments(inputs))
         return out
 
-    def loss(self, w: Tensor, inputs: Any, targets: Tensor) -> Tensor:
+    def loss(self, w: Tensor, inputs: Any, targets: Tensor, averages: Tensor | None = None) -> Tensor:
         """The loss on some rows."""
-        outputs = self(w, inputs)
+        outputs = self(w, inputs, averages)
         with Written():
             value: Tensor = self.loss_fn(outputs, targets)
         return value
+
+    def loss_and_averages(self, w: Tensor, averages: Tensor, inputs: Any, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss on some rows in training, and what the running averages are after it."""
+        counts = [part.num_features for part in self.norms.values() for _ in KEPT]
+        each = iter(torch.split(averages, counts))
+        with one_at_a_time:
+            self.averages = {name: (next(each), next(each)) for name in self.norms}
+            try:
+                value = self.loss(w, inputs, targets)
+                return value, torch.cat([part for pair in self.averages.values() for part in pair])
+            finally:
+                self.averages = {}
+
+    def _watch(self, name: str, part: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Before a norm layer is called: its running averages after it."""
+        if name in self.averages:
+            self.averages[name] = updated(part, *self.averages[name], *args, **kwargs)
 
 
 def pieces(size: int, rows: Tensor | None, *data: Any) -> Iterator[tuple[float, list[Any]]]:
@@ -107,9 +136,9 @@ def mean_loss(task: Task, inputs: Inputs, targets: npt.NDArray[Any], size: int |
     """The loss over all rows in evaluation mode, in pieces of a size (default: the task's microbatch)."""
     network, data = Network(task, training=False), (task.data(inputs), task.data(targets))
 
-    def loss(w: Tensor) -> Tensor:
+    def loss(w: Tensor, averages: Tensor | None = None) -> Tensor:
         cut = pieces(size or task.microbatch, None, *data)
-        return _total(share * network.loss(w, x, y) for share, (x, y) in cut)
+        return _total(share * network.loss(w, x, y, averages) for share, (x, y) in cut)
 
     return loss
 
@@ -135,6 +164,20 @@ def batch_gradient(task: Task) -> Callable[[Tensor, Moment], Tensor]:
     return batch_loss(task, grad)
 
 
+def batch_gradient_and_averages(task: Task) -> Callable[[Tensor, Tensor, Moment], tuple[Tensor, Tensor]]:
+    """∇L of a step's batch and the running averages after it, as `f(w, averages, moment)`; the batch is never cut."""
+    network, data = Network(task, training=True), (task.data(task.inputs), task.data(task.targets))
+    both = grad(network.loss_and_averages, has_aux=True)
+
+    def function(w: Tensor, averages: Tensor, now: Moment) -> tuple[Tensor, Tensor]:
+        with nullcontext() if task.noise is None else WrittenOut():
+            ((_, (x, y)),) = pieces(task.microbatch, now.rows, *data)
+            found: tuple[Tensor, Tensor] = both(w, averages, x, y)
+            return found
+
+    return function
+
+
 def _total(terms: Iterator[Tensor]) -> Tensor:
     total = next(terms)
     for term in terms:
@@ -147,7 +190,7 @@ def _total(terms: Iterator[Tensor]) -> Tensor:
 
 def observables(task: Task) -> dict[str, Any]:
     """Name → function of (state, parameters, t); only those that are asked for are ever computed."""
-    loss, size = mean_loss(task, task.inputs, task.targets), sum(task.sizes)
+    loss, size, seen = mean_loss(task, task.inputs, task.targets), sum(task.sizes), _evaluated(task)
     found: dict[str, Loss] = {"loss": loss}
     if (answers := task.answers(task.targets)) is not None:
         found["accuracy"] = _accuracy(task, answers, task.inputs, task.targets)
@@ -156,12 +199,12 @@ def observables(task: Task) -> dict[str, Any]:
         if (answers := task.answers(task.test[1])) is not None:
             found["test_accuracy"] = _accuracy(task, answers, *task.test)
     found |= {
-        "l1": lambda w: w.abs().sum(),
-        "l2": torch.linalg.vector_norm,
-        "gradient_norm": lambda w: torch.linalg.vector_norm(grad(loss)(w)),
+        "l1": lambda w, *_: w.abs().sum(),
+        "l2": lambda w, *_: torch.linalg.vector_norm(w),
+        "gradient_norm": lambda *seen: torch.linalg.vector_norm(grad(loss)(*seen)),
     }
-    found |= _norms(task)
-    named = {name: _of_weights(function, size) for name, function in found.items()}
+    named = {name: _of(function, seen) for name, function in found.items()}
+    named |= {name: _of(function, lambda x: (x[:size],)) for name, function in _norms(task).items()}
     step = batch_loss(task)
     ours = named | {"batch_loss": lambda x, p, now: step(x[:size], now)} | _predictions(task)
     if taken := sorted(ours.keys() & task.observables.keys()):
@@ -175,9 +218,9 @@ def _accuracy(task: Task, answers: Answers, inputs: Inputs, targets: npt.NDArray
     weights = torch.as_tensor(counted / max(counted.sum(), 1), dtype=task.dtype, device=task.device)
     network, data = Network(task, training=False), (task.data(inputs), task.data(targets), weights)
 
-    def accuracy(w: Tensor) -> Tensor:
+    def accuracy(w: Tensor, averages: Tensor | None = None) -> Tensor:
         cut = pieces(task.microbatch, None, *data)
-        return _total((answers.right(network(w, x), y) * share).sum() for _, (x, y, share) in cut)
+        return _total((answers.right(network(w, x, averages), y) * share).sum() for _, (x, y, share) in cut)
 
     return accuracy
 
@@ -227,10 +270,11 @@ def _predictions(task: Task) -> dict[str, Component]:
     """The outputs for the probe rows, computed once for all that are asked for."""
     if task.probe is None:
         return {}
-    network, rows, size = Network(task, training=False), task.data(task.probe), sum(task.sizes)
+    network, rows, seen = Network(task, training=False), task.data(task.probe), _evaluated(task)
 
     def predicted(x: Tensor, p: Any, t: int) -> Tensor:
-        return network(x[:size], rows)
+        w, *averages = seen(x)
+        return network(w, rows, *averages)
 
     shape = tuple(task.outputs(task.probe).shape)
     names = {index: f"probe[{','.join(map(str, index))}]" for index in np.ndindex(*shape)}
@@ -239,12 +283,13 @@ def _predictions(task: Task) -> dict[str, Component]:
 
 def _own(task: Task) -> dict[str, Any]:
     """The user's own, each a function of all outputs and targets."""
-    network, size = Network(task, training=False), sum(task.sizes)
+    network, evaluated = Network(task, training=False), _evaluated(task)
     x, y = task.data(task.inputs), task.data(task.targets)
 
     def seen(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Any, Any], Tensor]:
         def observable(state: Tensor, p: Any, now: Any) -> Tensor:
-            outputs = network(state[:size], x)
+            w, *averages = evaluated(state)
+            outputs = network(w, x, *averages)
             with Written():
                 return function(outputs, y)
 
@@ -253,5 +298,11 @@ def _own(task: Task) -> dict[str, Any]:
     return {name: seen(function) for name, function in task.observables.items()}
 
 
-def _of_weights(function: Loss, size: int) -> Callable[[Tensor, Any, int], Tensor]:
-    return lambda x, p, t: function(x[:size])
+def _evaluated(task: Task) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """What evaluation looks at in a state: the weights, and running averages if they are a part of it."""
+    size, last = sum(task.sizes), sum(shape[0] for _, shape in task.averages)
+    return lambda x: (x[:size], x[-last:]) if last else (x[:size],)
+
+
+def _of(function: Loss, parts: Callable[[Tensor], tuple[Tensor, ...]]) -> Callable[[Tensor, Any, int], Tensor]:
+    return lambda x, p, t: function(*parts(x))

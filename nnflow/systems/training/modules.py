@@ -48,6 +48,12 @@ def trainable(module: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
+def names_of(module: nn.Module) -> dict[str, str]:
+    """All names of the parameters → the first one of each; what is shared has several."""
+    first = {id(parameter): name for name, parameter in module.named_parameters()}
+    return {name: first[id(parameter)] for name, parameter in module.named_parameters(remove_duplicate=False)}
+
+
 def fix(module: nn.Module) -> nn.Module:
     """Make constants (buffers) of the parameters that require no gradients, in place."""
     for part in module.modules():
@@ -79,8 +85,6 @@ def refuse(module: nn.Module, noise: int | None) -> None:
     _refuse_shared_memory(module)
     for name, part in module.named_modules():
         kind = f"{name or 'the module'} is a {type(part).__name__} in training mode"
-        if part.training and isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is not None:
-            raise Refusal(f"{kind}: its running averages would be a state of their own: call module.eval()")
         if part.training and _drops(part) and noise is None:
             raise Refusal(
                 f"{kind}, so a step is no fixed map: call module.eval(), or give noise=, the seed of a random map"

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 def peer(map: TensorTraining, task: Task) -> Peer:
     """A step and a tangent vector of the tensor backend, for a compiled map to be compared with."""
     p, v = easy(map), generator(0, "peer").standard_normal(map.dim)
-    own = task.start(map.memory)
-    near = np.concatenate([nearby(task, task.start(0)), np.zeros(map.memory)])
+    own = np.concatenate([task.weights, np.zeros(map.memory)])
+    near = np.concatenate([nearby(task, task.weights), np.zeros(map.memory)])
     points = np.stack([own, near])
     states = map.to_numpy(map.step(points, p.repeat(2, 0), 0))
     moved = map.to_numpy(map.tangent(points, p.repeat(2, 0), 0, np.stack([v, v])[:, None]))[:, 0]

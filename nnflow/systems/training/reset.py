@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,15 +26,18 @@ def seed_of(seed: int, i: int) -> int:
 class Reset:
     """Initial states by the module's own `reset_parameters`, each from its own seed; optimizer memory 0."""
 
-    def __init__(self, module: nn.Module, memory: int) -> None:
+    def __init__(self, module: nn.Module, memory: int, averages: Sequence[str] = ()) -> None:
         self.module = module
         self.memory = memory
+        self.averages = averages  # buffers behind the memory
 
     def __call__(self, n: int, seed: int) -> Array:
         """``(n, dim)`` drawn states."""
         module = copy.deepcopy(self.module)
         _refuse_two_ways(module)
         states = np.zeros((n, sum(p.numel() for p in module.parameters()) + self.memory))
+        held = [module.get_buffer(name) for name in self.averages]
+        reset = np.zeros((n, sum(len(each) for each in held)))
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             for i in range(n):
                 torch.manual_seed(seed_of(seed, i))
@@ -47,14 +50,15 @@ class Reset:
                 _all_drawn(module)
                 flat = torch.cat([p.ravel() for p in module.parameters()])
                 states[i, : len(flat)] = flat.numpy()
-        return states
+                reset[i] = np.concatenate([np.zeros(0), *(each.numpy() for each in held)])
+        return np.hstack([states, reset])
 
 
 class Given:
-    """Initial states by a user's function of a seed, each from its own; optimizer memory 0."""
+    """Initial states by a user's function of a seed, each from its own; behind the weights always the same."""
 
-    def __init__(self, init: Callable[[int], Any], layout: Layout, entries: tuple[str, ...], memory: int) -> None:
-        self.init, self.layout, self.entries, self.memory = init, layout, entries, memory
+    def __init__(self, init: Callable[[int], Any], layout: Layout, entries: tuple[str, ...], rest: Array) -> None:
+        self.init, self.layout, self.entries, self.rest = init, layout, entries, rest
 
     def __call__(self, n: int, seed: int) -> Array:
         """``(n, dim)`` states. Raises Refusal for what is no finite weights, or other ones when asked again."""
@@ -64,7 +68,7 @@ class Given:
             raise Refusal("init gives other weights for the same seed: draw them from the seed alone")
         if n > 1 and np.array_equal(drawn[0], drawn[1]):
             raise Refusal("init gives the same weights for different seeds: draw them from the seed, or give states")
-        return np.concatenate([np.reshape(drawn, (n, -1)), np.zeros((n, self.memory))], axis=1)
+        return np.concatenate([np.reshape(drawn, (n, -1)), np.tile(self.rest, (n, 1))], axis=1)
 
     def _weights(self, seed: int) -> Array:
         """The weights that the function gives; what it draws by torch comes from the seed, too."""

@@ -39,9 +39,11 @@ class TrainingMap(Descent):
             state and its shape.
         classes: How many training rows each class has; None of a regression.
         entries: The names in a `state_dict()` of the module (default: those of the layout).
+        averages: (name, shape) of the running averages of norm layers, the end of the state.
     """
 
     layout: Layout = ()
+    averages: Layout = ()
     softmax: tuple[tuple[int, tuple[int, ...]], ...] = ()
     classes: tuple[int, ...] | None = None
     entries: tuple[str, ...] = ()
@@ -91,7 +93,7 @@ class TrainingMap(Descent):
                 optimizer itself.
 
         Returns:
-            ``(dim,)`` float64: the weights, then the optimizer's memory.
+            ``(dim,)`` float64: the weights, then the optimizer's memory, then running averages of the state.
 
         Raises:
             Refusal: if module, checkpoint or optimizer do not fit, or if the optimizer steps by another rule than this
@@ -100,7 +102,9 @@ class TrainingMap(Descent):
         saved = isinstance(module, Mapping)
         parameters = self._checkpoint(module) if saved else self._fitting(module)
         named = {name: parameter for (name, _), parameter in zip(self.layout, parameters, strict=True)}
-        return np.concatenate([*map(_flat, parameters), *remembered(self.optimizer, optimizer, named, not saved)])
+        memory = remembered(self.optimizer, optimizer, named, not saved, self.groups, self.parameters)
+        buffers = module if saved else dict(module.named_buffers())
+        return np.concatenate([*map(_flat, parameters), *memory, *map(_flat, _held(buffers, self.averages))])
 
     def steps_of(self, optimizer: Any) -> int | None:
         """How many steps a torch optimizer, or its state_dict, has taken: the map's t; None if it counts none."""
@@ -122,7 +126,7 @@ class TrainingMap(Descent):
         """
         import torch
 
-        from nnflow.systems.training.modules import converted, trainable
+        from nnflow.systems.training.modules import converted
 
         values, parameters = np.array(self.to_numpy(state)), self._fitting(module)
         if values.shape != (self.dim,):
@@ -130,7 +134,10 @@ class TrainingMap(Descent):
         kind = getattr(self, "dtype", torch.float64)
         copied = converted(module, kind).to(parameters[0].device)
         weights = torch.as_tensor(values[: self.weights], dtype=kind, device=parameters[0].device)
-        torch.nn.utils.vector_to_parameters(weights.clone(), trainable(copied))
+        torch.nn.utils.vector_to_parameters(weights.clone(), self._fitting(copied))
+        held = _held(dict(copied.named_buffers()), self.averages)
+        for buffer, part in zip(held, _cut(values, self.averages), strict=True):
+            buffer.copy_(torch.as_tensor(part))
         return copied
 
     def _checkpoint(self, values: Mapping[str, Any]) -> list[Any]:
@@ -159,29 +166,53 @@ def checkpoint(layout: Layout, entries: tuple[str, ...], values: Mapping[str, An
 
 
 def fitting(layout: Layout, module: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """The trainable parameters of a module. Raises Refusal if their shapes are others."""
-    from nnflow.systems.training.modules import trainable
-
-    parameters = trainable(module)
-    shapes, wanted = [tuple(p.shape) for p in parameters], [shape for _, shape in layout]
+    """The parameters of a module in the order of the state: by their names; where it has others, by its order."""
+    own = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    names = [name for name, _ in layout]
+    if own.keys() != set(names):
+        if strayed := [name for name, other in zip(own, names, strict=False) if name in names and name != other]:
+            raise Refusal(f"the module has {strayed[0]} at another place than this map, and other names beside it")
+    else:
+        own = {name: own[name] for name in names}
+    shapes, wanted = [tuple(p.shape) for p in own.values()], [shape for _, shape in layout]
     if shapes != wanted:
         raise Refusal(f"the module has parameters of shapes {shapes}; this map has {wanted}")
-    return parameters
+    return list(own.values())
+
+
+def _held(buffers: Mapping[str, Any], averages: Layout) -> list[Any]:
+    """The running averages among buffers, or in a state_dict."""
+    for name, shape in averages:
+        if (found := tuple(buffers[name].shape) if buffers.get(name) is not None else None) != shape:
+            told = f"has shape {found}" if found is not None else "is missing"
+            raise Refusal(f"the module does not fit: {name} {told}; this map needs shape {shape}")
+    return [buffers[name] for name, _ in averages]
+
+
+def _cut(state: Array, averages: Layout) -> list[Array]:
+    """The running averages of a state ``(dim,)``."""
+    counts = [math.prod(shape) for _, shape in averages]
+    return np.split(state[len(state) - sum(counts) :], np.cumsum(counts)[:-1]) if averages else []
 
 
 def _flat(values: Any) -> Array:
     return real(values, "weights").ravel()
 
 
-def coordinate_names(layout: Layout, optimizer: str) -> tuple[str, ...]:
-    """A name for every component of the state: "0.weight[2,1]", "0.bias[2]", …, "velocity.0.weight[2,1]", …."""
+def coordinate_names(layout: Layout, optimizer: str, averages: Layout = ()) -> tuple[str, ...]:
+    """A name for every component of the state: "0.weight[2,1]", …, "velocity.0.weight[2,1]", …, "1.running_var[2]"."""
     room("weights (each has a name and a box)", sum(math.prod(shape) for _, shape in layout), 25)
-    names = [
+    names = _entries(layout)
+    return (*names, *memory_names(optimizer, names), *_entries(averages))
+
+
+def _entries(layout: Layout) -> tuple[str, ...]:
+    """A name for each entry of parameters."""
+    return tuple(
         f"{name}[{','.join(map(str, index))}]" if shape else name
         for name, shape in layout
         for index in np.ndindex(*shape)
-    ]
-    return (*names, *memory_names(optimizer, tuple(names)))
+    )
 
 
 def last_layer(layout: Layout) -> tuple[tuple[int, tuple[int, ...]], ...]:

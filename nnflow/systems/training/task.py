@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import MethodType
@@ -15,13 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from nnflow.data.order import Order
-from nnflow.names import Refusal, WrongKind
+from nnflow.names import Refusal
 from nnflow.systems.failures import FAILURES, first_line
 from nnflow.systems.moments import Clock, Moment
+from nnflow.systems.optimisers.groups import Groups, groups_of
 from nnflow.systems.training import losses
 from nnflow.systems.training.answers import Answers, answers_of
+from nnflow.systems.training.averages import averages_of, forget, refuse_untold
 from nnflow.systems.training.inputs import Inputs, Several, inputs_of, outputs_of, rows, told
-from nnflow.systems.training.modules import converted, fix, refuse
+from nnflow.systems.training.modules import converted, fix, names_of, refuse
 from nnflow.systems.training.reset import Given, Reset
 from nnflow.systems.training.state import Drawn, Layout
 from nnflow.tensor import placed
@@ -49,6 +51,8 @@ class Task:
     name: str
     entries: tuple[str, ...]  # the names in the module's state_dict
     layout: Layout
+    averages: Layout  # running averages that are a part of the state
+    groups: Groups
 
     def moment(self, t: int) -> Moment:
         """What the step at t takes of t, without a schedule."""
@@ -112,21 +116,27 @@ class Task:
         kind = {"i": torch.int64, "u": torch.int64, "b": torch.bool}.get(values.dtype.kind, dtype or self.dtype)
         return torch.as_tensor(values, dtype=kind, device=device or self.device)
 
-    def start(self, memory: int) -> Array:
-        """The state ``(dim,)`` of the module's own weights, with optimizer memory 0."""
-        own = [p.detach().double().numpy().ravel() for p in self.module.parameters()]
-        return np.concatenate([*own, np.zeros(memory)])
+    @property
+    def weights(self) -> Array:
+        """The module's own weights, ``(weights,)``."""
+        return np.concatenate([p.detach().double().numpy().ravel() for p in self.module.parameters()])
+
+    def rest(self, memory: int) -> Array:
+        """What is behind the weights in the state of a module: so many zeros of an optimizer, and running averages."""
+        held = dict(self.module.named_buffers())
+        return np.concatenate([np.zeros(memory), *(held[name].double().numpy() for name, _ in self.averages)])
 
     def initial(self, memory: int) -> Callable[[int, int], Array]:
         """How states are drawn: by `init`, with a scale, or by the module's own reset_parameters; memory 0."""
         if self.init is not None:
-            return Given(self.init, self.layout, self.entries, memory)
+            return Given(self.init, self.layout, self.entries, self.rest(memory))
         if self.scale is None:
-            return Reset(self.module, memory)
+            return Reset(self.module, memory, [name for name, _ in self.averages])
         base = [
             p.detach().double().numpy().ravel() * ("bias" not in name) for name, p in self.module.named_parameters()
         ]
-        return Drawn(self.layout, memory, self.scale, np.concatenate([*base, np.zeros(memory)]))
+        rest = self.rest(memory)
+        return Drawn(self.layout, len(rest), self.scale, np.concatenate([*base, rest]))
 
 
 def task_of(
@@ -146,11 +156,11 @@ def task_of(
     probe: Any,
     observables: Mapping[str, Callable[[Any, Any], Any]] | None,
     microbatch: int | None,
+    groups: Mapping[str, str | Sequence[str]] | None,
+    batch_norm: str | None,
     name: str | None,
 ) -> Task:
     """Copy module and data. Raises Refusal or TypeError with what cannot be a map (see `training_map`)."""
-    if not isinstance(module, nn.Module):
-        raise WrongKind(f"module = {module!r}: give a torch.nn.Module")
     if scale is not None and not 0 <= scale < np.inf:
         raise Refusal(f"scale = {scale}: give the standard deviation of the kernels, 0 or larger")
     if init is not None and (scale is not None or not callable(init)):
@@ -163,10 +173,17 @@ def task_of(
         raise Refusal(f"noise = {noise!r}: give the seed of the noise, a whole number from 0 on")
     device, dtype = placed(device, dtype)
     refuse(module, noise)
+    refuse_untold(module, batch_norm)
     own, samples = fix(converted(module, dtype)), inputs_of(inputs, "inputs")
+    if batch_norm == "batch":
+        forget(own)
     tests = None if test is None else (inputs_of(test[0], "test inputs"), rows(test[1], "test targets"))
     if microbatch is not None and not 1 <= microbatch <= len(samples):
         raise Refusal(f"microbatch = {microbatch}: give 1 to {len(samples)} samples, or None for all at once")
+    order = Order(len(samples), batch, shuffle)
+    if batch_norm is not None and microbatch is not None and microbatch < order.size:
+        raise Refusal(f"microbatch = {microbatch}: a batch is normed as a whole: give batch={microbatch}, or more")
+    layout = tuple((name, tuple(p.shape)) for name, p in own.named_parameters())
     return Task(
         module=own,
         loss_fn=_own_loss(loss_fn, device, dtype),
@@ -177,14 +194,16 @@ def task_of(
         dtype=dtype,
         scale=scale,
         init=init,
-        order=Order(len(samples), batch, shuffle),
+        order=order,
         noise=noise,
         probe=None if probe is None else inputs_of(probe, "probe"),
         observables=dict(observables or {}),
         microbatch=microbatch or max(len(samples), len(tests[0]) if tests else 0),
         name=name or type(module).__name__.lower(),
         entries=tuple(module.state_dict()),
-        layout=tuple((name, tuple(p.shape)) for name, p in own.named_parameters()),
+        layout=layout,
+        averages=averages_of(own),
+        groups=groups_of(groups, layout, names_of(own)),
     )
 
 

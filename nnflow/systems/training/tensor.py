@@ -11,21 +11,21 @@ from torch import Tensor
 from nnflow.map import generator
 from nnflow.schedules import Schedule
 from nnflow.systems.failures import FAILURES
-from nnflow.systems.moments import Clock
-from nnflow.systems.optimisers.table import LIMITS, is_repeating, optimiser, structure_of
-from nnflow.systems.optimisers.tensor import tensor_descent
+from nnflow.systems.moments import Clock, Moment
+from nnflow.systems.optimisers.table import OPTIMISERS, is_repeating, limits_of, optimiser, structure_of
+from nnflow.systems.optimisers.tensor import tensor_descent, tensor_step
 from nnflow.systems.training import losses
 from nnflow.systems.training.checks import try_step
 from nnflow.systems.training.state import TrainingMap, coordinate_names, last_layer
 from nnflow.systems.training.task import Task
-from nnflow.tensor import TensorMap
+from nnflow.tensor import Named, TensorMap
 from nnflow.tensor.modes import seeded
 
 
 class TensorTraining(TensorMap, TrainingMap):
     """A torch module in training, on tensors.
 
-    Members go as many at a time as their values on the way fit into 16 MiB, on every machine alike; at least one.
+    Members go as many at a time as their values on the way fit into 8 MiB, on every machine alike; at least one.
     """
 
     grouped = True
@@ -36,17 +36,22 @@ def tensor_training(
     task: Task,
     optimizer: str,
     schedule: Schedule | None = None,
+    *,
     check: bool = True,
     source: str = "",
+    batch_norm: str | None = None,
+    torch_threads: int = 1,
+    compile: bool = False,
     **defaults: float,
 ) -> TensorTraining:
     """The tensor map of a task."""
-    parameters = optimiser(optimizer, defaults)
-    coordinates = coordinate_names(task.layout, optimizer)
+    parameters = optimiser(optimizer, defaults, groups=task.groups)
+    coordinates = coordinate_names(task.layout, optimizer, task.averages)
     size, order = sum(task.sizes), task.order
+    memory = len(OPTIMISERS[optimizer].memory) * size
     gradient = losses.batch_gradient(task)
     made = TensorTraining(
-        tensor_descent(gradient, optimizer),
+        _rule(task, optimizer, gradient),
         gradient=gradient,
         device=task.device,
         dtype=task.dtype,
@@ -55,26 +60,53 @@ def tensor_training(
         source=source,
         entries=task.entries,
         parameters=parameters,
-        limits=LIMITS,
+        limits=limits_of(parameters),
         repeats=is_repeating(optimizer, schedule, order.shuffle, task.noise),
         epoch=order.batches,
         coordinates=coordinates,
         observables=losses.observables(task),
-        initial=task.initial(len(coordinates) - size),
+        initial=task.initial(memory),
         memory=len(coordinates) - size,
-        structure=structure_of(optimizer, schedule, batch=order.batch, shuffle=order.shuffle, noise=task.noise),
-        start=task.start(len(coordinates) - size),
+        structure=structure_of(
+            optimizer,
+            schedule,
+            batch=order.batch,
+            shuffle=order.shuffle,
+            noise=task.noise,
+            groups=dict(task.groups.held) or None,
+            batch_norm=batch_norm,
+        ),
+        start=np.concatenate([task.weights, task.rest(memory)]),
         check=check,
+        compile=compile,
         clock=Clock(schedule, order, task.device, task.dtype),
         noise=task.noise,
+        torch_threads=torch_threads,
         optimizer=optimizer,
         schedule=schedule,
+        groups=task.groups,
         layout=task.layout,
+        averages=task.averages,
         softmax=_softmax(task),
         classes=task.classes,
     )
-    try_step(made, task)
+    with made.uncompiled():
+        try_step(made, task)
     return made
+
+
+def _rule(task: Task, optimizer: str, gradient: Callable[[Tensor, Moment], Tensor]) -> Callable[..., Tensor]:
+    """The step of an optimizer; of running averages as well, if they are in the state."""
+    if not task.averages:
+        return tensor_descent(gradient, optimizer, task.groups, task.device)
+    step, both = tensor_step(optimizer, task.groups, task.device), losses.batch_gradient_and_averages(task)
+    size, last = sum(task.sizes), sum(int(np.prod(shape)) for _, shape in task.averages)
+
+    def rule(x: Tensor, p: Named, now: Moment) -> Tensor:
+        g, averages = both(x[:size], x[-last:], now)
+        return torch.cat((step(x[:-last], lambda w: g, p, now), averages))
+
+    return rule
 
 
 def _softmax(task: Task) -> tuple[tuple[int, tuple[int, ...]], ...]:

@@ -24,12 +24,13 @@ from nnflow.data.order import Order
 from nnflow.internals import TorchDispatchMode, tree_leaves
 from nnflow.map import generator
 from nnflow.names import Refusal
-from nnflow.systems.derivatives import differentiate
+from nnflow.systems.derivatives import differentiate, resting
 from nnflow.systems.failures import FAILURES, first_line
 from nnflow.systems.training.dropout import WrittenOut
 from nnflow.systems.training.inputs import outputs_of
 from nnflow.systems.training.losses import Network, batch_loss, pieces, plain_attention
 from nnflow.systems.training.modules import trainable
+from nnflow.systems.training.steps import compare_step
 from nnflow.systems.training.written import OFF, Written
 from nnflow.tensor import everyday
 from nnflow.tensor.modes import seeded
@@ -46,11 +47,15 @@ CUT = 1000  # roundings by which these may be apart: the same rows in another or
 SHORTER = (1.0, 0.1, 0.01, 1e-4)  # how much of the way is gone where there is no loss: a logarithm or a covariance
 
 
+EMPTY = np.zeros(0)
+
+
 class Slope(NamedTuple):
-    """A loss and its gradient ``(weights,)``, in float64."""
+    """A loss and its gradient ``(weights,)``, in float64; and running averages of the state after a step."""
 
     loss: float
     gradient: Array
+    averages: Array = EMPTY
 
 
 class Witness(NamedTuple):
@@ -67,18 +72,25 @@ def attest(map: TensorTraining, task: Task, module: nn.Module, loss_fn: Callable
     ours, near, far = witnesses(task, partial(_slope_of_map, map, task))
     kind = trainable(module)[0].dtype
     room = room_of(rounding(task), ours, near, far)
-    _compare(task, near.slope, slope_of_torch(at(task, task.module, near.weights), task.loss_fn, task), room)
+    theirs = slope_of_torch(at(task, task.module, near.weights), task.loss_fn, task)
+    _compare(task, near.slope, theirs, room)
+    compare_step(
+        map, task, near.weights, theirs.gradient, float(room.gradient.max() + rounding(task) * most(near.weights))
+    )
     wide = max(1.0, torch.finfo(kind).eps / torch.finfo(task.dtype).eps)
     if task.noise is None or wide == 1.0:  # other noise than dropout is drawn by number type
         _compare(
-            task, ours.slope, _slope_of_either(task, module, loss_fn), Slope(room.loss * wide, room.gradient * wide)
+            task,
+            ours.slope,
+            _slope_of_either(task, module, loss_fn),
+            Slope(room.loss * wide, room.gradient * wide, room.averages * wide),
         )
-    differentiate(map, near.weights, task.parameter_at)
+    differentiate(map, near.weights)
 
 
 def witnesses(task: Task, slope: Callable[[Array], Slope]) -> list[Witness]:
     """Where training starts, a point nearby and one far away; nearer ones where there is no loss, at last the start."""
-    own = task.start(0)
+    own = task.weights
     here = Witness(own, NEARBY, slope(own))
     return [here, *(_reached(task, slope, here, way) for way in (NEARBY, FAR))]
 
@@ -100,7 +112,7 @@ def _slope_of_either(task: Task, module: nn.Module, loss_fn: Callable[[Any, Any]
     try:
         return slope_of_torch(module, loss_fn, task)
     except Refusal:
-        return slope_of_torch(at(task, task.module, task.start(0)), task.loss_fn, task)
+        return slope_of_torch(at(task, task.module, task.weights), task.loss_fn, task)
 
 
 def nearby(task: Task, w: Array, way: float = NEARBY) -> Array:
@@ -150,8 +162,11 @@ def room_of(off: float, own: Witness, near: Witness, far: Witness) -> Slope:
     """
     here, there, away = (point.slope for point in (own, near, far))
     loss = abs(here.loss) + abs(there.loss - here.loss) / near.way + abs(away.loss)
-    gradient = most(here.gradient) + most(there.gradient - here.gradient) / near.way + most(away.gradient)
-    return Slope(float(off * np.nan_to_num(loss)), np.asarray(off * np.nan_to_num(gradient)))
+    parts = [
+        np.asarray(off * np.nan_to_num(most(one) + most(other - one) / near.way + most(another)))
+        for one, other, another in zip(here[1:], there[1:], away[1:], strict=True)
+    ]
+    return Slope(float(off * np.nan_to_num(loss)), *parts)
 
 
 def differs(ours: Slope, theirs: Slope, room: Slope) -> bool:
@@ -175,6 +190,15 @@ def _compare(task: Task, ours: Slope, theirs: Slope, room: Slope) -> None:
             f"the loss of the module itself is {theirs.loss:.9g}, of the map {ours.loss:.9g}: something in the module "
             "or the loss is not followed by the map's copy; write it into forward (check=False goes on anyway)"
         )
+    moved = np.nan_to_num(np.abs(ours.averages - theirs.averages))
+    if most(moved) > room.averages:
+        worst = int(moved.argmax())
+        name = [name for name, shape in task.averages for _ in range(shape[0])][worst]
+        raise Refusal(
+            f"after a step {name} is {theirs.averages[worst]:.6g} by torch on the module itself, and "
+            f"{ours.averages[worst]:.6g} for the map: a norm layer of another kind; batch_norm='batch' does without "
+            "averages (check=False goes on anyway)"
+        )
 
 
 def most(values: Array) -> float:
@@ -191,7 +215,10 @@ def _slope_of_map(map: TensorTraining, task: Task, w: Array) -> Slope:
     """What the map descends on at step 0, by way of its own batching."""
     with torch.no_grad(), seeded(task.noise, 0, task.device):
         loss = float(batch_loss(task)(task.flat(w), task.moment(0)))
-    return Slope(loss, _numbers(map.slopes(w[None], 0)[0]))
+    p = np.array([list(map.parameters.values())])
+    after = map.step(np.concatenate([w, resting(map)])[None], p, 0)[0] if task.averages else w[:0]
+    last = sum(shape[0] for _, shape in task.averages)
+    return Slope(loss, _numbers(map.slopes(w[None], 0)[0]), map.to_numpy(after)[len(after) - last :])
 
 
 # -- torch's side ------------------------------------------------------------------------------------------------
@@ -230,7 +257,9 @@ def slope_of_torch(
                     loss.backward()
                     total += loss.item()
             found = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-            return Slope(total, np.concatenate([_numbers(part) for part in found]))
+            held = dict(module.named_buffers())
+            averages = [_numbers(held[name]) for name, _ in task.averages if name in held]
+            return Slope(total, np.concatenate([_numbers(part) for part in found]), np.concatenate([EMPTY, *averages]))
     except FAILURES as error:
         raise Refusal(
             f"the module itself fails on the data in its own {first.dtype}: {first_line(error)}: bring "
@@ -378,7 +407,7 @@ def _watch_reads(task: Task, module: nn.Module) -> None:
     names = {p.untyped_storage().data_ptr(): name for name, p in named}
     data = task.data(task.inputs), task.data(task.targets)
     _, (x, y) = next(pieces(task.microbatch, _rows(task, 0, task.device), *data))
-    w = task.flat(task.start(0))
+    w = task.flat(task.weights)
     with ExitStack() as stack:
         stack.enter_context(seeded(task.noise, 0, task.device))
         stack.enter_context(nullcontext() if task.noise is None else WrittenOut())

@@ -178,7 +178,7 @@ class HessianSpectrum(Analysis):
         if not exact:
             share, off = _bracketed(nodes, shares, self.probes, low, high, nodes.shape[1] // self.probes == directions)
             count, error = directions * share, directions * off
-        lost = np.isnan(nodes).any(axis=1)
+        lost = np.isnan(nodes).any(axis=1) | np.isnan(low).ravel()  # groups of weights may have no one threshold
         return np.where(lost, np.nan, count), np.where(lost, np.nan, error)
 
     def _all(self, now: Ensemble, gauge: Array, effective: bool = False) -> Nodes:

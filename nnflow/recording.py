@@ -1,0 +1,195 @@
+"""A recording: measured series in the clothes of an ensemble, which offers only `orbit`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnflow.axes import Axis, chosen_members, named, step_indices, whole_blocks
+from nnflow.ensemble import Ensemble
+from nnflow.map import Map
+from nnflow.names import Refusal, WrongKind, shown, unknown
+from nnflow.progress import tick
+from nnflow.settings import checked, convert, whole
+from nnflow.typing import Array, Integers
+from nnflow.values import real
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """Measured series that go through the same analyses: an ensemble that offers only `orbit`.
+
+    What needs a map (tangents, perturbations) raises TypeError.
+
+    Args:
+        values: ``(time,)``, ``(time, channel)`` or ``(series, time, channel)``. Masked samples are missing, NaN.
+        names: Of the channels, one each.
+        t: The present time, in samples; `advance` drops samples from the start.
+        lost: ``(series,)`` int64: the first sample that is not finite, of those that `orbit` has given, -1 = none;
+            `escaped` tells it.
+
+    Raises:
+        Refusal: (a ValueError) for values of another shape, two channels of one name, or a `t` beyond the end.
+
+    >>> Recording([1.0, 2.0, 3.0, 4.0]).orbit(4, every=2)[0].ravel()
+    array([1., 3.])
+    """
+
+    values: npt.ArrayLike
+    names: Sequence[str] = ("x",)
+    t: int = 0
+    lost: Integers | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        values = real(self.values, "the values of a recording")
+        cube = values[None, :, None] if values.ndim == 1 else values[None] if values.ndim == 2 else values
+        names = convert("names", self.names, tuple[str, ...])
+        if len(set(names)) < len(names):
+            raise Refusal(f"names = {shown(names)}: give each channel a name of its own")
+        if cube.ndim != 3 or cube.shape[2] != len(names) or 0 in cube.shape:
+            raise Refusal(
+                f"values of shape {values.shape} with names {shown(names)}: give (time,), (time, channel) or "
+                "(series, time, channel), and one name a channel"
+            )
+        if cube.flags.writeable or not cube.flags.owndata:  # the caller's own, which may change
+            cube = cube.copy()
+            cube.flags.writeable = False
+        object.__setattr__(self, "values", cube)
+        object.__setattr__(self, "names", names)
+        object.__setattr__(self, "t", whole("t", self.t, 0))
+        if self.samples < 0:
+            raise Refusal(f"t = {self.t}: the recording has {cube.shape[1]} samples, give 0 … {cube.shape[1]}")
+        if self.lost is not None:
+            object.__setattr__(self, "lost", step_indices("lost", self.lost, len(cube)))
+
+    def __repr__(self) -> str:
+        left = f"{self.samples} samples left from t = {self.t}"
+        return f"<Recording of {len(self)} series of {shown(self.names)}, {left}>"
+
+    def __getattr__(self, name: str) -> Any:
+        """What only an ensemble of a map has: a recording has it not.
+
+        Raises:
+            WrongKind: (a TypeError) for what an ensemble has.
+            AttributeError: for what neither has.
+        """
+        if not name.startswith("_") and name in {*vars(Ensemble), *(f.name for f in fields(Ensemble))}:
+            raise WrongKind(f"a recording has no map, so no {name}: only analyses of observed series apply to it")
+        raise AttributeError(f"a recording has no {name!r}")
+
+    @property
+    def cube(self) -> Array:
+        """The values as ``(series, time, channel)``."""
+        return np.asarray(self.values)
+
+    def __len__(self) -> int:
+        return len(self.cube)
+
+    @property
+    def samples(self) -> int:
+        """How many samples are left from the present time on."""
+        return int(self.cube.shape[1]) - self.t
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """One axis, "series", if there is more than one."""
+        return (Axis("series", np.arange(len(self)), "member"),) if len(self) > 1 else ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The lengths of the axes."""
+        return tuple(len(axis.values) for axis in self.axes)
+
+    @property
+    def escaped(self) -> Integers:
+        """The index of the first sample that is not finite, per series, of those that `orbit` gave; -1 = none."""
+        return np.full(len(self), -1) if self.lost is None else self.lost
+
+    @property
+    def map(self) -> Map:
+        """There is none: raises TypeError."""
+        raise WrongKind("a recording has no map: only analyses of observed series apply to it")
+
+    def take(self, members: npt.ArrayLike, axes: tuple[Axis, ...] | None = None) -> Recording:
+        """The series of these indices, or those that a mask marks.
+
+        Args:
+            members: Indices, in the order wanted, or a mask of bools.
+            axes: Not used: series have one axis.
+
+        Returns:
+            A recording of these series, at the same time.
+
+        Raises:
+            Refusal: as `Ensemble.take`.
+        """
+        chosen = chosen_members(members, self.shape, len(self))
+        return replace(self, values=self.cube[chosen], lost=self.escaped[chosen])
+
+    @checked
+    def split(self, size: int, whole: Sequence[str] = ()) -> list[tuple[Integers, Recording]]:
+        """Cut the recording into chunks of at most `size` series.
+
+        Args:
+            size: Series of a chunk.
+            whole: Not used: series do not depend on one another.
+
+        Returns:
+            Chunks as (indices, recording).
+
+        Raises:
+            Refusal: for an unknown axis in `whole`.
+        """
+        named(self.axes, whole)
+        rows = np.arange(len(self))
+        chunks = [rows[i : i + max(1, size)] for i in range(0, len(self), max(1, size))]
+        return [(c, self.take(c)) for c in chunks]
+
+    def advance(self, steps: int) -> Recording:
+        """The recording from `steps` samples later on.
+
+        Args:
+            steps: Samples to drop.
+
+        Returns:
+            A recording of the same series at a later time.
+
+        Raises:
+            Refusal: (a ValueError) if it is too short.
+        """
+        steps = whole("steps", steps)
+        if not 0 <= steps <= self.samples:
+            raise Refusal(f"steps = {steps}: the recording has {self.samples} samples left")
+        tick(steps * len(self))
+        return replace(self, t=self.t + steps)
+
+    def orbit(self, steps: int, every: int = 1, observe: str | Sequence[str] | None = None) -> tuple[Array, Recording]:
+        """The next `steps` samples, every `every`-th.
+
+        Args:
+            steps: How many samples, a positive multiple of `every`.
+            every: Samples between two records.
+            observe: A channel, or channels (default: all).
+
+        Returns:
+            Records ``(series, steps // every, channel)`` float64, and the recording that follows.
+
+        Raises:
+            Refusal: (a ValueError) for an unknown channel, `steps` that is not a positive multiple of `every`, or too
+                short a recording.
+        """
+        names = list(self.names)
+        wanted = names if observe is None else convert("observe", observe, tuple[str, ...])
+        for name in wanted:
+            if name not in names:
+                raise Refusal(unknown("channel of the recording", name, names))
+        steps, every, _ = whole_blocks(steps, every)
+        after = self.advance(steps)
+        records = self.cube[:, self.t : after.t : every, [names.index(name) for name in wanted]].copy()
+        bad = np.asarray(~np.isfinite(records).all(axis=2))
+        found = np.where(bad.any(axis=1), self.t + every * bad.argmax(axis=1), -1)
+        return records, replace(after, lost=np.where(self.escaped >= 0, self.escaped, found))
