@@ -157,8 +157,9 @@ def test_many_data_are_not_compiled_in() -> None:
 def test_both_backends_are_one_map(optimizer: str) -> None:
     test = RNG.normal(size=(5, 4)), np.array([0, 1, 2, 0, 1])
     maps = [train(test=test, optimizer=optimizer, backend=backend, eta=0.3) for backend in ("compiled", "tensor")]
-    for field in ("dim", "coordinates", "parameters", "memory", "layout", "structure", "name"):
+    for field in ("dim", "coordinates", "parameters", "memory", "layout", "name"):
         assert getattr(maps[0], field) == getattr(maps[1], field)
+    assert maps[0].structure == {**maps[1].structure, "backend": "compiled"}
     names = [name for name in maps[0].observables if name in maps[1].observables]
     assert set(names) == {*WATCHED, *(f"{norm}.{part}" for norm in ("l1", "l2") for part, _ in maps[0].layout)}
     names = ["loss", "test_accuracy", "l2.0.weight"] if optimizer == "gd" else ["loss"]  # each is compiled
@@ -456,3 +457,24 @@ def test_switched_off_dropout_is_fine() -> None:
     start = nnflow.Ensemble.grid(map, states=[map.state_of(module)], eta=0.1)
     expected = torch_steps(module, cross_entropy, X, LABELS, 2, lr=0.1)
     np.testing.assert_allclose(start.advance(2).states[0], expected, rtol=0, atol=1e-13)
+
+
+def test_which_backend_was_chosen_is_said_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nnflow.systems.training.choose.FEW", 100)
+    rng = np.random.default_rng(0)
+    plain = nn.Sequential(nn.Linear(4, 3))
+    few = rng.normal(size=(6, 4))
+    labels = rng.integers(0, 3, 6)
+    for module, data, settings, backend, reason in (
+        (plain, few, {}, "compiled", None),
+        (plain, few, {"backend": "tensor"}, "tensor", None),
+        (plain, few, {"torch_threads": 2}, "tensor", None),
+        (nn.Sequential(nn.Linear(4, 3), nn.GELU()), few, {}, "tensor", "the module is no Sequential of plain Linear"),
+        (plain, few, {"clip_norm": 1.0}, "tensor", "it has groups of parameters, or clips gradients"),
+        (nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3)), few, {}, "tensor", "43 weights times 6 rows a step"),
+        (nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3)), few, {"batch": 2}, "compiled", None),
+    ):
+        found = nnflow.training_map(module, cross_entropy, data, labels, **settings).structure
+        assert found["backend"] == backend
+        assert (reason is None) == ("backend_reason" not in found)
+        assert (reason or "") in found.get("backend_reason", "")

@@ -8,7 +8,7 @@ A small fully connected network in float64 gets the compiled rule; any other mod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from nnflow.settings import checked
 from nnflow.systems.optimisers.groups import kind_of
 from nnflow.systems.optimisers.memory import groups_in, rule_of
 from nnflow.systems.optimisers.table import CLIPS, optimiser
+from nnflow.systems.perceptron.network import Perceptron
 from nnflow.systems.training.checks import try_out
 from nnflow.systems.training.compiled import perceptron_map
 from nnflow.systems.training.loaded import is_loadable, loaded
@@ -32,7 +33,8 @@ from nnflow.systems.training.witness import attest, compare_pieces
 from nnflow.tensor import everyday
 
 BACKENDS = ("auto", "compiled", "tensor")
-SMALL = 2**20  # bytes of data up to which a compiled network is chosen unasked
+SMALL = 2**20  # bytes of data up to which a compiled network is chosen unasked …
+FEW = 2**23  # … and weights × rows: beyond, products of matrices are most of a step, and tensors about as fast
 
 
 @checked
@@ -88,7 +90,8 @@ def training_map(
         device: Of the tensor backend (default: cpu).
         backend: "compiled" for a Sequential of Linear layers and sigmoid, tanh, ReLU, softplus or identity, with
             cross-entropy or mean squared error, on the CPU in float64; "tensor" for anything else; "auto": the compiled
-            one where it applies, the data are under 1 MB, and compile is not asked for.
+            one where it applies, the data are under 1 MB, and the weights times the rows of a step at most 2²³ (beyond,
+            tensors are about as fast, and nothing has to be compiled). `structure` says which it is, and why.
         groups: Group → its parameters: names, or names of submodules ("2"), or patterns ("*.bias"), one or several.
             Group "head" has the learning rate eta.head, and beta.head, weight_decay.head, … if they are given; what is
             in no group has eta. A torch optimizer's groups are called 1, 2, … behind the first, or by their "name".
@@ -171,10 +174,13 @@ def training_map(
         optimiser(optimizer, defaults, groups=task.groups)
         try_out(task)
         compare_pieces(task)
+        asked = backend == "tensor" or compile or torch_threads > 1
+        chosen = "" if asked else _network(task, defaults, backend)
         tensor = tensor_training(
             task,
             optimizer,
             schedule,
+            reason=str(chosen),
             check=check,
             source=source,
             batch_norm=batch_norm,
@@ -186,7 +192,7 @@ def training_map(
             trainable = not any(p.is_inference() for p in module.parameters())
             with tensor.uncompiled():
                 attest(tensor, task, *((module, loss_fn) if trainable else (task.module, task.loss_fn)))
-        return tensor if backend == "tensor" or compile or torch_threads > 1 else _faster(task, tensor, backend, check)
+        return tensor if isinstance(chosen, str) else _compiled(task, tensor, chosen, check)
 
 
 def _of_torch(
@@ -220,25 +226,30 @@ def _read(inputs: Any, targets: Any, test: Any, batch: int | None, shuffle: int 
     return found.inputs, found.targets, test, batch or found.batch
 
 
-def _faster(task: Task, tensor: TensorTraining, backend: str, check: bool) -> TrainingMap:
-    """The compiled map where there is one, and it is asked for or the data are small; else the tensor map."""
-    if backend == "auto" and task.inputs.nbytes + task.targets.nbytes > SMALL:
-        return tensor
+def _network(task: Task, defaults: Collection[str], backend: str) -> Perceptron | str:
+    """The network that is compiled; where tensors are chosen instead, the reason."""
+    work, size = sum(task.sizes) * task.order.size, task.inputs.nbytes + task.targets.nbytes
+    if backend == "auto" and (work > FEW or size > SMALL):
+        return f"{sum(task.sizes)} weights times {task.order.size} rows a step, {size} bytes of data: it is large"
     try:
-        if tensor.groups.held or set(tensor.parameters) & set(CLIPS):
+        if task.groups.held or set(defaults) & set(CLIPS):
             raise Unrecognized("it has groups of parameters, or clips gradients")
-        network = recognise(task)
+        return recognise(task)
     except Unrecognized as reason:
         if backend == "compiled":
             raise Refusal(f"backend = 'compiled': {reason}; use backend='tensor'") from None
-        return tensor
+        return str(reason)
+
+
+def _compiled(task: Task, tensor: TensorTraining, network: Perceptron, check: bool) -> TrainingMap:
+    """The compiled map of a network, which is compared with the tensor map."""
     settings: dict[str, Any] = {
         **tensor.parameters,
         "schedule": tensor.schedule,
         "layout": task.layout,
         "initial": tensor.initial,
         "start": tensor.start,
-        "structure": {} if check else {"check": False},
+        "structure": {"backend": "compiled"} | ({} if check else {"check": False}),
         "name": task.name,
         "source": tensor.source,
         "entries": task.entries,

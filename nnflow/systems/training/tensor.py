@@ -42,9 +42,10 @@ def tensor_training(
     batch_norm: str | None = None,
     torch_threads: int = 1,
     compile: bool = False,
+    reason: str = "",
     **defaults: float,
 ) -> TensorTraining:
-    """The tensor map of a task."""
+    """The tensor map of a task, `reason` being why it is one."""
     parameters = optimiser(optimizer, defaults, groups=task.groups)
     coordinates = coordinate_names(task.layout, optimizer, task.averages)
     size, order = sum(task.sizes), task.order
@@ -73,6 +74,8 @@ def tensor_training(
             batch=order.batch,
             shuffle=order.shuffle,
             noise=task.noise,
+            backend="tensor",
+            backend_reason=reason or None,
             groups=dict(task.groups.held) or None,
             batch_norm=batch_norm,
         ),
