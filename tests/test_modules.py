@@ -478,3 +478,14 @@ def test_which_backend_was_chosen_is_said_with_the_reason(monkeypatch: pytest.Mo
         assert found["backend"] == backend
         assert (reason is None) == ("backend_reason" not in found)
         assert (reason or "") in found.get("backend_reason", "")
+
+
+@pytest.mark.parametrize("backend", ["compiled", "tensor"])
+def test_a_map_of_many_weights_is_shown_in_a_line(backend: str) -> None:
+    """It was 2.4 MB. The same kind: a map that is registered, an ensemble, one of a loss."""
+    module = nn.Sequential(nn.Linear(200, 10), nn.Tanh(), nn.Linear(10, 3))
+    map = nnflow.training_map(module, cross_entropy, np.zeros((5, 200)), np.zeros(5, dtype=int), backend=backend)
+    others = [nnflow.maps["digits"](), nnflow.gradient_map(lambda w: (w * w).sum(), 300, backend=backend)]
+    for shown in (map, *others, nnflow.Ensemble.grid(map)):
+        assert len(repr(shown)) < 500
+        assert "\n" not in repr(shown)

@@ -17,7 +17,7 @@ from nnflow.typing import Array
 Values = dict[str, Any]  # parameter name -> number, array or tensor
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Descent(Map):
     """What every map of an optimizer on a loss knows beside the verbs: when a curvature is too large for it.
 

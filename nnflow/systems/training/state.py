@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Layout = tuple[tuple[str, tuple[int, ...]], ...]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class TrainingMap(Descent):
     """What every training map can do beside the verbs: carry states to and from modules, and name its symmetries.
 
