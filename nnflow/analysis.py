@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import wraps
-from typing import Any, TypeAlias, get_type_hints
+from typing import Any, ClassVar, TypeAlias, get_type_hints
 
 import numpy as np
 
@@ -57,6 +57,10 @@ class Analysis:
 
     An analysis that can draw has a method `draw(dataset, axes)`, which imports matplotlib itself.
 
+    Attributes:
+        ends: Whether each member follows one orbit, where which ends is returned as `after`, so that `run` can return
+            the states.
+
     Returns:
         When called, its variables. The first dim is "member"; a variable named like its dim (without "member") is that
         dim's coordinate. Among them is `escaped ("member")`, usually the ensemble's after the last verb. One that says
@@ -65,6 +69,8 @@ class Analysis:
     Raises:
         Refusal: (a ValueError) for a setting that its annotation or the author's `__post_init__` does not allow.
     """
+
+    ends: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Whatever checks an author writes, they see settings that are converted already, and what fails is refused."""
@@ -107,14 +113,6 @@ class Analysis:
             Names of its axes.
         """
         return ()
-
-    def ends(self) -> bool:
-        """Whether it returns where its members ended, under the name `after`, so that `run` can return the states.
-
-        Returns:
-            False by default. Say True if each member follows one orbit.
-        """
-        return False
 
     def work(self, ensemble: Ensemble | Recording) -> int:
         """How much there is to do, for the progress bar: by default members × (transient + steps).

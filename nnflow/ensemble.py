@@ -2,7 +2,7 @@
 
 Names and shapes are checked here, once; the verbs below check nothing. What is drawn (states, frames, perturbations)
 belongs to the `init` index: one init starts from the same state with the same frame at every grid point of the scan,
-whatever the chunking. `Recording` is measured data in the same clothes: it offers only `orbit`.
+whatever the chunking.
 """
 
 from __future__ import annotations
@@ -181,6 +181,7 @@ class Ensemble:
     def from_result(cls, map: Map, dataset: Any) -> Ensemble:
         """The members of a run where they ended: what comes next is what a longer run would have done, to the bit.
 
+        The map has to be made in the same way, from the same data: what is compared is what results tell of a map.
         Frames and neighbors are no part of it: an analysis draws its own, from the seed.
 
         Args:
@@ -202,24 +203,21 @@ class Ensemble:
         """
         state = _ended(map, dataset)
         members, dims = state.values.reshape(-1, map.dim), state.dims[:-1]
-        told = {**dict.fromkeys(map.parameters), **json.loads(dataset.attrs["parameters"])}
+        alike = {"init": 0, **json.loads(dataset.attrs["parameters"])}  # what all members have, where nothing tells
+        told = {name for name, values in dataset.coords.items() if set(values.dims) <= set(dims)} | {"escaped"}
 
-        def each(name: str, otherwise: Any) -> Any:
-            values = (
-                dataset[name].broadcast_like(state).transpose(*state.dims)[..., 0] if name in dataset else otherwise
-            )
+        def each(name: str) -> Any:  # a variable may have the name of a parameter, a coordinate of members may not
+            values = dataset[name].broadcast_like(state).transpose(*state.dims)[..., 0] if name in told else alike[name]
             return np.broadcast_to(values, state.shape[:-1]).ravel()
 
         return cls(
             map,
             map.native(np.array(members)),
-            np.stack([each(name, told[name]) for name in map.parameters], axis=1).astype(np.float64)
-            if map.parameters
-            else np.zeros((len(members), 0)),
+            np.array([each(name) for name in map.parameters], dtype=np.float64).reshape(-1, len(members)).T,
             int(state.attrs["t"]),
-            each("escaped", -1).astype(np.int64),
+            each("escaped").astype(np.int64),
             tuple(Axis(str(dim), dataset[dim].values, _kind(map, str(dim))) for dim in dims),
-            each("init", 0).astype(np.int64),
+            each("init").astype(np.int64),
             int(dataset.attrs["seed"]),
             origin=str(state.attrs["origin"]),
             began=int(state.attrs["began"]),

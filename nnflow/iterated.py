@@ -7,6 +7,7 @@ are those of training, per epoch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import fields
 from math import gcd
 from typing import Any
@@ -68,6 +69,10 @@ class Iterated(Map):
         super().__init__(**settings)
         for name, value in {"inner": inner, "n": n, "threads": inner.threads, "compiled": inner.compiled}.items():
             object.__setattr__(self, name, value)
+
+    def uncompiled(self) -> AbstractContextManager[None]:
+        """That of the inner map."""
+        return self.inner.uncompiled()
 
     @property
     def substeps(self) -> int:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
@@ -231,6 +232,10 @@ class Map:
     in_numpy: ClassVar[bool] = True  # whether step and tangent are written in numpy, by the author of the map
     threads: ClassVar[bool] = True  # whether members are best shared out among threads
     compiled = ""  # of a tensor map: what its steps were compiled by, for the attributes of results
+
+    def uncompiled(self) -> AbstractContextManager[None]:
+        """Nothing, but of a map that was asked to compile its steps: in this thread, and inside, it does not."""
+        return nullcontext()
 
     @property
     def substeps(self) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -56,7 +56,7 @@ def rehearse(name: str, method: Analysis, ensemble: Ensemble | Recording, axes: 
         The names that its result will have, those that can be known: none where there are no axes, or where the
         analysis cannot be shortened.
     """
-    with _quiet():
+    with _quiet(), ensemble.map.uncompiled() if isinstance(ensemble, Ensemble) else nullcontext():
         if isinstance(ensemble, Ensemble):
             with suppress(Enough):
                 method(_stopping(ensemble))

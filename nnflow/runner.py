@@ -167,7 +167,8 @@ def resolve(
 def _check_kind(kind: Any, ensemble: Ensemble | Recording) -> None:
     if not (isinstance(kind, type) and issubclass(kind, Analysis) and is_dataclass(kind)):
         raise WrongKind(f"{shown(kind)} is no frozen dataclass derived from nnflow.Analysis")
-    if "__dataclass_fields__" not in vars(kind) and (added := get_annotations(kind)):
+    added = [name for name, hint in get_annotations(kind).items() if "ClassVar" not in str(hint)]
+    if "__dataclass_fields__" not in vars(kind) and added:
         raise WrongKind(f"{kind.__name__} adds {', '.join(added)}, but is no dataclass itself: decorate it")
     refuse_reserved(kind)
     if isinstance(ensemble, Recording) and not takes_recordings(kind):
@@ -299,7 +300,7 @@ def _check_states(name: str, method: Analysis, ensemble: Ensemble | Recording) -
     """Refuse to return states that there will not be, or that fit into no memory."""
     if isinstance(ensemble, Recording):
         raise Refusal("return_states: a recording has no map, so no states")
-    if not method.ends():
+    if not method.ends:
         raise Refusal(f"return_states: {name} follows no orbit of each member with these settings, so it ends nowhere")
     room("the states", len(ensemble), ensemble.map.dim)
 

@@ -310,12 +310,16 @@ def _saves(kind: type[Analysis], scan: Ensemble, dataset: xr.Dataset) -> str:
 
 
 def _ends(kind: type[Analysis], scan: Ensemble, dataset: xr.Dataset) -> str:
-    if not kind().ends():
+    if not kind().ends:
         return "it does not say where its members end"
     found = run(kind(), scan, return_states=True)
     require(found.drop_dims("component").equals(dataset), "the result is another one with return_states=True")
     after = Ensemble.from_result(scan.map, found)
     require(np.array_equal(after.escaped, dataset.escaped.values.ravel()), "`after` and `escaped` do not go together")
+    steps = [getattr(kind(), name, 0) for name in ("transient", "steps")]
+    known = scan.advance(after.t - scan.t)
+    same = np.array_equal(after.states, known.states, equal_nan=True)
+    require(same and after.t - scan.t >= sum(steps), "`after` is not where the members are at the end of all steps")
     return f"it says where its members end, at t = {after.t}"
 
 

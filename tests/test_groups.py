@@ -139,6 +139,16 @@ def test_where_all_are_in_groups_there_is_no_rate_for_the_rest() -> None:
     assert taken.threshold(np.array([[0.0, 0.5, 2.0]]), 0) == pytest.approx([1.0])
 
 
+@pytest.mark.parametrize("optimizer", ["gd", "adamw"])
+def test_groups_that_all_have_their_own_weight_decay(optimizer: str) -> None:
+    """There is none for the rest then, and the threshold asked for it."""
+    settings = {"weight_decay.a": 0.1, "weight_decay.b": 0.2}
+    map = nnflow.training_map(net(), cross_entropy, X, LABELS, optimizer, groups={"a": "0", "b": "2"}, **settings)
+    scan = nnflow.Ensemble.grid(map, **{"eta.a": [0.1, 0.2]})
+    assert scan.threshold().shape == (2,)
+    assert nnflow.run("sharpness", scan, k=1, steps=1, every=1).curvature.shape[0] == 2
+
+
 @pytest.mark.parametrize("name", ["gd", "nesterov", "adam", "rmsprop"])
 def test_the_tangent_with_groups_and_a_clip_is_the_derivative_of_the_step(name: str) -> None:
     tame = {"epsilon": 0.1} if name in ("adam", "rmsprop") else {}  # of their memory near 0 differences say little

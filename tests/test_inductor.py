@@ -198,3 +198,28 @@ def test_processes_have_the_same_bits(tmp_path: Path) -> None:
     assert len(marks[0].strip()) == len(hashlib.sha256().hexdigest())
     assert list((tmp_path / "cache").glob("inductor-*"))
     assert not list(tmp_path.glob("torchinductor*"))
+
+
+@pytest.mark.usefixtures("with_compiler")
+def test_a_rehearsal_and_observables_compile_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codes for one member alone took as long as the run; and where members go one after the other in a process of a
+    pool, what observed them left the thread without its compiled steps."""
+    made: list[Any] = []
+
+    def counting(graph: Any, flat: Any) -> Any:
+        made.append(tuple(flat[-1].shape))
+        return graph.forward
+
+    monkeypatch.setattr(inductor, "_by_inductor", counting)
+    monkeypatch.setattr("nnflow.workers.parent_process", object)
+    nnflow.run("sharpness", nnflow.Ensemble.grid(trained(True), inits=6), k=1, steps=2, every=1)
+    assert {shape[0] for shape in made} == {6}
+    monkeypatch.setattr("nnflow.tensor.map.ROOM", 2**14)  # for one member
+    start = nnflow.Ensemble.grid(trained(True), inits=3)
+    calls: list[Any] = []
+    call = inductor.Compiled.call
+    monkeypatch.setattr(inductor.Compiled, "call", lambda self, *given: calls.append(given[0]) or call(self, *given))
+    start.orbit(40, observe="loss")
+    after = len(calls)
+    start.orbit(1, observe="loss")
+    assert len(calls) > after

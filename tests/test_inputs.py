@@ -238,6 +238,13 @@ class Wild(Pairs):
         return X[i] + np.random.default_rng().normal(), int(LABELS[i])
 
 
+class Torchy(Pairs):
+    """One that draws by torch, as most do."""
+
+    def __getitem__(self, i: int) -> Any:
+        return torch.tensor(X[i]) + torch.randn(4), int(LABELS[i])
+
+
 class Endless(IterableDataset[Any]):
     def __iter__(self) -> Any:
         raise AssertionError
@@ -260,6 +267,8 @@ class Ragged(Pairs):
         (DataLoader(TABLE, batch_size=64, drop_last=True), {}, "gives no samples"),
         (Endless(), {}, "Endless has no length"),
         (Wild(False), {}, "gives other numbers when it is read again"),
+        (Torchy(False), {}, "gives other numbers when it is read again"),
+        (TABLE, {"batch": 0}, "batch = 0"),
         (Ragged(False), {}, "cannot be put together"),
         (TensorDataset(torch.tensor(X)), {}, "are no pairs: give"),
         (TensorDataset(torch.tensor(X), torch.tensor(WORDS), torch.tensor(LABELS)), {}, "are no pairs: give"),

@@ -157,6 +157,12 @@ def test_nan_and_infinity_go_through_as_in_torch(name: str) -> None:
             np.testing.assert_allclose(g, known, rtol=1e-11, err_msg=f"{w}")
 
 
+def masked(w: Tensor) -> Tensor:
+    out = w * w
+    out[w > 0] = 1.0
+    return out
+
+
 REFUSED: dict[str, tuple[Loss, str]] = {
     "sort": (lambda w: (w.sort()[0] * torch.arange(3)).sum(), "aten.sort.default has no compiled form"),
     "median": (lambda w: w.median() ** 2, "aten.median.default has no compiled form"),
@@ -168,6 +174,7 @@ REFUSED: dict[str, tuple[Loss, str]] = {
     "float32": (lambda w: w.float().pow(2).sum().double(), "makes float32, and float64 is compiled"),
     "whole": (lambda w: (w.long() * w).sum(), "makes int64, and float64 is compiled"),
     "a mask": (lambda w: w[w > 0].sum() ** 2, "takes its places from w"),
+    "a masked write": (lambda w: masked(w).sum() ** 2, "takes its places from w"),
     "branch": (lambda w: (w * w).sum() if w[0] < 0.5 else w.sum(), "cannot be traced: .*data-dependent|get value out"),
     "random": (lambda w: (w * torch.rand(3)).sum(), "aten.rand.default draws random numbers"),
     "many": (lambda w: sum(((w * k).sin() ** 2).sum() for k in range(1500)), f"and {MOST} at most|more than {MOST}"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -123,8 +123,7 @@ def test_what_looks_at_the_loss_tells_the_state(name: str) -> None:
 class Silent(Analysis):
     """Says that it ends, and does not say where."""
 
-    def ends(self) -> bool:
-        return True
+    ends: ClassVar[bool] = True
 
     def __call__(self, ensemble: Ensemble) -> Result:
         return {"escaped": ("member", ensemble.escaped)}
@@ -138,6 +137,19 @@ def test_what_ends_nowhere_is_refused_before_it_works() -> None:
         nnflow.run("series", nnflow.Recording([1.0, 2.0, 3.0]), return_states=True)
     with pytest.raises(TypeError, match="Silent says that it ends, and returned no ensemble `after`"):
         nnflow.run(Silent(), scan, return_states=True)
+
+
+def test_a_parameter_named_like_a_variable_is_none() -> None:
+    """K of the 0-1 test, for one, was taken for the parameter of this name."""
+
+    def rule(x: np.ndarray, p: np.ndarray, t: int, out: np.ndarray) -> None:
+        out[0] = p[0] * x[0] * (1.0 - x[0])
+
+    for name, analysis in (("K", "zero_one_test"), ("period", "orbit_diagram"), ("value", "series")):
+        map = nnflow.CompiledMap(rule, parameters={name: 3.9}, box=([0.1], [0.9]))
+        start = Ensemble.grid(map, inits=2)
+        found = nnflow.run(analysis, start, steps=100, transient=0, return_states=True)
+        same(Ensemble.from_result(map, found).advance(5), start.advance(105))
 
 
 def test_a_result_of_another_map_is_refused() -> None:

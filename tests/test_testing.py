@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -185,6 +185,16 @@ class Denies(Last):
         return {**super().__call__(ensemble), "escaped": ("member", np.full(len(ensemble), -1))}
 
 
+@dataclass(frozen=True)
+class Stays(Last):
+    """Says that its members end where they began."""
+
+    ends: ClassVar[bool] = True
+
+    def __call__(self, ensemble: Any) -> Any:
+        return {**super().__call__(ensemble), "after": ("member", ensemble.advance(1))}
+
+
 class NoDataclass(nnflow.Analysis):
     """Not even frozen."""
 
@@ -192,6 +202,7 @@ class NoDataclass(nnflow.Analysis):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
+        (Stays, "`after` is not where the members are at the end of all steps"),
         (Random, "two runs give two results"),
         (Crowd, "depends on the chunk it is in"),
         (Taken, "the settings output are the command line's own options"),

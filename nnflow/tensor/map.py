@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial, wraps
 from typing import Any, NamedTuple
@@ -559,8 +559,9 @@ class TensorMap(Map):
         plain = self._is_plain(call)
 
         def of(group: list[Tensor]) -> Any:
-            self._now.t, self._now.uncompiled = t, plain
-            with everyday(), threads_of_torch(self.torch_threads), torch.no_grad():
+            self._now.t = t
+            as_here = self.uncompiled() if plain else nullcontext()
+            with as_here, everyday(), threads_of_torch(self.torch_threads), torch.no_grad():
                 return self._all(call, now, group)
 
         known, first = self._traces if plain else self._codes, (now,) if self.clock else ()

@@ -37,7 +37,7 @@ class Descent(Map):
 
     def _values(self, p: Any, t: int) -> Values:
         """The parameters by name, ``(member,)`` each, the learning rates as scheduled at t."""
-        values = {"weight_decay": 0.0, **dict(zip(self.parameters, self.to_numpy(p).T, strict=True))}
+        values = {"weight_decay": np.zeros(len(p)), **dict(zip(self.parameters, self.to_numpy(p).T, strict=True))}
         factor = 1.0 if self.schedule is None else float(self.schedule(t))
         return {name: value * factor if kind_of(name) == "eta" else value for name, value in values.items()}
 

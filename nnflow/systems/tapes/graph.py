@@ -190,6 +190,8 @@ def _registers_of(w: Writer, target: Any, name: str, args: Any, options: Any) ->
 def _operands(w: Writer, name: str, args: Any) -> list[Any]:
     """Tensors as registers; but places are places."""
     place = PLACES.get(name)
+    if place is not None and any(isinstance(leaf, Held) for leaf in _leaves([args[place]])):
+        raise Unwritable(f"aten.{name} takes its places from w, and has no compiled form")
     return [_registers(w, arg) if isinstance(arg, (Tensor, Held)) and i != place else arg for i, arg in enumerate(args)]
 
 

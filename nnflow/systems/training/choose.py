@@ -26,6 +26,7 @@ from nnflow.systems.training.compiled import perceptron_map
 from nnflow.systems.training.loaded import is_loadable, loaded
 from nnflow.systems.training.peer import peer
 from nnflow.systems.training.recognise import Unrecognized, recognise
+from nnflow.systems.training.reset import Given
 from nnflow.systems.training.state import TrainingMap
 from nnflow.systems.training.task import Task, task_of
 from nnflow.systems.training.tensor import TensorTraining, tensor_training
@@ -169,8 +170,8 @@ def training_map(
             batch_norm=batch_norm,
             name=name,
         )
-        if init is not None:
-            task.initial(0)(2, 0)
+        if isinstance(drawn := task.initial(0), Given):
+            drawn.try_out()
         optimiser(optimizer, defaults, groups=task.groups)
         try_out(task)
         compare_pieces(task)
@@ -202,10 +203,10 @@ def _of_torch(
     if groups and len(getattr(optimizer, "param_groups", ())) > 1:
         raise Refusal("groups: the optimizer has groups of its own, which are taken: give one of the two")
     name, held = rule_of(optimizer, module)
-    found = groups_in(optimizer, module) if isinstance(module, torch.nn.Module) else {}
+    found = groups_in(optimizer, module)
     kept = {key: value for key, value in held.items() if key == kind_of(key) or key.partition(".")[2] in found}
-    trained = [name for name, p in module.named_parameters() if p.requires_grad] if found else [""]
-    if {name for part in found.values() for name in part} >= set(trained):  # then nothing is in no group
+    trained = [name for name, p in module.named_parameters() if p.requires_grad]
+    if found and {name for part in found.values() for name in part} >= set(trained):  # then nothing is in no group
         kept = {key: v for key, v in kept.items() if not all(f"{key}.{group}" in kept for group in found)}
     return name, {**kept, **defaults}, groups or found
 
@@ -223,7 +224,7 @@ def _read(inputs: Any, targets: Any, test: Any, batch: int | None, shuffle: int 
         raise Refusal(f"inputs is a {type(inputs).__name__}, which has targets of its own: leave targets out")
     if isinstance(inputs, DataLoader) and batch is not None:
         raise Refusal(f"batch = {batch}: the DataLoader has batches of its own; leave batch out, or give its dataset")
-    return found.inputs, found.targets, test, batch or found.batch
+    return found.inputs, found.targets, test, found.batch if batch is None else batch
 
 
 def _network(task: Task, defaults: Collection[str], backend: str) -> Perceptron | str:

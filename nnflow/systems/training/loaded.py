@@ -58,7 +58,8 @@ def loaded(data: Any, shuffled: bool = False) -> Loaded:
     if count == 0:
         raise Refusal(f"the {type(data).__name__} gives no samples")
     collate = default_collate if loader is None else loader.collate_fn
-    found, again = (_read(dataset, count, size or count, collate) for _ in range(2))
+    with torch.random.fork_rng(devices=[]):  # around both, for what is drawn by torch to be seen
+        found, again = (_read(dataset, count, size or count, collate) for _ in range(2))
     if not _same(found, again):
         raise Refusal(
             f"the {type(dataset).__name__} gives other numbers when it is read again (a random transform?), so a step "
@@ -82,8 +83,7 @@ def _size(loader: DataLoader[Any]) -> int:
 def _read(dataset: Any, count: int, size: int, collate: Any) -> tuple[Any, Any]:
     """Inputs and targets of the first samples, put together batch by batch as a loader does."""
     try:
-        with torch.random.fork_rng(devices=[]):
-            batches = [collate([dataset[i] for i in range(j, min(j + size, count))]) for j in range(0, count, size)]
+        batches = [collate([dataset[i] for i in range(j, min(j + size, count))]) for j in range(0, count, size)]
     except FAILURES as error:
         raise Refusal(f"the samples of {type(dataset).__name__} cannot be put together: {first_line(error)}") from error
     for batch in batches:

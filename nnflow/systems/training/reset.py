@@ -36,8 +36,7 @@ class Reset:
         module = copy.deepcopy(self.module)
         _refuse_two_ways(module)
         states = np.zeros((n, sum(p.numel() for p in module.parameters()) + self.memory))
-        held = [module.get_buffer(name) for name in self.averages]
-        reset = np.zeros((n, sum(len(each) for each in held)))
+        reset = np.zeros((n, sum(len(module.get_buffer(name)) for name in self.averages)))
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             for i in range(n):
                 torch.manual_seed(seed_of(seed, i))
@@ -50,7 +49,7 @@ class Reset:
                 _all_drawn(module)
                 flat = torch.cat([p.ravel() for p in module.parameters()])
                 states[i, : len(flat)] = flat.numpy()
-                reset[i] = np.concatenate([np.zeros(0), *(each.numpy() for each in held)])
+                reset[i] = np.concatenate([np.zeros(0), *(module.get_buffer(name).numpy() for name in self.averages)])
         return np.hstack([states, reset])
 
 
@@ -61,14 +60,17 @@ class Given:
         self.init, self.layout, self.entries, self.rest = init, layout, entries, rest
 
     def __call__(self, n: int, seed: int) -> Array:
-        """``(n, dim)`` states. Raises Refusal for what is no finite weights, or other ones when asked again."""
-        seeds = [seed_of(seed, i) for i in range(n)]
-        drawn = [self._weights(one) for one in seeds]
-        if n and not np.array_equal(self._weights(seeds[0]), drawn[0]):
-            raise Refusal("init gives other weights for the same seed: draw them from the seed alone")
-        if n > 1 and np.array_equal(drawn[0], drawn[1]):
-            raise Refusal("init gives the same weights for different seeds: draw them from the seed, or give states")
+        """``(n, dim)`` states. Raises Refusal for what is no finite weights."""
+        drawn = [self._weights(seed_of(seed, i)) for i in range(n)]
         return np.concatenate([np.reshape(drawn, (n, -1)), np.tile(self.rest, (n, 1))], axis=1)
+
+    def try_out(self) -> None:
+        """Refuse a function that gives other weights for one seed, or the same ones for two."""
+        one, other, again = (self._weights(seed_of(0, i)) for i in (0, 1, 0))
+        if not np.array_equal(one, again):
+            raise Refusal("init gives other weights for the same seed: draw them from the seed alone")
+        if np.array_equal(one, other):
+            raise Refusal("init gives the same weights for different seeds: draw them from the seed, or give states")
 
     def _weights(self, seed: int) -> Array:
         """The weights that the function gives; what it draws by torch comes from the seed, too."""

@@ -8,7 +8,7 @@ Clipped to 1 or to −1, that kind of growth is gone, along the very same orbit.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -64,14 +64,11 @@ class ClippedLyapunov(Analysis):
     """Steps dropped first, by the state; the vectors start afterwards."""
     seed: int = 0
     """Seed of the random vector (one per initial state)."""
+    ends: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         at_least(0, transient=self.transient, seed=self.seed)
         at_least(1, steps=self.steps)
-
-    def ends(self) -> bool:
-        """Its members follow one orbit each, and `after` is where that ends."""
-        return True
 
     def __call__(self, ensemble: Ensemble) -> Result:
         """Compute the variables."""

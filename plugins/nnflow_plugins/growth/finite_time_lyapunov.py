@@ -7,7 +7,7 @@ positive and dies out: chaos that is transient. One number would hide that.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -51,16 +51,13 @@ class FiniteTimeLyapunov(Analysis):
     """Steps dropped first, by the state and by the frame."""
     seed: int = 0
     """Seed of the random frame (one frame per initial state)."""
+    ends: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         at_least(0, transient=self.transient, seed=self.seed)
         at_least(1, k=self.k, window=self.window, steps=self.steps)
         if self.steps % self.window:
             raise Refusal(f"steps = {self.steps}, window = {self.window}: steps must be a multiple of window")
-
-    def ends(self) -> bool:
-        """Its members follow one orbit each, and `after` is where that ends."""
-        return True
 
     def __call__(self, ensemble: Ensemble) -> Result:
         """Compute the variables."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -169,6 +169,7 @@ class LocalExpansion(Analysis):
     """Steps dropped first."""
     seed: int = 0
     """Seed of the seed times (the same for all members)."""
+    ends: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         at_least(0, transient=self.transient, seed=self.seed)
@@ -191,10 +192,6 @@ class LocalExpansion(Analysis):
     def _future(self) -> int:
         """Samples that must follow a seed and a neighbor: those fitted, and the next coordinate."""
         return max(self.longest, self.delay)
-
-    def ends(self) -> bool:
-        """Its members follow one orbit each, and `after` is where that ends."""
-        return True
 
     def __call__(self, ensemble: Ensemble | Recording) -> Result:
         """Compute the variables."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import lcm
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -113,16 +113,13 @@ class LyapunovSpectrum(Analysis):
     """Whether directions that are neutral by a symmetry of the map count; if not, they are projected out."""
     seed: int = 0
     """Seed of the random frame (one frame per initial state)."""
+    ends: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         at_least(0, transient=self.transient, seed=self.seed)
         at_least(1, steps=self.steps, every=self.every)
         if self.steps % self.every:
             raise Refusal(f"steps = {self.steps}, every = {self.every}: steps must be a multiple of every")
-
-    def ends(self) -> bool:
-        """Its members follow one orbit each, and `after` is where that ends."""
-        return True
 
     def __call__(self, ensemble: Ensemble) -> Result:
         """Compute the variables."""

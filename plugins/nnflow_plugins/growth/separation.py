@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +69,7 @@ class Separation(Analysis):
     """Steps between records."""
     seed: int = 0
     """Seed of the perturbations (the same for all members of one initial state)."""
+    ends: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         at_least(0, transient=self.transient, seed=self.seed)
@@ -79,10 +80,6 @@ class Separation(Analysis):
             raise Refusal(f"steps = {self.steps}, every = {self.every}: steps must be a multiple of every")
         if np.size(self.perturbation) == 0 or not np.all(np.asarray(self.perturbation) > 0):
             raise Refusal(f"perturbation = {self.perturbation}: give one positive size or more")
-
-    def ends(self) -> bool:
-        """Its members follow one orbit each, and `after` is where that ends."""
-        return True
 
     def __call__(self, ensemble: Ensemble) -> Result:
         """Compute the variables."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -58,6 +58,7 @@ class TwoOrbitLyapunov(Analysis):
     """Which coordinates the first difference is drawn on: weights (all but optimizer memory), or a pattern of names."""
     seed: int = 0
     """Seed of the first difference (one per initial state)."""
+    ends: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         at_least(0, transient=self.transient, seed=self.seed)
@@ -69,10 +70,6 @@ class TwoOrbitLyapunov(Analysis):
                 f"steps = {self.steps}, transient = {self.transient}, every = {self.every}: steps and transient must "
                 "be multiples of every"
             )
-
-    def ends(self) -> bool:
-        """Its members follow one orbit each, and `after` is where that ends."""
-        return True
 
     def __call__(self, ensemble: Ensemble) -> Result:
         """Compute the variables."""

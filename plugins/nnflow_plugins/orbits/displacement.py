@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -43,14 +43,11 @@ class Displacement(Analysis):
     """Steps of the way, after the transient."""
     transient: int = 0
     """Steps dropped first."""
+    ends: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         at_least(0, transient=self.transient)
         at_least(1, steps=self.steps)
-
-    def ends(self) -> bool:
-        """Its members follow one orbit each, and `after` is where that ends."""
-        return True
 
     def __call__(self, ensemble: Ensemble) -> Result:
         """Compute the variables."""

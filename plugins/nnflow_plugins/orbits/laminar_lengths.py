@@ -9,7 +9,7 @@ ways to lose stability have other laws and other distributions (Y. Pomeau, P. Ma
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -176,6 +176,7 @@ class LaminarLengths(Analysis):
     """Steps of the series, after the transient."""
     transient: int = 1000
     """Steps dropped first."""
+    ends: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _check(self.period, self.tolerance, self.shortest)
@@ -183,10 +184,6 @@ class LaminarLengths(Analysis):
         at_least(1, bins=self.bins)
         at_least(self.period + self.shortest, steps=self.steps)
         at_least(self.bins, steps=self.steps)  # a bin holds a length or more
-
-    def ends(self) -> bool:
-        """Its members follow one orbit each, and `after` is where that ends."""
-        return True
 
     def __call__(self, ensemble: Ensemble | Recording) -> Result:
         """Compute the variables."""

@@ -62,7 +62,8 @@ class OrbitDiagram(Analysis):
         """The followed axis: each of its grid points starts where the last one ended."""
         return () if self.follow is None else (self.follow,)
 
-    def ends(self) -> bool:
+    @property
+    def ends(self) -> bool:  # type: ignore[override]
         """Each member follows an orbit of its own, unless the attractor is carried from one to the next."""
         return self.follow is None
 

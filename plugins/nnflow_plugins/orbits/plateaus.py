@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -266,6 +266,7 @@ class Plateaus(Analysis):
     """Shortest plateau, in blocks."""
     most: int = 32
     """Largest number of segments that are returned."""
+    ends: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _check(self.block, self.jump, self.shortest)
@@ -273,10 +274,6 @@ class Plateaus(Analysis):
         at_least(1, most=self.most)
         at_least(self.block * self.shortest, steps=self.steps)
         room("segments", 5, self.most)
-
-    def ends(self) -> bool:
-        """Its members follow one orbit each, and `after` is where that ends."""
-        return True
 
     def __call__(self, ensemble: Ensemble | Recording) -> Result:
         """Compute the variables."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -57,6 +57,7 @@ class Series(Analysis):
     """Steps between samples."""
     seed: int = 0
     """Seed of the random unit vectors."""
+    ends: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         at_least(0, transient=self.transient, projections=self.projections, seed=self.seed)
@@ -64,10 +65,6 @@ class Series(Analysis):
         if self.distance is not None:
             one_of(NORMS, distance=self.distance)
         room("projections", self.projections, self.steps // self.every)
-
-    def ends(self) -> bool:
-        """Its members follow one orbit each, and `after` is where that ends."""
-        return True
 
     def __call__(self, ensemble: Ensemble | Recording) -> Result:
         """Compute the variables."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -76,6 +76,7 @@ class Autocorrelation(Analysis):
     """Share of the copies inside the band."""
     seed: int = 0
     """Seed of the shuffles (the same for all members)."""
+    ends: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         at_least(0, transient=self.transient, lags=self.lags, seed=self.seed)
@@ -85,10 +86,6 @@ class Autocorrelation(Analysis):
         if self.lags >= self.steps // self.every:
             raise Refusal(f"lags = {self.lags}: {self.steps // self.every} samples need a smaller one")
         room("shuffles", self.shuffles, self.steps // self.every)
-
-    def ends(self) -> bool:
-        """Its members follow one orbit each, and `after` is where that ends."""
-        return True
 
     def __call__(self, ensemble: Ensemble | Recording) -> Result:
         """Compute the variables."""

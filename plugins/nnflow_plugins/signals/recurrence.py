@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -491,6 +491,7 @@ class Recurrence(Analysis):
     """Steps dropped first."""
     every: int = 1
     """Steps between two samples."""
+    ends: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         at_least(0, transient=self.transient, theiler=self.theiler)
@@ -517,10 +518,6 @@ class Recurrence(Analysis):
     def _size(self) -> int:
         """Points of the embedded series."""
         return self.steps // self.every - (self.embedding - 1) * self.delay
-
-    def ends(self) -> bool:
-        """Its members follow one orbit each, and `after` is where that ends."""
-        return True
 
     def __call__(self, ensemble: Ensemble | Recording) -> Result:
         """Compute the variables."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -47,16 +47,13 @@ class TrajectoryAutocorrelation(Analysis):
     """Steps between records."""
     observe: tuple[str, ...] = ()
     """Coordinates or observables (default: all weights)."""
+    ends: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         at_least(0, transient=self.transient, lags=self.lags)
         at_least(1, steps=self.steps, every=self.every)
         if self.lags >= self.steps // self.every:
             raise Refusal(f"lags = {self.lags}: {self.steps // self.every} records need a smaller one")
-
-    def ends(self) -> bool:
-        """Its members follow one orbit each, and `after` is where that ends."""
-        return True
 
     def __call__(self, ensemble: Ensemble | Recording) -> Result:
         """Compute the variables."""

@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -359,6 +359,7 @@ class ZeroOneTest(Analysis):
     """Steps between two samples."""
     frequencies: int = 101
     """How many frequencies c, equally spaced in [π/5, 4π/5]."""
+    ends: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         at_least(0, transient=self.transient)
@@ -368,10 +369,6 @@ class ZeroOneTest(Analysis):
             raise Refusal(
                 f"steps = {self.steps}, every = {self.every}: give a multiple of every, and at least {SHORTEST} samples"
             )
-
-    def ends(self) -> bool:
-        """Its members follow one orbit each, and `after` is where that ends."""
-        return True
 
     def __call__(self, ensemble: Ensemble | Recording) -> Result:
         """Compute the variables."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -115,6 +115,7 @@ class HessianSpectrum(Analysis):
     """Standard deviation of the Gaussians, as a share of the range of eigenvalues."""
     seed: int = 0
     """Seed of the random vectors."""
+    ends: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         at_least(0, transient=self.transient, dense=self.dense, flat=self.flat, seed=self.seed)
@@ -123,10 +124,6 @@ class HessianSpectrum(Analysis):
         room("points", self.points, self.probes * self.order)
         if not 0 < self.width < 1:
             raise Refusal(f"width = {self.width}: give a share of the range, between 0 and 1")
-
-    def ends(self) -> bool:
-        """Its members follow one orbit each, and `after` is where that ends."""
-        return True
 
     def __call__(self, ensemble: Ensemble) -> Result:
         """Compute the variables."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -53,16 +53,13 @@ class Sharpness(Analysis):
     """Most Hessian-vector products for one eigenvalue; what is reached by then is in `residual`."""
     seed: int = 0
     """Seed of the vectors that the first iteration starts from."""
+    ends: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         at_least(0, transient=self.transient, tolerance=self.tolerance, seed=self.seed)
         at_least(1, k=self.k, steps=self.steps, every=self.every, iterations=self.iterations)
         if self.steps % self.every:
             raise Refusal(f"steps = {self.steps}, every = {self.every}: steps must be a multiple of every")
-
-    def ends(self) -> bool:
-        """Its members follow one orbit each, and `after` is where that ends."""
-        return True
 
     def __call__(self, ensemble: Ensemble) -> Result:
         """Compute the variables."""
