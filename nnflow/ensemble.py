@@ -705,13 +705,13 @@ def _initial_states(map: Map, states: npt.ArrayLike | None, inits: int | None, s
 
 def _ended(map: Map, dataset: Any) -> Any:
     """The states in a result. Raises Refusal if it has none, or is of another map."""
-    if not hasattr(dataset, "attrs") or "state" not in dataset or dataset["state"].dims[-1:] != ("component",):
+    if not hasattr(dataset, "attrs") or "state" not in dataset or "component" not in dataset["state"].dims:
         raise Refusal("the result holds no states: run it with return_states=True")
     structure = json.dumps(dict(map.structure), default=str)
     mine = (map.name, structure, list(map.coordinates))
     if (told := (dataset.attrs["map"], dataset.attrs["structure"], dataset["component"].values.tolist())) != mine:
         raise Refusal(f"the result is of {told[0]} {told[1]}, this map is {mine[0]} {mine[1]}: make the same map")
-    return dataset["state"]
+    return dataset["state"].transpose(..., "component")
 
 
 def _kind(map: Map, name: str) -> str:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler, TensorDataset
 
 import nnflow
 from nnflow.__main__ import main
@@ -245,6 +245,18 @@ class Torchy(Pairs):
         return torch.tensor(X[i]) + torch.randn(4), int(LABELS[i])
 
 
+class Doubling(DataLoader[Any]):
+    def __iter__(self) -> Any:
+        return ((2 * x, y) for x, y in super().__iter__())
+
+
+class Fetching(Pairs):
+    """What torch asks for several samples at once, if it is there."""
+
+    def __getitems__(self, places: list[int]) -> Any:
+        return [(torch.tensor(2 * X[i]), int(LABELS[i])) for i in places]
+
+
 class Endless(IterableDataset[Any]):
     def __iter__(self) -> Any:
         raise AssertionError
@@ -269,6 +281,8 @@ class Ragged(Pairs):
         (Wild(False), {}, "gives other numbers when it is read again"),
         (Torchy(False), {}, "gives other numbers when it is read again"),
         (TABLE, {"batch": 0}, "batch = 0"),
+        (Doubling(TABLE, batch_size=5), {}, "Doubling has an __iter__ of its own"),
+        (DataLoader(TABLE, batch_size=5, sampler=SequentialSampler(range(10))), {}, "sampler is of other data"),
         (Ragged(False), {}, "cannot be put together"),
         (TensorDataset(torch.tensor(X)), {}, "are no pairs: give"),
         (TensorDataset(torch.tensor(X), torch.tensor(WORDS), torch.tensor(LABELS)), {}, "are no pairs: give"),
@@ -418,3 +432,10 @@ def test_what_no_run_can_start_from_is_refused(
     errors = capsys.readouterr().err
     assert message in errors
     assert errors.count("nnflow: ") - errors.count("warning") == 1
+
+
+def test_samples_are_fetched_as_torch_fetches_them() -> None:
+    module = nn.Linear(4, 3).double()
+    taken = nnflow.training_map(module, F.cross_entropy, DataLoader(Fetching(False), batch_size=5), eta=0.1)
+    known = nnflow.training_map(module, F.cross_entropy, 2 * X, LABELS, batch=5, eta=0.1)
+    np.testing.assert_array_equal(*(nnflow.Ensemble.grid(map).advance(6).states for map in (taken, known)))

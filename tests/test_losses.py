@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.func import grad, jacrev
+from torch.func import grad, jacfwd, jacrev
 
 import nnflow
 from nnflow.exchange import numba_mapping
@@ -19,6 +19,7 @@ from nnflow.systems.optimisers.table import OPTIMISERS
 from nnflow.systems.tapes import loops
 from nnflow.systems.tapes.graph import written
 from nnflow.systems.tapes.writer import MOST, Unwritable
+from nnflow.tensor.modes import forward_mode
 from nnflow.typing import Array
 
 Loss = Callable[[Tensor], Tensor]
@@ -163,6 +164,31 @@ def masked(w: Tensor) -> Tensor:
     return out
 
 
+AT_KINKS: dict[str, tuple[Loss, list[float]]] = {
+    "a norm of 0, clamped": (lambda w: (w / w.norm().clamp_min(1e-3)).sum() ** 2 + w.pow(2).sum(), [0.0, 0.0, 0.0]),
+    "normalize": (lambda w: F.normalize(w, dim=0).pow(3).sum() + w.pow(2).sum(), [0.0, 0.0, 0.0]),
+    "cosine": (lambda w: F.cosine_similarity(w[:2], torch.stack([w[2], w[2] + 1]), dim=0), [0.0, 0.0, 1.0]),
+    "norm of order 3": (lambda w: w.norm(p=3) ** 4 + w.pow(2).sum(), [0.0, 0.0, 0.0]),
+    "deviation": (lambda w: w.std() ** 4 + w.pow(2).sum(), [0.5, 0.5, 0.5]),
+    "three are largest": (lambda w: w.amax() ** 2, [1.0, 1.0, 1.0]),
+    "three are smallest": (lambda w: -(torch.cat([w, w[:1] + 1]).amin() ** 3), [1.0, 1.0, 1.0]),
+    "the largest of all": (lambda w: w.max() ** 2 + w.min() ** 2, [1.0, 1.0, 1.0]),
+    "two of three": (lambda w: w.amax() ** 2 + w.amin() ** 3, [1.0, 2.0, 2.0]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", AT_KINKS)
+def test_derivatives_at_kinks_are_those_of_torchs_forward_mode(name: str) -> None:
+    """A norm of 0 had NaN, and of three that are largest one weighed more than the others."""
+    loss, at = AT_KINKS[name]
+    g, H = derivatives(loss)(np.array(at))
+    w = torch.tensor(at, dtype=torch.float64)
+    np.testing.assert_allclose(g, grad(loss)(w).numpy(), rtol=1e-12, atol=1e-12)
+    with forward_mode():
+        bent = jacfwd(grad(loss))(w).numpy()
+    np.testing.assert_allclose(H, bent, rtol=1e-11, atol=1e-11 * np.abs(bent).max())
+
+
 REFUSED: dict[str, tuple[Loss, str]] = {
     "sort": (lambda w: (w.sort()[0] * torch.arange(3)).sum(), "aten.sort.default has no compiled form"),
     "median": (lambda w: w.median() ** 2, "aten.median.default has no compiled form"),
@@ -174,6 +200,8 @@ REFUSED: dict[str, tuple[Loss, str]] = {
     "float32": (lambda w: w.float().pow(2).sum().double(), "makes float32, and float64 is compiled"),
     "whole": (lambda w: (w.long() * w).sum(), "makes int64, and float64 is compiled"),
     "a mask": (lambda w: w[w > 0].sum() ** 2, "takes its places from w"),
+    "a view of its own strides": (lambda w: (w * 2).as_strided((2,), (2,)).pow(2).sum(), "has no compiled form"),
+    "filled": (lambda w: (w * 1).fill_(w[0]).sum() ** 2 + masked(w).sum(), "has no compiled form|takes its places"),
     "a masked write": (lambda w: masked(w).sum() ** 2, "takes its places from w"),
     "branch": (lambda w: (w * w).sum() if w[0] < 0.5 else w.sum(), "cannot be traced: .*data-dependent|get value out"),
     "random": (lambda w: (w * torch.rand(3)).sum(), "aten.rand.default draws random numbers"),

@@ -7,7 +7,7 @@ parameter of its own for it shares with the weights in no group.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -88,7 +88,9 @@ def groups_of(
     for group, parts in given.items():
         if not isinstance(group, str) or not re.fullmatch(r"\w+(\.\w+)*", group):
             raise Refusal(f"groups: {shown(group)}: give a group a name of letters and digits: its rate is eta.NAME")
-        listed = [parts] if isinstance(parts, str) else list(parts)
+        if isinstance(parts, str) or not isinstance(parts, Iterable):
+            parts = [parts]
+        listed = list(parts)
         held[group] = tuple(dict.fromkeys(name for part in listed for name in _named(group, part, names)))
         if not held[group]:
             raise Refusal(f"groups: {group!r} holds no parameters: name some, or leave the group out")

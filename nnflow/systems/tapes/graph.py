@@ -88,7 +88,7 @@ def written(function: Callable[[Tensor], Any], w: Tensor) -> tuple[Tape, ...]:
             values[node] = operator.attrgetter(str(node.target))(graph)
         elif node.op == "call_function":
             args, options = torch.fx.map_arg((node.args, node.kwargs), values.__getitem__)
-            values[node] = _done(writer, node.target, args, options)
+            values[node] = _attempted(writer, node.target, args, options)
         elif node.op == "output":
             found = torch.fx.map_arg(node.args[0], values.__getitem__)
             return tuple(writer.tape(_registers(writer, each).reshape(-1).tolist()) for each in _leaves(found))
@@ -123,6 +123,16 @@ def _leaves(value: Any) -> list[Any]:
     if isinstance(value, (list, tuple)):
         return [leaf for each in value for leaf in _leaves(each)]
     return [value]
+
+
+def _attempted(w: Writer, target: Any, args: Any, options: Any) -> Any:
+    """What a torch operation gives. Raises Unwritable, also for a form of it that is not known here."""
+    try:
+        return _done(w, target, args, options)
+    except Unwritable:
+        raise
+    except Exception as error:
+        raise Unwritable(f"{target} has no compiled form with these arguments") from error
 
 
 def _done(w: Writer, target: Any, args: Any, options: Any) -> Any:
@@ -178,13 +188,10 @@ def _registers_of(w: Writer, target: Any, name: str, args: Any, options: Any) ->
         )
     if name in MOVES:
         return _moved(w, target, name, args, options)
-    try:
-        if name in REDUCTIONS:
-            plain = {key: value for key, value in options.items() if not key.endswith("dtype")}  # as the example has it
-            return REDUCTIONS[name](w, *_operands(w, name, args), **plain)
-        return _number_by_number(w, name, args, options)
-    except TypeError as error:  # of a form that is not known here
-        raise Unwritable(f"{target} has no compiled form with these arguments") from error
+    if name in REDUCTIONS:
+        plain = {key: value for key, value in options.items() if not key.endswith("dtype")}  # as the example has it
+        return REDUCTIONS[name](w, *_operands(w, name, args), **plain)
+    return _number_by_number(w, name, args, options)
 
 
 def _operands(w: Writer, name: str, args: Any) -> list[Any]:

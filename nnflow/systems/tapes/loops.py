@@ -24,11 +24,11 @@ from nnflow.typing import Array, Integers
 ADD, SUBTRACT, MULTIPLY, DIVIDE, ADD_PRODUCT, CHOOSE, LARGER, SMALLER, POWER, ATAN2, REMAINDER, FMOD = range(12)
 # of two, 1 or 0
 LESS, AT_MOST, EQUAL, UNEQUAL = range(12, 16)
-# of one, in steps
-SIGN, FLOOR, CEIL, ROUND, TRUNC = range(16, 21)
+# of one, in steps; HOLD is the number without its derivative
+SIGN, FLOOR, CEIL, ROUND, TRUNC, HOLD = range(16, 22)
 # of one, smooth
-NEGATE, ABS, SQRT, EXP, EXPM1, LOG, LOG1P, LOG2, LOG10, SIGMOID, ERF, ERFC = range(21, 33)
-SIN, COS, TAN, ASIN, ACOS, ATAN, SINH, COSH, TANH, ASINH, ACOSH, ATANH = range(33, 45)
+NEGATE, ABS, SQRT, EXP, EXPM1, LOG, LOG1P, LOG2, LOG10, SIGMOID, ERF, ERFC = range(22, 34)
+SIN, COS, TAN, ASIN, ACOS, ATAN, SINH, COSH, TANH, ASINH, ACOSH, ATANH = range(34, 46)
 
 FLAT = range(LESS, NEGATE)  # whose derivative is 0
 PER_ROOT = 2.0 / math.sqrt(math.pi)
@@ -91,6 +91,8 @@ def _in_steps(op: int, x: float, y: float) -> float:
         return np.floor(x)  # type: ignore[no-any-return]
     if op == CEIL:
         return np.ceil(x)  # type: ignore[no-any-return]
+    if op == HOLD:
+        return x
     return np.rint(x) if op == ROUND else np.trunc(x)  # type: ignore[no-any-return]
 
 

@@ -45,8 +45,28 @@ def _mean(w: Writer, row: list[int]) -> int:
     return w(loops.DIVIDE, total(w, row), w.number(float(len(row))))
 
 
-def _folded(op: int) -> Callable[[Writer, list[int]], int]:
-    return lambda w, row: reduce(partial(w, op), row)
+def _extreme(op: int) -> Callable[[Writer, list[int]], int]:
+    """The largest, or smallest; where several are, its derivative is the mean of theirs."""
+
+    def found(w: Writer, row: list[int]) -> int:
+        extreme = reduce(partial(w, op), row)
+        if len(row) < 3:
+            return extreme
+        held = w(loops.HOLD, extreme)
+        ties = [w(loops.EQUAL, x, held) for x in row]
+        moved = [
+            w(loops.CHOOSE, tie, w(loops.SUBTRACT, x, held), w.number(0.0)) for tie, x in zip(ties, row, strict=True)
+        ]
+        even = w(loops.ADD, held, w(loops.DIVIDE, total(w, moved), total(w, ties)))
+        finite = w(loops.LESS, w(loops.ABS, held), w.number(math.inf))
+        return w(loops.CHOOSE, finite, even, extreme)
+
+    return found
+
+
+def _unless_zero(w: Writer, x: int, root: int) -> int:
+    """A root of x, at 0 with the derivative 0."""
+    return w(loops.CHOOSE, w(loops.EQUAL, x, w.number(0.0)), w.number(0.0), root)
 
 
 def _product(w: Writer, row: list[int]) -> int:
@@ -73,13 +93,14 @@ def _spread(w: Writer, correction: float, row: list[int]) -> int:
 
 def _deviation(w: Writer, x: Tensor, *rest: Any, **options: Any) -> Tensor:
     variances = _variance(w, x, *rest, **options)
-    return _each(lambda row: w(loops.SQRT, row[0]), variances[..., None], variances.shape)
+    return _each(lambda row: _unless_zero(w, row[0], w(loops.SQRT, row[0])), variances[..., None], variances.shape)
 
 
 def _length(w: Writer, order: float, row: list[int]) -> int:
     """The norm of a row."""
     if order == 2.0:
-        return w(loops.SQRT, products(w, [(x, x) for x in row]))
+        square = products(w, [(x, x) for x in row])
+        return _unless_zero(w, square, w(loops.SQRT, square))
     sizes = [w(loops.ABS, x) for x in row]
     if math.isinf(order):
         return reduce(partial(w, loops.LARGER if order > 0 else loops.SMALLER), sizes)
@@ -88,7 +109,7 @@ def _length(w: Writer, order: float, row: list[int]) -> int:
     if order == 1.0:
         return total(w, sizes)
     powers = total(w, [w(loops.POWER, size, w.number(order)) for size in sizes])
-    return w(loops.POWER, powers, w.number(1.0 / order))
+    return _unless_zero(w, powers, w(loops.POWER, powers, w.number(1.0 / order)))
 
 
 def _matrix_product(w: Writer, a: Tensor, b: Tensor) -> Tensor:
@@ -137,9 +158,9 @@ def _put(w: Writer, x: Tensor, places: Tensor, source: Tensor, accumulate: bool)
 
 _SUM = _reduced(total)
 REDUCTIONS: dict[str, Reduction] = {
-    "sum": _SUM, "mean": _reduced(_mean), "prod": _reduced(_product), "amax": _reduced(_folded(loops.LARGER)),
-    "amin": _reduced(_folded(loops.SMALLER)), "max": _reduced(_folded(loops.LARGER)),
-    "min": _reduced(_folded(loops.SMALLER)), "linalg_vector_norm": _norm, "var": _variance, "std": _deviation,
+    "sum": _SUM, "mean": _reduced(_mean), "prod": _reduced(_product), "amax": _reduced(_extreme(loops.LARGER)),
+    "amin": _reduced(_extreme(loops.SMALLER)), "max": _reduced(_extreme(loops.LARGER)),
+    "min": _reduced(_extreme(loops.SMALLER)), "linalg_vector_norm": _norm, "var": _variance, "std": _deviation,
     "any": _reduced(lambda w, row: reduce(partial(either, w), row, w.number(0.0))),
     "all": _reduced(lambda w, row: reduce(partial(both, w), row, w.number(1.0))),
     "dot": _matrix_product, "vdot": _matrix_product, "mv": _matrix_product, "mm": _matrix_product,

@@ -70,7 +70,11 @@ def loaded(data: Any, shuffled: bool = False) -> Loaded:
 
 def _size(loader: DataLoader[Any]) -> int:
     """The batch size of a loader that takes its samples in order. Raises Refusal for another one."""
-    order, batches = loader.sampler, loader.batch_sampler
+    order, batches, dataset = loader.sampler, loader.batch_sampler, loader.dataset
+    if type(loader).__iter__ is not DataLoader.__iter__:
+        raise Refusal(f"the {type(loader).__name__} has an __iter__ of its own: give what it yields, as arrays")
+    if type(order) is SequentialSampler and order.data_source is not dataset:  # type: ignore[comparison-overlap]
+        raise Refusal("the DataLoader's sampler is of other data than its dataset: give a dataset of those samples")
     if type(order) is not SequentialSampler or type(batches) is not BatchSampler or loader.batch_size is None:
         how = "shuffle=True" if type(order).__name__ == "RandomSampler" else f"{type(batches or order).__name__}"
         raise Refusal(
@@ -83,7 +87,7 @@ def _size(loader: DataLoader[Any]) -> int:
 def _read(dataset: Any, count: int, size: int, collate: Any) -> tuple[Any, Any]:
     """Inputs and targets of the first samples, put together batch by batch as a loader does."""
     try:
-        batches = [collate([dataset[i] for i in range(j, min(j + size, count))]) for j in range(0, count, size)]
+        batches = [collate(_fetched(dataset, range(j, min(j + size, count)))) for j in range(0, count, size)]
     except FAILURES as error:
         raise Refusal(f"the samples of {type(dataset).__name__} cannot be put together: {first_line(error)}") from error
     for batch in batches:
@@ -96,6 +100,13 @@ def _read(dataset: Any, count: int, size: int, collate: Any) -> tuple[Any, Any]:
         return _joined([batch[0] for batch in batches]), _joined([batch[1] for batch in batches])
     except FAILURES as error:
         raise Refusal(f"the batches of {type(dataset).__name__} differ in shape: {first_line(error)}") from error
+
+
+def _fetched(dataset: Any, places: range) -> Any:
+    """Samples, as torch fetches them."""
+    if callable(several := getattr(dataset, "__getitems__", None)):
+        return several(list(places))
+    return [dataset[i] for i in places]
 
 
 def _joined(batches: list[Any]) -> Any:

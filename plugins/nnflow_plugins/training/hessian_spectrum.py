@@ -184,7 +184,8 @@ class HessianSpectrum(Analysis):
         for i, basis in enumerate(gauge):
             rows = np.linalg.qr(np.vstack([basis, np.eye(now.map.weights)]).T)[0].T[None, len(basis) :]
             parts = [now.take([i]).curvature(rows[:, j : j + ROWS], effective) for j in range(0, rows.shape[1], ROWS)]
-            matrix = np.concatenate(parts, axis=1)[0] @ rows[0].T
+            with np.errstate(all="ignore"):
+                matrix = np.concatenate(parts, axis=1)[0] @ rows[0].T
             if np.isfinite(matrix).all():
                 values[i] = np.linalg.eigvalsh(0.5 * (matrix + matrix.T))
         return values, np.full(values.shape, 1.0 / values.shape[1])
