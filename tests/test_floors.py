@@ -44,7 +44,7 @@ FLOORS = {
         "__init__": 6,
     },
     "nnflow.data": {"split": 0, "order": 0, "tables": 1, "problems": 1, "files": 1, "__init__": 2},
-    "nnflow.tensor": {"modes": 0, "trace": 0, "inductor": 1, "map": 2, "__init__": 3},
+    "nnflow.tensor": {"modes": 0, "outside": 0, "trace": 0, "inductor": 1, "map": 2, "__init__": 3},
     "nnflow.systems": {
         "__init__": 0, "failures": 0, "moments": 0, "classic": 0, "softmax": 0, "tapes": 0,
         "optimisers": 1, "perceptron": 1,

@@ -160,6 +160,7 @@ def gradient_map(
     if check:
         with map.uncompiled():
             differentiate(map, drawn)
+        map.remember()
     return map
 
 
@@ -273,6 +274,7 @@ def _on_tensors(
         clock=Clock(schedule, None, device, dtype),
         device=device,
         dtype=dtype,
+        calls=(loss,),
         structure=structure_of(optimizer, schedule, backend="tensor", backend_reason=reason),
         observables={
             "loss": lambda x, p, t: loss(x[:weights]),
@@ -286,11 +288,16 @@ def _try_loss(loss: Callable[[Tensor], Tensor], weights: Tensor) -> None:
     """Refuse a loss that fails at these weights, or does not return a finite scalar tensor."""
     try:
         with everyday(), torch.enable_grad():
-            value = loss(weights)
+            value, again = loss(weights), loss(weights)
     except FAILURES as error:
         raise Refusal(f"the loss fails on a tensor of shape {tuple(weights.shape)}: {first_line(error)}") from error
     if not isinstance(value, torch.Tensor) or value.shape != () or not torch.isfinite(value):
         raise Refusal(f"the loss returned {described(value)} at a drawn state: it must return a finite scalar tensor")
+    if not torch.equal(value, again):
+        raise Refusal(
+            f"the loss is {value.item():.9g} at a drawn state, and {again.item():.9g} when it is asked again: let it "
+            "depend on w alone, count no calls and draw no random numbers"
+        )
 
 
 def normal_weights(size: int, memory: int) -> Callable[[int, int], Array]:

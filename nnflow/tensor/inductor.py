@@ -127,6 +127,10 @@ class Compiled:
             known.agreed += 1
         return out
 
+    def forget(self) -> None:
+        """Begin anew."""
+        self._kinds.clear()
+
     def trusted(self, kind: Hashable, *arguments: Any) -> bool:
         """Whether such a call is compiled, and was compared."""
         known = self._kinds.get(key(kind, tensors_in(arguments)))

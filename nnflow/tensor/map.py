@@ -27,6 +27,7 @@ from nnflow.names import Refusal, WrongKind, unknown
 from nnflow.settings import convert, whole
 from nnflow.tensor.inductor import Compiled, compiler
 from nnflow.tensor.modes import everyday, forward_mode, seeded, threads_of_torch
+from nnflow.tensor.outside import Outside
 from nnflow.tensor.trace import Traces, tensors_in, timeless
 from nnflow.typing import Array, Integers
 from nnflow.workers import on_all_cores
@@ -104,12 +105,13 @@ def placed(device: str | torch.device | None, dtype: torch.dtype | None) -> tupl
         raise Refusal(f"device = {device!r}: {str(error).splitlines()[0]}") from error
 
 
-def _in_its_threads(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """A verb of a tensor map, with as many threads of torch as the map has."""
+def _as_made(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """A verb of a tensor map, by the rule as it was, with as many threads of torch as the map has."""
 
     @wraps(verb)
     def called(self: TensorMap, *arguments: Any, **keywords: Any) -> Any:
         with threads_of_torch(self.torch_threads):
+            self._look_outside()
             return verb(self, *arguments, **keywords)
 
     return called
@@ -151,6 +153,8 @@ class TensorMap(Map):
         torch_threads: How many threads torch uses within one operation on the CPU, whatever is set elsewhere. They
             change the last bits, so more than 1 stand in `structure`; they pay for one large network. Many members keep
             all cores busy without.
+        calls: The functions of the user that the rule calls, if it is none of his own: what they read beside their
+            arguments is not to change.
         check: False goes without the comparisons, and `structure` says so.
         compile: Whether steps, tangents and curvatures are compiled, on the CPU by torch's Inductor and a C++ compiler,
             on CUDA devices as CUDA graphs (not measured). Results agree to rounding with those of the map without,
@@ -177,6 +181,7 @@ class TensorMap(Map):
     noise: int | None
     compiled: str
     torch_threads: int
+    calls: tuple[Any, ...]
 
     def __init__(
         self,
@@ -188,6 +193,7 @@ class TensorMap(Map):
         clock: Callable[[int], tuple[Any, ...]] | None = None,
         noise: int | None = None,
         torch_threads: int = 1,
+        calls: Sequence[Any] = (),
         check: bool = True,
         compile: bool = False,
         **settings: Any,
@@ -203,13 +209,19 @@ class TensorMap(Map):
             settings["structure"] = {**settings.get("structure", {}), "compile": True}
         super().__init__(**{"name": getattr(rule, "__name__", "map"), "check": check, **settings})
         held = {"rule": rule, "gradient": gradient, "device": place, "dtype": kind, "clock": clock, "noise": noise,
-                "torch_threads": whole("torch_threads", torch_threads, 1)}  # fmt: skip
+                "torch_threads": whole("torch_threads", torch_threads, 1), "calls": tuple(calls)}  # fmt: skip
         if compiled:
             self._refuse_clocks(rule, gradient, clock)
         for name, value in {**held, "compiled": compiled}.items():
             object.__setattr__(self, name, value)
         if self.torch_threads > 1:
             object.__setattr__(self, "structure", {**self.structure, "torch_threads": self.torch_threads})
+        self.remember()
+
+    def remember(self) -> None:
+        """Note what the rule reads beside its arguments, as the map's meaning."""
+        if self.check:
+            self._outside[:] = [self._seen_outside()]
 
     def _refuse_clocks(self, rule: TensorRule, gradient: Gradient | None, clock: Any) -> None:
         """A function that looks at the number t does other operations at each step: it is not compiled for one."""
@@ -315,7 +327,35 @@ class TensorMap(Map):
                 first.asked = first.taken
                 self._ask_again()
 
-    def _ask_again(self) -> None:
+    @cached_property
+    def _outside(self) -> list[Outside]:
+        """What the user's functions read beside their arguments, as it was when the map was made."""
+        return [self._seen_outside()]
+
+    def _seen_outside(self) -> Outside:
+        return Outside(self.calls or (self.rule, self.gradient, *self.observables.values()))
+
+    def _look_outside(self) -> None:
+        """See that the rule reads what it read when the map was made, or gives the same numbers at least.
+
+        What counts its calls to no effect is a rule like any other; then what was traced is traced anew.
+
+        Raises:
+            Refusal: for a rule that has become another one.
+        """
+        if not self.check or not (name := self._outside[0].changed()):
+            return
+        if not self._first:
+            raise Refusal(
+                f"{name}, which {self.name!r} reads, has changed since the map was made, and a map means what it meant "
+                "then: make a new one"
+            )
+        self._ask_again(name)
+        self.remember()
+        self._traces.forget()
+        self._codes.forget()
+
+    def _ask_again(self, changed: str = "") -> None:
         x, p, t, first = self._first[0].x, self._first[0].p, self._first[0].t, self._first[0].ahead
         again = self._step_anew(x, p, t)
         room = 1e3 * self.resolution  # an accelerator may add in another order
@@ -325,8 +365,8 @@ class TensorMap(Map):
             worst = int((again - first).abs().nan_to_num(torch.inf).argmax())
             raise Refusal(
                 f"the rule of {self.name!r} gives {self.coordinates[worst]} = {first[0, worst]:.9g} at t = {t}, and "
-                f"{again[0, worst]:.9g} when it is asked again: let it depend on x, p and t alone, count no calls and "
-                "draw no random numbers"
+                f"{again[0, worst]:.9g} when it is asked again{changed and f', since {changed} has changed'}: let it "
+                "depend on x, p and t alone, count no calls and draw no random numbers"
             )
 
     def _step_anew(self, x: Tensor, p: Tensor, t: int) -> Tensor:
@@ -666,7 +706,7 @@ class TensorMap(Map):
 
     # -- the verbs -------------------------------------------------------------------------------------------------
 
-    @_in_its_threads
+    @_as_made
     def advance(self, x: Any, p: Any, t: int, steps: int) -> End:
         """`steps` steps from step index t; no record."""
         p, (x, escaped) = self.native(p), _settle(self.native(x), None, t)
@@ -676,7 +716,7 @@ class TensorMap(Map):
                 x, escaped = _settle(self.step(_safe(x, escaped, start), p, s), escaped, s + 1)
         return End(x, None, t + steps, _steps(escaped))
 
-    @_in_its_threads
+    @_as_made
     def orbit(
         self, x: Any, p: Any, t: int, steps: int, every: int, observe: Sequence[str], into: Into | None = None
     ) -> tuple[Array, End]:
@@ -693,7 +733,7 @@ class TensorMap(Map):
                 x, escaped = _settle(self.step(_safe(x, escaped, start), p, s), escaped, s + 1)
         return records, End(x, None, t + steps, _steps(escaped))
 
-    @_in_its_threads
+    @_as_made
     def tangent_orbit(
         self, x: Any, p: Any, t: int, frame: Any, steps: int, every: int, keep: Sequence[str] = ()
     ) -> tuple[TangentRecords, End]:
@@ -714,7 +754,7 @@ class TensorMap(Map):
                     records.factors[:, block] = self.to_numpy(factor)
         return records, End(x, frame, t + steps, _steps(escaped))
 
-    @_in_its_threads
+    @_as_made
     def separation_orbit(
         self, x: Any, y: Any, p: Any, t: int, steps: int, every: int, norm: str = "l1"
     ) -> tuple[Array, End]:

@@ -82,6 +82,10 @@ class Traces:
                 self._lock.release()
         return found
 
+    def forget(self) -> None:
+        """Begin anew."""
+        self._kinds.clear()
+
     def trusted(self, kind: Hashable, *arguments: Any) -> bool:
         """Whether such a call is replayed."""
         known = self._kinds.get(key(kind, tensors_in(arguments)))

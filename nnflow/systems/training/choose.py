@@ -193,6 +193,7 @@ def training_map(
             trainable = not any(p.is_inference() for p in module.parameters())
             with tensor.uncompiled():
                 attest(tensor, task, *((module, loss_fn) if trainable else (task.module, task.loss_fn)))
+            tensor.remember()
         return tensor if isinstance(chosen, str) else _compiled(task, tensor, chosen, check)
 
 

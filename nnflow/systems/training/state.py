@@ -48,6 +48,11 @@ class TrainingMap(Descent):
     classes: tuple[int, ...] | None = None
     entries: tuple[str, ...] = ()
 
+    @property
+    def backend(self) -> str:
+        """What steps: "compiled" or "tensor"; `structure` says why."""
+        return "tensor" if hasattr(self, "dtype") else "compiled"
+
     def structure_hint(self, name: str) -> str:
         """What to say when `name` is structure, what others call a parameter, or an accuracy that is not there."""
         if name in ("accuracy", "test_accuracy"):

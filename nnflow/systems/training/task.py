@@ -117,6 +117,12 @@ class Task:
         return torch.as_tensor(values, dtype=kind, device=device or self.device)
 
     @property
+    def functions(self) -> list[Any]:
+        """What the user has written: loss, observables, and how his modules go forward."""
+        parts = [part for part in self.module.modules() if not type(part).__module__.startswith("torch.")]
+        return [self.loss_fn, *self.observables.values(), *(type(part).forward for part in parts)]
+
+    @property
     def weights(self) -> Array:
         """The module's own weights, ``(weights,)``."""
         return np.concatenate([p.detach().double().numpy().ravel() for p in self.module.parameters()])

@@ -85,6 +85,7 @@ def tensor_training(
         clock=Clock(schedule, order, task.device, task.dtype),
         noise=task.noise,
         torch_threads=torch_threads,
+        calls=task.functions,
         optimizer=optimizer,
         schedule=schedule,
         groups=task.groups,
