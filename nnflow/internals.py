@@ -6,6 +6,9 @@ imported when it is first asked for, so that nothing of torch is loaded for numb
 Beyond names, three habits of numba are relied upon: the option `_nrt=False` compiles without reference counting (loops
 own no array, and it costs more than a step of a small map); `dispatcher._cache` may be replaced; and functions that are
 linked in are weak symbols, which is numba issue #10486 (the process that compiles runs other code than the next one).
+And of torch: operations have a `_schema` and an `_overloadname`; a parametrized layer's class is derived from the plain
+one, and modules keep their parts in `_modules` and `_parameters`; an optimizer has `_optimizer_step_pre_hooks` and
+`_post_hooks`, and the step that a scheduler puts in place is marked `_wrapped_by_lr_sched`.
 """
 
 from __future__ import annotations
@@ -43,6 +46,8 @@ if TYPE_CHECKING:
     from torch._inductor.compile_fx import compile_fx as compile_fx
     from torch.fx.experimental.proxy_tensor import make_fx as make_fx
     from torch.nn import _reduction as _reduction
+    from torch.nn.modules.batchnorm import _NormBase as _NormBase
+    from torch.nn.modules.instancenorm import _InstanceNorm as _InstanceNorm
     from torch.optim.optimizer import _global_optimizer_post_hooks as _global_optimizer_post_hooks
     from torch.optim.optimizer import _global_optimizer_pre_hooks as _global_optimizer_pre_hooks
     from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
@@ -68,7 +73,9 @@ USED = {
         "torch.utils._python_dispatch",
         "to see each operation: memory, draws, parts of another type",
     ),
+    "_InstanceNorm": ("torch.nn.modules.instancenorm", "norm layers whose averages are of each sample alone"),
     "_Intrinsic": ("numba.core.extending", "told apart: its definition is plain Python"),
+    "_NormBase": ("torch.nn.modules.batchnorm", "norm layers that may have running averages"),
     "_global_optimizer_post_hooks": ("torch.optim.optimizer", "what every step of torch calls, and a map would not"),
     "_global_optimizer_pre_hooks": ("torch.optim.optimizer", "the same, before the step"),
     "_reduction": ("torch.nn", "what losses make of reduction, size_average and reduce"),

@@ -52,7 +52,8 @@ FLOORS = {
     },
     "nnflow.systems.tapes": {"__init__": 0, "loops": 1, "writer": 2, "elementwise": 3, "reductions": 4, "graph": 5},
     "nnflow.systems.optimisers": {
-        "__init__": 0, "groups": 0, "table": 1, "stability": 2, "memory": 2, "compiled": 2, "tensor": 2,
+        "__init__": 0, "groups": 0, "table": 1, "stability": 2, "torch_rule": 2, "memory": 3, "compiled": 2,
+        "tensor": 2,
     },
     "nnflow.systems.perceptron": {
         "__init__": 0, "rows": 1, "passes": 2, "batches": 3, "costs": 4, "gradients": 5, "observables": 5, "network": 6,

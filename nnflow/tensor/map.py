@@ -204,6 +204,10 @@ class TensorMap(Map):
             raise WrongKind(f"clock = {clock!r}: give a function of t, which returns a tuple of tensors")
         noise = None if noise is None else whole("noise", noise, 0)
         place, kind = placed(device, dtype)
+        if place.type != "cpu" and torch_threads != 1:
+            raise Refusal(
+                f"torch_threads = {torch_threads}, device = {place}: they are threads of the CPU; leave it out"
+            )
         compiled = compiler(place, noise) if convert("compile", compile, bool) else ""
         if compiled:
             settings["structure"] = {**settings.get("structure", {}), "compile": True}

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from nnflow import internals
 from nnflow.names import Refusal, unknown
 
 if TYPE_CHECKING:
     from nnflow.systems.training.state import Layout
 
-Norm = nn.modules.batchnorm._NormBase
+Norm = internals._NormBase
 KINDS = ("batch", "state")
 KEPT = ("running_mean", "running_var")
 
@@ -84,7 +85,7 @@ def updated(part: Norm, mean: Tensor, variance: Tensor, input: Tensor) -> tuple[
         The new mean and variance.
     """
     momentum = part.momentum or 0.0
-    each = isinstance(part, nn.modules.instancenorm._InstanceNorm)
+    each = isinstance(part, internals._InstanceNorm)
     places = [i for i in range(input.dim()) if i != 1 and not (each and i == 0)]
     center = input.mean(places, keepdim=True)
     apart = input - center

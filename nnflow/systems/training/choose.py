@@ -18,8 +18,8 @@ from nnflow.names import Refusal, WrongKind, unknown
 from nnflow.schedules import Schedule, taken
 from nnflow.settings import checked
 from nnflow.systems.optimisers.groups import kind_of
-from nnflow.systems.optimisers.memory import groups_in, rule_of
 from nnflow.systems.optimisers.table import CLIPS, optimiser
+from nnflow.systems.optimisers.torch_rule import groups_in, rule_of
 from nnflow.systems.perceptron.network import Perceptron
 from nnflow.systems.training.checks import try_out
 from nnflow.systems.training.compiled import perceptron_map
@@ -215,7 +215,7 @@ def _of_torch(
 def _read(inputs: Any, targets: Any, test: Any, batch: int | None, shuffle: int | None) -> tuple[Any, ...]:
     """Inputs, targets, test data and batch: those of a Dataset or DataLoader, where one is given."""
     if is_loadable(test):
-        test = loaded(test)[:2]
+        test = loaded(test, whole=True)[:2]
     if not is_loadable(inputs):
         if targets is None:
             raise Refusal("targets are missing: give them, or a Dataset or DataLoader of pairs (input, target)")

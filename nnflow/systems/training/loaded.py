@@ -31,12 +31,13 @@ def is_loadable(data: Any) -> bool:
     return isinstance(data, (Dataset, DataLoader))
 
 
-def loaded(data: Any, shuffled: bool = False) -> Loaded:
+def loaded(data: Any, shuffled: bool = False, whole: bool = False) -> Loaded:
     """Read a Dataset or a DataLoader.
 
     Args:
         data: Its samples are pairs (input, target); an input may be a tuple of tensors, or a dict of them by keyword.
         shuffled: Whether the map will shuffle them.
+        whole: Whether all samples are meant, in any order: of test data.
 
     Returns:
         Tensors with a row a sample, those that the loader gives; no batch of a Dataset, or where all are one.
@@ -47,11 +48,13 @@ def loaded(data: Any, shuffled: bool = False) -> Loaded:
     """
     loader = data if isinstance(data, DataLoader) else None
     dataset = data if loader is None else loader.dataset
+    if loader is not None and type(loader).__iter__ is not DataLoader.__iter__:
+        raise Refusal(f"the {type(loader).__name__} has an __iter__ of its own: give what it yields, as arrays")
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
         raise Refusal(f"{type(dataset).__name__} has no length: give arrays, or a Dataset with __len__ and __getitem__")
     count: int = len(dataset)
-    size = None if loader is None else _size(loader)
-    if loader is not None and size is not None and loader.drop_last:
+    size = None if loader is None else loader.batch_size if whole else _size(loader)
+    if loader is not None and size is not None and loader.drop_last and not whole:
         count, left = count - count % size, count % size
         if left and shuffled:
             raise Refusal(f"drop_last leaves the same {left} rows out for ever: shuffle = … shuffles the others only")
@@ -71,8 +74,6 @@ def loaded(data: Any, shuffled: bool = False) -> Loaded:
 def _size(loader: DataLoader[Any]) -> int:
     """The batch size of a loader that takes its samples in order. Raises Refusal for another one."""
     order, batches, dataset = loader.sampler, loader.batch_sampler, loader.dataset
-    if type(loader).__iter__ is not DataLoader.__iter__:
-        raise Refusal(f"the {type(loader).__name__} has an __iter__ of its own: give what it yields, as arrays")
     if type(order) is SequentialSampler and order.data_source is not dataset:  # type: ignore[comparison-overlap]
         raise Refusal("the DataLoader's sampler is of other data than its dataset: give a dataset of those samples")
     if type(order) is not SequentialSampler or type(batches) is not BatchSampler or loader.batch_size is None:
