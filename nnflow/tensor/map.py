@@ -144,6 +144,8 @@ class TensorMap(Map):
             ``p.a``, scalar tensors) and the step index `t`.
         gradient: Of a training map, for `curvature`: the loss gradient as a function of the weights (the state without
             the optimizer's memory) and t.
+        threshold: Of a training map: `threshold(p, t)`, the curvature beyond which a direction is unstable, from the
+            parameters by name and the step index, a number.
         device: Of states, frames and parameters (default: cpu).
         dtype: Of states, frames and parameters (default: torch.float64).
         clock: `clock(t)` is what rule, gradient and observables get in place of t: a tuple of tensors. The operations
@@ -182,12 +184,14 @@ class TensorMap(Map):
     compiled: str
     torch_threads: int
     calls: tuple[Any, ...]
+    limit: Callable[[Named, int], Any] | None
 
     def __init__(
         self,
         rule: TensorRule,
         *,
         gradient: Gradient | None = None,
+        threshold: Callable[[Named, int], Any] | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
         clock: Callable[[int], tuple[Any, ...]] | None = None,
@@ -202,6 +206,8 @@ class TensorMap(Map):
             raise WrongKind(f"rule = {rule!r}: give a function")
         if clock is not None and not callable(clock):
             raise WrongKind(f"clock = {clock!r}: give a function of t, which returns a tuple of tensors")
+        if threshold is not None and (not callable(threshold) or gradient is None):
+            raise WrongKind(f"threshold = {threshold!r}: give a function of (p, t), with a gradient")
         noise = None if noise is None else whole("noise", noise, 0)
         place, kind = placed(device, dtype)
         if place.type != "cpu" and torch_threads != 1:
@@ -213,7 +219,8 @@ class TensorMap(Map):
             settings["structure"] = {**settings.get("structure", {}), "compile": True}
         super().__init__(**{"name": getattr(rule, "__name__", "map"), "check": check, **settings})
         held = {"rule": rule, "gradient": gradient, "device": place, "dtype": kind, "clock": clock, "noise": noise,
-                "torch_threads": whole("torch_threads", torch_threads, 1), "calls": tuple(calls)}  # fmt: skip
+                "torch_threads": whole("torch_threads", torch_threads, 1), "calls": tuple(calls),
+                "limit": threshold}  # fmt: skip
         if compiled:
             self._refuse_clocks(rule, gradient, clock)
         for name, value in {**held, "compiled": compiled}.items():
@@ -509,6 +516,27 @@ class TensorMap(Map):
         if self.check and cut:
             self._bend(weights, t)
         return bent
+
+    def threshold(self, p: Any, t: int) -> Array:
+        """The curvature beyond which a direction is unstable, ``(member,)``: by the map's own function, if it has one.
+
+        Args:
+            p: Parameters ``(member, parameter)``.
+            t: The step index.
+
+        Returns:
+            float64.
+
+        Raises:
+            Refusal: for a function that gives no number.
+        """
+        if self.limit is None:
+            return super().threshold(p, t)
+        rows = self.native(p)
+        try:
+            return np.array([float(self.limit(self._named(row), t)) for row in rows])
+        except Exception as error:
+            raise Refusal(f"the threshold of {self.name!r} gives no number: {type(error).__name__}: {error}") from error
 
     def unchecked_curvature(self, weights: Any, t: int, v: Any) -> tuple[Tensor, bool]:
         """The same unchecked, from the weights alone, and whether the loss cut a derivative off."""

@@ -73,3 +73,48 @@ def test_sharpness_of_iris_against_the_dense_hessian() -> None:
     without = np.sort(np.concatenate([whole.eigenvalue.values, np.zeros((3, 11))], axis=1), axis=1)
     np.testing.assert_allclose(without, exact, rtol=0, atol=1e-13)
     assert whole.gauge.values.tolist() == [11.0] * 3
+
+
+def test_eigenvectors_on_request() -> None:
+    h = np.r_[np.linspace(-1, 1, 30), 3.0, 4.0, 4.5]
+    map = quadratic(h, eta=0.2)
+    found = nnflow.run("sharpness", map, k=3, steps=20, every=10, tolerance=1e-10, vectors=True)
+    vectors = found.eigenvector.values
+    assert vectors.shape == (2, 3, 33)
+    for rows in vectors:
+        np.testing.assert_allclose(rows @ rows.T, np.eye(3), atol=1e-12)
+        bent = nnflow.Ensemble.grid(map).curvature(rows[None])[0]
+        np.testing.assert_allclose(bent, np.array([[4.5], [4.0], [3.0]]) * rows, atol=1e-7)
+    assert "eigenvector" not in nnflow.run("sharpness", quadratic(h, eta=0.2), steps=10)
+
+
+def test_an_optimizer_of_ones_own_has_a_threshold_of_its_own() -> None:
+    """Sharpness-aware minimization: a direction beyond its threshold grows, one below does not."""
+    rho, eta = 0.3, 0.5
+    limit = (np.sqrt(1 + 8 * rho / eta) - 1) / (2 * rho)
+    for factor, grows in ((0.99, False), (1.01, True)):
+        slope = torch.func.grad(lambda w, h=factor * limit: (torch.stack([h * w[0] ** 2, 0.5 * w[1] ** 2])).sum() / 2)
+        map = nnflow.TensorMap(
+            lambda x, p, t, slope=slope: x - p.eta * slope(x + p.rho * slope(x)),
+            dim=2,
+            parameters={"eta": eta, "rho": rho},
+            gradient=lambda w, t, slope=slope: slope(w),
+            threshold=lambda p, t: (torch.sqrt(1 + 8 * p.rho / p.eta) - 1) / (2 * p.rho),
+        )
+        scan = nnflow.Ensemble.grid(map, states=[[1.0, 1.0]], eta=[eta, 2 * eta])
+        found = nnflow.run("sharpness", scan, steps=2, every=1)
+        np.testing.assert_allclose(found.threshold[0], limit, rtol=1e-14)
+        np.testing.assert_allclose(found.stability[0], factor, rtol=1e-10)
+        assert (abs(scan.advance(100).states[0, 0]) > 1) == grows
+        assert nnflow.run("hessian_spectrum", scan).unstable.values[0] == grows
+
+
+def test_a_threshold_that_is_none_is_refused() -> None:
+    slope = torch.func.grad(lambda w: (w * w).sum())
+    with pytest.raises(TypeError, match="threshold = 3: give a function"):
+        nnflow.TensorMap(lambda x, p, t: x, gradient=lambda w, t: slope(w), threshold=3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="with a gradient"):
+        nnflow.TensorMap(lambda x, p, t: x, threshold=lambda p, t: 1.0)
+    map = nnflow.TensorMap(lambda x, p, t: x / 2, gradient=lambda w, t: slope(w), threshold=lambda p, t: "high")
+    with pytest.raises(nnflow.Refusal, match="the threshold of .* gives no number"):
+        nnflow.run("sharpness", map, steps=1, every=1)

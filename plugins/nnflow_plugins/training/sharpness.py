@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -53,6 +53,8 @@ class Sharpness(Analysis):
     """Most Hessian-vector products for one eigenvalue; what is reached by then is in `residual`."""
     seed: int = 0
     """Seed of the vectors that the first iteration starts from."""
+    vectors: bool = False
+    """Whether the eigenvectors of the Hessian are returned, too: of length 1, of either sign."""
     ends: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -76,7 +78,8 @@ class Sharpness(Analysis):
                 other = self._largest(now, effective[:, :1], effective=True)
                 effective, top = _mixed(other, drawn[:, :1]), other.values[:, 0]
             limit = now.threshold()
-            seen.append((found.values, found.residuals, found.values[:, 0], limit, top / limit))
+            kept = (found.vectors,) if self.vectors else ()
+            seen.append((found.values, found.residuals, found.values[:, 0], limit, top / limit, *kept))
             now = now.advance(self.every)
         return self._result([np.stack(part, axis=1) for part in zip(*seen, strict=True)], start, now)
 
@@ -84,9 +87,9 @@ class Sharpness(Analysis):
         return largest(lambda v: now.curvature(v[:, None], effective)[:, 0], starts, self.tolerance, self.iterations)
 
     def _result(self, parts: list[Array], start: int, after: Ensemble) -> Result:
-        curvature, residual, sharpness, threshold, stability = parts
+        curvature, residual, sharpness, threshold, stability, *vectors = parts
         times = start + np.arange(0, self.steps, self.every)
-        return {
+        found: dict[str, Any] = {
             "time": ("time", times, {"long_name": "step", "units": "iterations"}),
             "index": ("index", np.arange(1, self.k + 1)),
             "curvature": (("member", "time", "index"), curvature, {"long_name": "largest Hessian eigenvalues"}),
@@ -97,6 +100,11 @@ class Sharpness(Analysis):
             "escaped": ("member", after.escaped),
             "after": ("member", after),
         }
+        if vectors:
+            names = np.array(after.map.coordinates[: after.map.weights])
+            found["weight"] = ("weight", names)
+            found["eigenvector"] = (("member", "time", "index", "weight"), vectors[0], {"long_name": "eigenvectors"})
+        return found
 
     def draw(self, dataset: xr.Dataset, axes: Axes) -> None:
         """Sharpness over its threshold, along the orbit: the median over members, shaded between quartiles."""
