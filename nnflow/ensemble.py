@@ -531,6 +531,10 @@ class Ensemble:
         """An orthonormal basis of directions along which the map is known to be neutral, ``(member, g, dim)``."""
         return np.asarray(self.map.gauge(self.state, self.parameters))
 
+    def of_all_data(self) -> Ensemble:
+        """The same members, their loss that of all data, where a step sees a batch."""
+        return replace(self, map=self.map.whole())
+
     def threshold(self) -> Array:
         """The (effective) curvature beyond which a direction is unstable, ``(member,)``. Raises WrongKind if none."""
         return self.map.threshold(self.parameters, self.t)

@@ -331,6 +331,10 @@ class Map:
         """
         raise WrongKind(f"{self.name} has no loss, so no threshold of stability: use a training map")
 
+    def whole(self) -> Map:
+        """The map whose loss is of all data; this one, but of a training map that sees a batch a step."""
+        return self
+
     def gauge(self, x: Any, p: Any) -> Array:
         """An orthonormal basis of directions along which the map is known to be neutral; by default none, g = 0.
 

@@ -93,7 +93,7 @@ def _stopping(ensemble: Ensemble) -> Rehearsed:
         kind.curvature(self, x[:1], p[:1], t, v[:1, :1])
         raise Enough
 
-    map: Any = object.__new__(type(kind.__name__, (kind,), {"curvature": curvature}))
+    map: Any = object.__new__(type(kind.__name__, (kind,), {"curvature": curvature, "whole": lambda self: self}))
     map.__dict__.update(ensemble.map.__dict__)
     given = {f.name: getattr(ensemble, f.name) for f in fields(Ensemble)}
     return Rehearsed(**{**given, "map": map})

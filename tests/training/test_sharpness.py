@@ -118,3 +118,29 @@ def test_a_threshold_that_is_none_is_refused() -> None:
     map = nnflow.TensorMap(lambda x, p, t: x / 2, gradient=lambda w, t: slope(w), threshold=lambda p, t: "high")
     with pytest.raises(nnflow.Refusal, match="the threshold of .* gives no number"):
         nnflow.run("sharpness", map, steps=1, every=1)
+
+
+@pytest.mark.parametrize("backend", ["compiled", "tensor"])
+def test_the_hessian_of_all_data_where_steps_see_batches(backend: str) -> None:
+    rng = np.random.default_rng(1)
+    torch.manual_seed(1)
+    module, x, y = (
+        nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)),
+        rng.normal(size=(12, 3)),
+        np.arange(12) % 2,
+    )
+    batched, whole = (
+        nnflow.training_map(module, cross_entropy, x, y, "adam", backend=backend, eta=0.05, **settings)
+        for settings in ({"batch": 4, "shuffle": 3}, {})
+    )
+    later = nnflow.Ensemble.grid(batched, inits=2).advance(5)
+    known = nnflow.Ensemble.grid(whole, inits=2).with_states(later.states, t=5)
+    for name, settings in (("sharpness", {"steps": 1, "every": 1}), ("hessian_spectrum", {})):
+        found, own, expected = (
+            nnflow.run(name, start, full=full, **settings)
+            for start, full in ((later, True), (later, False), (known, True))
+        )
+        np.testing.assert_allclose(found.curvature, expected.curvature, rtol=1e-9, atol=1e-12)
+        assert not np.allclose(own.curvature, expected.curvature, rtol=1e-3)
+    assert whole.whole() is whole
+    assert batched.whole() is batched.whole()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -157,6 +159,19 @@ def perceptron_map(
     Returns:
         The map.
     """
+    settings: dict[str, Any] = {
+        "schedule": schedule,
+        "layout": layout,
+        "initial": initial,
+        "start": start,
+        "structure": structure,
+        "ranges": ranges,
+        "name": name,
+        "source": source,
+        "entries": entries,
+        **defaults,
+    }
+    again = partial(perceptron_map, replace(network, batch=None, shuffle=None), optimizer, **settings)
     parameters = optimiser(optimizer, defaults, compiled=True)
     layout = layout or _layers(network.sizes)
     coordinates = coordinate_names(layout, optimizer)
@@ -198,6 +213,7 @@ def perceptron_map(
         classes=_classes(network),
         peer=peer,
         entries=entries,
+        without_batches=None if order.batch is None else again,
     )
 
 

@@ -7,13 +7,14 @@ module imports torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnflow.map import generator
+from nnflow.map import Map, generator
 from nnflow.names import Refusal
 from nnflow.room import room
 from nnflow.systems.optimisers.memory import remembered, steps_of
@@ -40,13 +41,24 @@ class TrainingMap(Descent):
         classes: How many training rows each class has; None of a regression.
         entries: The names in a `state_dict()` of the module (default: those of the layout).
         averages: (name, shape) of the running averages of norm layers, the end of the state.
+        without_batches: Makes the same map, but that each step sees all data (None: it does).
     """
 
     layout: Layout = ()
     averages: Layout = ()
+    without_batches: Callable[[], Map] | None = None
     softmax: tuple[tuple[int, tuple[int, ...]], ...] = ()
     classes: tuple[int, ...] | None = None
     entries: tuple[str, ...] = ()
+
+    def whole(self) -> Map:
+        """The same training, each step of which sees all data."""
+        return self if self.without_batches is None else self._whole
+
+    @cached_property
+    def _whole(self) -> Map:
+        assert self.without_batches is not None
+        return self.without_batches()
 
     @property
     def backend(self) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from nnflow.data.order import Order
 from nnflow.map import generator
 from nnflow.schedules import Schedule
 from nnflow.systems.failures import FAILURES
@@ -46,6 +49,19 @@ def tensor_training(
     **defaults: float,
 ) -> TensorTraining:
     """The tensor map of a task, `reason` being why it is one."""
+    again = partial(
+        tensor_training,
+        replace(task, order=Order(task.order.samples)),
+        optimizer,
+        schedule,
+        check=check,
+        source=source,
+        batch_norm=batch_norm,
+        torch_threads=torch_threads,
+        compile=compile,
+        reason=reason,
+        **defaults,
+    )
     parameters = optimiser(optimizer, defaults, groups=task.groups)
     coordinates = coordinate_names(task.layout, optimizer, task.averages)
     size, order = sum(task.sizes), task.order
@@ -89,6 +105,7 @@ def tensor_training(
         optimizer=optimizer,
         schedule=schedule,
         groups=task.groups,
+        without_batches=None if order.batch is None else again,
         layout=task.layout,
         averages=task.averages,
         softmax=_softmax(task),

@@ -115,6 +115,8 @@ class HessianSpectrum(Analysis):
     """Standard deviation of the Gaussians, as a share of the range of eigenvalues."""
     seed: int = 0
     """Seed of the random vectors."""
+    full: bool = False
+    """Whether the Hessian is that of the loss of all data, where a step sees a batch."""
     ends: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -131,13 +133,14 @@ class HessianSpectrum(Analysis):
         size, exact = now.map.weights, now.map.weights <= self.dense
         gauge = now.gauge()[:, :, :size]
         look = self._all if exact else self._some
-        nodes, shares = look(now, gauge)
+        seen_by = now.of_all_data() if self.full else now
+        nodes, shares = look(seen_by, gauge)
         left = size - gauge.shape[1]
         edge = self.flat * np.abs(nodes).max(axis=1)
         counted = {
             "negative": self._count((nodes, shares), -np.inf, np.nextafter(-edge, -np.inf), left, exact),
             "flat": self._count((nodes, shares), np.nextafter(-edge, -np.inf), edge, left, exact),
-            "unstable": self._unstable(now, (nodes, shares), left, exact),
+            "unstable": self._unstable(seen_by, (nodes, shares), left, exact),
         }
         counts = {name: count for name, (count, _) in counted.items()} | {
             "gauge": np.full(len(now), float(gauge.shape[1])),
@@ -152,7 +155,7 @@ class HessianSpectrum(Analysis):
             **{name: ("member", count, {"units": "directions", "method": how}) for name, count in counts.items()},
             "threshold": ("member", now.threshold()),
             **({"eigenvalue": (("member", "index"), nodes[:, ::-1])} if exact else {}),
-            **self._gradient(now),
+            **self._gradient(seen_by),
             "escaped": ("member", now.escaped),
             "after": ("member", now),
         }

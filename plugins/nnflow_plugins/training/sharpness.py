@@ -53,6 +53,8 @@ class Sharpness(Analysis):
     """Most Hessian-vector products for one eigenvalue; what is reached by then is in `residual`."""
     seed: int = 0
     """Seed of the vectors that the first iteration starts from."""
+    full: bool = False
+    """Whether the Hessian is that of the loss of all data, where a step sees a batch."""
     vectors: bool = False
     """Whether the eigenvectors of the Hessian are returned, too: of length 1, of either sign."""
     ends: ClassVar[bool] = True
@@ -72,10 +74,11 @@ class Sharpness(Analysis):
         seen: list[tuple[Array, ...]] = []
         start = now.t
         for _ in range(self.steps // self.every):
-            found = self._largest(now, plain)
+            seen_by = now.of_all_data() if self.full else now
+            found = self._largest(seen_by, plain)
             plain, top = _mixed(found, drawn), found.values[:, 0]
             if now.map.preconditioned:
-                other = self._largest(now, effective[:, :1], effective=True)
+                other = self._largest(seen_by, effective[:, :1], effective=True)
                 effective, top = _mixed(other, drawn[:, :1]), other.values[:, 0]
             limit = now.threshold()
             kept = (found.vectors,) if self.vectors else ()
