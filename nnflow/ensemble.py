@@ -122,6 +122,8 @@ class Ensemble:
         seed = _seed(0 if seed is None else seed)
         first = _initial_states(map, states, inits, seed)
         scanned = [_axis(map, name, values) for name, values in axes.items()]
+        if len(first) > 1 and {axis.name for axis in scanned} >= set(map.coordinates):
+            raise Refusal(f"{len(first)} initial states, and axes that give all coordinates: leave one of them out")
         shape = [len(axis.values) for axis in scanned]
         room("the grid", *shape, len(first), len(shape) + 1 + map.dim + len(map.parameters))
         index = np.indices([*shape, len(first)]).reshape(len(shape) + 1, -1)

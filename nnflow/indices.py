@@ -53,6 +53,8 @@ def is_index(name: str, values: Array, first: bool) -> bool | None:
         return False
     even, nameless = not unevenness(name, values), re.fullmatch(r"x[0-9]+", name)
     if (values == np.round(values))[~np.isnan(values)].all():
+        if 2 * moves < steps.sum() or (nameless and not even and not rising.any()):  # groups of rows; or measured
+            return None
         return True if way == 1.0 and (first or even) and (nameless or rising.any()) else None
     if nameless and (rising == steps).all():
         return True if even else None

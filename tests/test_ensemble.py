@@ -264,3 +264,12 @@ def test_a_masked_index_is_no_member() -> None:
     for mask in (np.ma.array([0, 1, 2], mask=[0, 1, 0]), np.ma.array([True, True, False], mask=[1, 0, 0])):
         with pytest.raises(nnflow.Refusal, match="some are masked"):
             scan.take(mask)
+
+
+def test_initial_states_that_axes_write_over_are_refused() -> None:
+    """Three members of one state looked like three draws."""
+    henon = nnflow.maps["henon"]()
+    with pytest.raises(nnflow.Refusal, match="3 initial states, and axes that give all coordinates"):
+        Ensemble.grid(henon, inits=3, x=[0.1, 0.2], y=0.3)
+    assert len(Ensemble.grid(henon, inits=3, x=[0.1, 0.2])) == 6
+    assert len(Ensemble.grid(henon, x=[0.1, 0.2], y=0.3)) == 2

@@ -53,7 +53,7 @@ def doubling(x: Any, p: Any, t: int, out: Any) -> None:
 )
 def test_an_orbit_that_rounding_puts_to_rest_says_so(analysis: str, settings: Any) -> None:
     map = nnflow.CompiledMap(doubling, dim=1, periods={"x0": 1.0})
-    with pytest.warns(ResolutionWarning, match="1 of 1 orbits have come to rest"):
+    with pytest.warns(ResolutionWarning, match="orbits have come to rest on an unstable point"):
         found = nnflow.run(analysis, map, **settings)
     assert found.at_rest.item()
     assert "rounding" in found.at_rest.attrs["note"]

@@ -76,8 +76,9 @@ def test_an_index_without_a_name_is_known_too(tmp_path: Path) -> None:
         ("whatever", spoilt(500, 400)),
         ("time", LOSS),
         ("temperature", 300 - COUNT),
+        ("seed", COUNT // 400),
     ],
-    ids=range(6),
+    ids=range(7),
 )
 def test_what_may_be_an_index_is_asked_for(tmp_path: Path, name: str, column: Any) -> None:
     columns = {name: column, "loss": LOSS}
@@ -85,6 +86,13 @@ def test_what_may_be_an_index_is_asked_for(tmp_path: Path, name: str, column: An
         read(tmp_path, **columns)
     assert read(tmp_path, "loss", **columns).recording.cube[0, 0, 0] == LOSS[0]
     assert read(tmp_path, name, **columns).recording.names == (name,)
+
+
+def test_what_falls_unevenly_without_a_name_is_asked_for(tmp_path: Path) -> None:
+    """Counts of errors beside an accuracy: the accuracy was turned round."""
+    np.save(tmp_path / "a.npy", np.array([[9.0, 0.1], [7.0, 0.3], [4.0, 0.2]]))
+    with pytest.raises(nnflow.Refusal, match="column x0 may be an index or measured"):
+        read_series(tmp_path / "a.npy", alone=True)
 
 
 DAYS = [f"{day:%Y-%m-%d}" for day in pd.date_range("2020-01-01", periods=1000)]

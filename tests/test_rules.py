@@ -180,3 +180,28 @@ def test_a_loss_or_a_schedule_that_counts_is_refused(kind: str) -> None:
     CALLS["last"] = 10**9
     fine = nnflow.run("lyapunov_spectrum", counted(), k=1, steps=20, transient=0)
     assert np.isfinite(fine.exponent.item())
+
+
+def test_powers_of_the_step_index_that_wrap_are_refused() -> None:
+    """Whole numbers of machine code end at 2**63: half of 2**t was NaN after 64 steps, and t**7 another number."""
+
+    def halving(x: np.ndarray, p: np.ndarray, t: int, out: np.ndarray) -> None:
+        out[0] = x[0] / 2 + p[0] / 2**t
+
+    def seventh(x: np.ndarray, p: np.ndarray, t: int, out: np.ndarray) -> None:
+        out[0] = 0.5 + 0.4 * np.cos(2 * np.pi * (t**7 % 1000) / 1000)
+
+    def right(x: np.ndarray, p: np.ndarray, t: int, out: np.ndarray) -> None:
+        out[0] = x[0] / 2 + p[0] / 2.0 ** float(t)
+
+    def tabled(x: np.ndarray, p: np.ndarray, t: int, out: np.ndarray) -> None:
+        out[0] = x[0] * TABLE[t]
+
+    for rule in (halving, seventh):
+        with pytest.raises(nnflow.Refusal, match="whole numbers are not float64, write them as 2.0 or float"):
+            nnflow.Ensemble.grid(nnflow.CompiledMap(rule, parameters={"a": 1.0})).advance(1)
+    for rule in (right, tabled):
+        nnflow.Ensemble.grid(nnflow.CompiledMap(rule, parameters={"a": 1.0})).advance(8)
+
+
+TABLE = np.linspace(0.1, 0.9, 8)

@@ -44,7 +44,7 @@ def at_rest(
     put = resting & (growth > -np.log(resolution))
     if put.any() and (put := put & ~_rests(before, before, step)).any():
         warnings.warn(
-            f"{put.sum()} of {put.size} orbits have come to rest on an unstable point: rounding has put them there, "
+            "orbits have come to rest on an unstable point (see at_rest): rounding has put them there, or their start, "
             "and their exponents are not those of chaos; take fewer steps, or a parameter a little aside (the logistic "
             "map's r = 3.9999 for 4)",
             ResolutionWarning,
