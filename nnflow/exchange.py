@@ -193,7 +193,8 @@ def torch_mapping(map: Map) -> Callable[..., Tensor]:
         WrongKind: (a TypeError) for a map that is not on tensors, for torch has no derivative of compiled code.
 
     >>> import torch, nnflow
-    >>> f = torch_mapping(nnflow.gradient_map(lambda w: (w * w).sum(), 2, eta=0.25))  # w' = (1 − 2 eta) w
+    >>> bowl = nnflow.gradient_map(lambda w: (w * w).sum(), 2, backend="tensor", eta=0.25)
+    >>> f = torch_mapping(bowl)  # w' = (1 − 2 eta) w
     >>> torch.func.jacrev(f)(torch.ones(2)).tolist()
     [[0.5, 0.0], [0.0, 0.5]]
     """
