@@ -8,6 +8,7 @@ one after a long run; a rule that counts its calls, or keeps what it has seen, t
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -79,6 +80,40 @@ def test_what_a_rule_reads_is_not_to_change(name: str) -> None:
     finally:
         change() if name != "a module" else LAYER.weight.data.mul_(0.5)
     assert halved(nnflow.TensorMap(rule)) == before
+
+
+class Holder:
+    def __init__(self) -> None:
+        self.k = 0.5
+
+    def rule(self, x: Tensor, p: Any, t: int) -> Tensor:
+        return x * self.k
+
+
+def halve() -> float:
+    return 0.5
+
+
+def test_methods_partial_functions_defaults_and_helpers_too() -> None:
+    global halve
+    holder, held, first = Holder(), [0.5], halve
+
+    def by_default(x: Tensor, p: Any, t: int, k: Any = held) -> Tensor:
+        return x * k[0]
+
+    def by_helper(x: Tensor, p: Any, t: int) -> Tensor:
+        return x * halve()
+
+    rules: list[Any] = [holder.rule, by_default, by_helper, partial(lambda k, x, p, t: x * k[0], held)]
+    maps = [nnflow.TensorMap(rule, name="rule") for rule in rules]
+    holder.k = held[0] = 1.0
+    halve = lambda: 1.0  # noqa: E731
+    try:
+        for map in maps:
+            with pytest.raises(nnflow.Refusal, match="has changed since the map was made"):
+                halved(map)
+    finally:
+        halve = first
 
 
 def test_a_loss_and_a_module_are_looked_through() -> None:

@@ -36,7 +36,7 @@ from torch.fx import GraphModule
 
 from nnflow.internals import tree_flatten, tree_unflatten
 from nnflow.names import Refusal
-from nnflow.tensor.trace import TRIALS, Drawing, Function, key, owned, tensors_in, traced
+from nnflow.tensor.trace import TRIALS, Calls, Drawing, Function, owned, tensors_in, traced
 
 MOVED = 2.0**10  # units of the last place by which arguments are moved: sums of a million terms are off by less
 CHOICES = {
@@ -93,30 +93,16 @@ class _Kind:
         self.lock = threading.Lock()
 
 
-class Compiled:
+class Compiled(Calls[_Kind]):
     """The compiled calls of one map."""
 
     def __init__(self, name: str) -> None:
-        self.name = name  # of the map
-        self._kinds: dict[Hashable, _Kind] = {}
+        super().__init__(name, _Kind)
 
     def call(self, kind: Hashable, drawing: Drawing, function: Function, *arguments: Any) -> Any:
-        """What a function of tensors gives, by machine code.
-
-        Args:
-            kind: Names the function; under one name it does the same operations for all arguments of the same shapes.
-            drawing: A context in which torch draws the numbers of this call, from the first one on.
-            function: Of tensors, and of tuples of tensors.
-            *arguments: Its arguments.
-
-        Returns:
-            What it returns, to rounding.
-
-        Raises:
-            Refusal: if it cannot be traced or compiled, or if the code gives other numbers than the function.
-        """
+        """The same to rounding, by machine code. Raises Refusal if that cannot be had, or gives other numbers."""
         flat = list(tensors_in(arguments))
-        known = self._kinds.setdefault(key(kind, flat), _Kind())
+        known = self.known(kind, flat)
         if known.code is None:
             with known.lock:
                 known.code = known.code or self._made(kind, drawing, function, arguments)
@@ -126,15 +112,6 @@ class Compiled:
             self._compare(kind, drawing, function, arguments, out)
             known.agreed += 1
         return out
-
-    def forget(self) -> None:
-        """Begin anew."""
-        self._kinds.clear()
-
-    def trusted(self, kind: Hashable, *arguments: Any) -> bool:
-        """Whether such a call is compiled, and was compared."""
-        known = self._kinds.get(key(kind, tensors_in(arguments)))
-        return known is not None and known.agreed >= TRIALS
 
     def _made(self, kind: Hashable, drawing: Drawing, function: Function, arguments: tuple[Any, ...]) -> Function:
         flat = [each.clone() for each in tensors_in(arguments)]

@@ -28,7 +28,7 @@ from nnflow.settings import convert, whole
 from nnflow.tensor.inductor import Compiled, compiler
 from nnflow.tensor.modes import everyday, forward_mode, seeded, threads_of_torch
 from nnflow.tensor.outside import Outside
-from nnflow.tensor.trace import Traces, tensors_in, timeless
+from nnflow.tensor.trace import Calls, Traces, tensors_in, timeless
 from nnflow.typing import Array, Integers
 from nnflow.workers import on_all_cores
 
@@ -636,7 +636,8 @@ class TensorMap(Map):
             with as_here, everyday(), threads_of_torch(self.torch_threads), torch.no_grad():
                 return self._all(call, now, group)
 
-        known, first = self._traces if plain else self._codes, (now,) if self.clock else ()
+        known: Calls[Any] = self._traces if plain else self._codes
+        first = (now,) if self.clock else ()
         ready = call.origin and self.device.type == "cpu" and all(known.trusted(call.kind, *first, *g) for g in groups)
         return on_all_cores(of, groups) if ready else [self._all(call, now, group) for group in groups]
 
@@ -653,7 +654,7 @@ class TensorMap(Map):
                 function(*given, batched=True)  # refuses what several members could not do
             self._batched.add(call.kind)
         if call.origin and (self.clock or timeless(call.origin, 1 if call.kind in OF_WEIGHTS else 2)):
-            known = self._traces if self._is_plain(call) else self._codes
+            known: Calls[Any] = self._traces if self._is_plain(call) else self._codes
             with self._explained(call.what):
                 return known.call(call.kind, drawing, function, *given)
         with drawing():

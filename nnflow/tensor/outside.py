@@ -29,7 +29,7 @@ class Outside:
     """What functions read beside their arguments, as it is when this is made.
 
     Args:
-        functions: Those of the user; what is none of Python's functions is left aside.
+        functions: Those of the user, partial ones and methods among them; what else can be called is left aside.
     """
 
     def __init__(self, functions: Iterable[Any]) -> None:
@@ -41,22 +41,42 @@ class Outside:
 
 
 def _read_by(function: Any, known: set[int], depth: int) -> Iterator[Seen]:
-    """What a function reads, and what is read by the functions that it reads."""
-    while isinstance(function, MethodType) or hasattr(function, "__wrapped__"):
-        function = getattr(function, "__func__", None) or function.__wrapped__
-    if not isinstance(function, FunctionType) or id(function) in known or depth > DEEP:
+    """What a function reads, and what is read by the functions that it reads; of a library's, what is handed to it."""
+    while not isinstance(function, FunctionType) or hasattr(function, "__wrapped__"):
+        if isinstance(function, MethodType):
+            yield _noted(type(function.__self__).__name__, partial(getattr, function, "__self__"))
+            function = function.__func__
+        elif isinstance(function, partial):
+            yield _noted("an argument", partial(getattr, function, "args"))
+            yield _noted("an argument", partial(getattr, function, "keywords"))
+            function = function.func
+        elif hasattr(function, "__wrapped__"):
+            function = function.__wrapped__
+        else:
+            return
+    if id(function) in known or depth > DEEP:
         return
     known.add(id(function))
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    space = function.__globals__
-    getters: dict[str, Callable[[], Any]] = {name: partial(getattr, cell, "cell_contents") for name, cell in cells}
-    getters |= {name: partial(space.__getitem__, name) for name in _names(function.__code__) if name in space}
-    for name, now in getters.items():
+    read: dict[str, Callable[[], Any]] = {name: partial(getattr, cell, "cell_contents") for name, cell in cells}
+    if not _of_library(function):
+        space = function.__globals__
+        read |= {name: partial(space.__getitem__, name) for name in _names(function.__code__) if name in space}
+        yield _noted("a default", partial(getattr, function, "__defaults__"))
+    for name, now in read.items():
         value = _held(now)
-        if isinstance(value, (FunctionType, MethodType)) and not str(value.__module__).startswith(LIBRARIES[1:]):
+        if not (isinstance(value, (ModuleType, type)) or _of_library(function)):
+            yield _noted(name, now)
+        if isinstance(value, (FunctionType, MethodType, partial)) and (depth == 0 or not _of_library(value)):
             yield from _read_by(value, known, depth + 1)
-        elif not (isinstance(value, (ModuleType, type)) or (depth and str(function.__module__).startswith(LIBRARIES))):
-            yield name, now, _kept(value, 0)
+
+
+def _of_library(value: Any) -> bool:
+    return str(getattr(value, "__module__", "")).split(".")[0] in LIBRARIES
+
+
+def _noted(name: str, now: Callable[[], Any]) -> Seen:
+    return name, now, _kept(_held(now), 0)
 
 
 def _names(code: CodeType) -> Iterator[str]:
@@ -91,7 +111,7 @@ def _kept(value: Any, depth: int) -> Any:
         return ("row", type(value), [_kept(each, depth + 1) for each in value[:MOST]])
     if isinstance(value, dict):
         return ("table", value, {key: _kept(each, depth + 1) for key, each in list(value.items())[:MOST]})
-    if type(value).__module__.split(".")[0] not in LIBRARIES and hasattr(value, "__dict__"):
+    if not isinstance(value, FunctionType) and not _of_library(type(value)) and hasattr(value, "__dict__"):
         return ("fields", value, {key: _kept(each, depth + 1) for key, each in vars(value).items()})
     return ("object", value)
 

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
 from types import CodeType
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -46,13 +46,40 @@ class _Kind:
     hopeless: bool = False
 
 
-class Traces:
-    """The traces of one map."""
+class Known(Protocol):
+    """What is known of the calls of one kind, by whatever way they are made."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name  # of the map
-        self._kinds: dict[Hashable, _Kind] = {}
-        self._lock = threading.Lock()
+    agreed: int
+
+
+K = TypeVar("K", bound=Known)
+
+
+class Calls(Generic[K]):
+    """The calls of one map, of each kind what is known of it.
+
+    Args:
+        name: Of the map.
+        new: Makes what is known of a kind at first.
+    """
+
+    def __init__(self, name: str, new: Callable[[], K]) -> None:
+        self.name = name
+        self._new = new
+        self._kinds: dict[Hashable, K] = {}
+
+    def known(self, kind: Hashable, flat: Iterable[Tensor]) -> K:
+        """What is known of a kind, with arguments of these shapes."""
+        return self._kinds.setdefault(key(kind, flat), self._new())
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self._kinds.clear()
+
+    def trusted(self, kind: Hashable, *arguments: Any) -> bool:
+        """Whether such a call has been compared often enough."""
+        known = self._kinds.get(key(kind, tensors_in(arguments)))
+        return known is not None and known.agreed >= TRIALS
 
     def call(self, kind: Hashable, drawing: Drawing, function: Function, *arguments: Any) -> Any:
         """What a function of tensors gives.
@@ -65,9 +92,24 @@ class Traces:
 
         Returns:
             What it returns.
+
+        Raises:
+            NotImplementedError: if a subclass does not say how.
         """
+        raise NotImplementedError
+
+
+class Traces(Calls[_Kind]):
+    """The traces of one map."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, _Kind)
+        self._lock = threading.Lock()
+
+    def call(self, kind: Hashable, drawing: Drawing, function: Function, *arguments: Any) -> Any:
+        """The same, replayed once it is trusted."""
         flat = list(tensors_in(arguments))
-        known = self._kinds.setdefault(key(kind, flat), _Kind())
+        known = self.known(kind, flat)
         if known.agreed >= TRIALS:
             assert known.replay is not None
             with drawing():
@@ -81,15 +123,6 @@ class Traces:
             finally:
                 self._lock.release()
         return found
-
-    def forget(self) -> None:
-        """Begin anew."""
-        self._kinds.clear()
-
-    def trusted(self, kind: Hashable, *arguments: Any) -> bool:
-        """Whether such a call is replayed."""
-        known = self._kinds.get(key(kind, tensors_in(arguments)))
-        return known is not None and known.agreed >= TRIALS
 
     def _learn(
         self, known: _Kind, drawing: Drawing, function: Function, arguments: tuple[Any, ...], found: Any

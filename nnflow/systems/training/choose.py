@@ -137,12 +137,7 @@ def training_map(
     """
     if not isinstance(module, torch.nn.Module):
         raise WrongKind(f"module = {module!r}: give a torch.nn.Module")
-    if backend not in BACKENDS:
-        raise Refusal(unknown("backend", backend, BACKENDS))
-    if compile and backend == "compiled":
-        raise Refusal("compile = True is for backend='tensor': what backend='compiled' runs is compiled by numba")
-    if backend == "compiled" and torch_threads > 1:
-        raise Refusal(f"torch_threads = {torch_threads}: the compiled backend uses none of them; backend='tensor' does")
+    _look_at(backend, compile, torch_threads)
     if not isinstance(optimizer, str):
         optimizer, defaults, groups = _of_torch(optimizer, module, groups, defaults)
     elif not groups:
@@ -151,25 +146,10 @@ def training_map(
     inputs, targets, test, batch = _read(inputs, targets, test, batch, shuffle)
     with everyday(), torch.enable_grad():
         task = task_of(
-            module,
-            loss_fn,
-            inputs,
-            targets,
-            test=test,
-            device=device,
-            dtype=dtype,
-            scale=scale,
-            init=init,
-            batch=batch,
-            shuffle=shuffle,
-            noise=noise,
-            probe=probe,
-            observables=observables,
-            microbatch=microbatch,
-            groups=groups,
-            batch_norm=batch_norm,
-            name=name,
-        )
+            module, loss_fn, inputs, targets, test=test, device=device, dtype=dtype, scale=scale, init=init,
+            batch=batch, shuffle=shuffle, noise=noise, probe=probe, observables=observables, microbatch=microbatch,
+            groups=groups, batch_norm=batch_norm, name=name,
+        )  # fmt: skip
         if isinstance(drawn := task.initial(0), Given):
             drawn.try_out()
         optimiser(optimizer, defaults, groups=task.groups)
@@ -177,24 +157,24 @@ def training_map(
         compare_pieces(task)
         asked = backend == "tensor" or compile or torch_threads > 1
         chosen = "" if asked else _network(task, defaults, backend)
-        tensor = tensor_training(
-            task,
-            optimizer,
-            schedule,
-            reason=str(chosen),
-            check=check,
-            source=source,
-            batch_norm=batch_norm,
-            torch_threads=torch_threads,
-            compile=compile,
-            **defaults,
-        )
+        settings = {"check": check, "source": source, "torch_threads": torch_threads, "compile": compile}
+        tensor = tensor_training(task, optimizer, schedule, defaults, str(chosen), **settings)
         if check:  # with torch on the module itself, unless torch could not train that at all
             trainable = not any(p.is_inference() for p in module.parameters())
             with tensor.uncompiled():
                 attest(tensor, task, *((module, loss_fn) if trainable else (task.module, task.loss_fn)))
             tensor.remember()
         return tensor if isinstance(chosen, str) else _compiled(task, tensor, chosen, check)
+
+
+def _look_at(backend: str, compile: bool, torch_threads: int) -> None:
+    """Refuse a backend that is none, or does not do what is asked of it."""
+    if backend not in BACKENDS:
+        raise Refusal(unknown("backend", backend, BACKENDS))
+    if compile and backend == "compiled":
+        raise Refusal("compile = True is for backend='tensor': what backend='compiled' runs is compiled by numba")
+    if backend == "compiled" and torch_threads > 1:
+        raise Refusal(f"torch_threads = {torch_threads}: the compiled backend uses none of them; backend='tensor' does")
 
 
 def _of_torch(

@@ -160,17 +160,9 @@ def perceptron_map(
         The map.
     """
     settings: dict[str, Any] = {
-        "schedule": schedule,
-        "layout": layout,
-        "initial": initial,
-        "start": start,
-        "structure": structure,
-        "ranges": ranges,
-        "name": name,
-        "source": source,
-        "entries": entries,
-        **defaults,
-    }
+        "schedule": schedule, "layout": layout, "initial": initial, "start": start, "structure": structure,
+        "ranges": ranges, "name": name, "source": source, "entries": entries, **defaults,
+    }  # fmt: skip
     again = partial(perceptron_map, replace(network, batch=None, shuffle=None), optimizer, **settings)
     parameters = optimiser(optimizer, defaults, compiled=True)
     layout = layout or _layers(network.sizes)
@@ -190,20 +182,11 @@ def perceptron_map(
         repeats=is_repeating(optimizer, schedule, order.shuffle),
         epoch=order.batches,
         coordinates=coordinates,
-        observables={key: _of_weights(function, size) for key, function in kernels.observables.items()}
-        | _watched(kernels.watched, size)
-        | _norms(layout)
-        | _probed(network, kernels.predictions),
+        observables=_observables(network, kernels, layout),
         initial=initial or Drawn(layout, len(coordinates) - size),
         start=start,
         memory=len(coordinates) - size,
-        structure=structure_of(
-            optimizer,
-            schedule,
-            batch=order.batch,
-            shuffle=order.shuffle,
-            **(structure or {}),
-        ),
+        structure=structure_of(optimizer, schedule, batch=order.batch, shuffle=order.shuffle, **(structure or {})),
         ranges={key: values for key, values in (ranges or {}).items() if key in parameters},
         source=source,
         optimizer=optimizer,
@@ -215,6 +198,12 @@ def perceptron_map(
         entries=entries,
         without_batches=None if order.batch is None else again,
     )
+
+
+def _observables(network: Perceptron, kernels: Any, layout: Layout) -> dict[str, Any]:
+    size = network.dim
+    found = {key: _of_weights(function, size) for key, function in kernels.observables.items()}
+    return found | _watched(kernels.watched, size) | _norms(layout) | _probed(network, kernels.predictions)
 
 
 def _probed(network: Perceptron, predictions: Any) -> dict[str, Component]:

@@ -53,6 +53,7 @@ class Task:
     layout: Layout
     averages: Layout  # running averages that are a part of the state
     groups: Groups
+    batch_norm: str | None  # what norm layers in training mode do, see `training_map`
 
     def moment(self, t: int) -> Moment:
         """What the step at t takes of t, without a schedule."""
@@ -167,16 +168,7 @@ def task_of(
     name: str | None,
 ) -> Task:
     """Copy module and data. Raises Refusal or TypeError with what cannot be a map (see `training_map`)."""
-    if scale is not None and not 0 <= scale < np.inf:
-        raise Refusal(f"scale = {scale}: give the standard deviation of the kernels, 0 or larger")
-    if init is not None and (scale is not None or not callable(init)):
-        raise Refusal(f"init = {init!r}, scale = {scale}: give one of them; init is a function of a seed")
-    if test is not None and not isinstance(test, (tuple, list)):
-        raise Refusal(f"test is a {type(test).__name__}: give a pair, (inputs, targets), or a Dataset or DataLoader")
-    if test is not None and len(test) != 2:
-        raise Refusal(f"test has {len(test)} entries: give a pair, (inputs, targets)")
-    if noise is not None and noise < 0:
-        raise Refusal(f"noise = {noise!r}: give the seed of the noise, a whole number from 0 on")
+    _look_at(scale, init, test, noise)
     device, dtype = placed(device, dtype)
     refuse(module, noise)
     refuse_untold(module, batch_norm)
@@ -184,11 +176,8 @@ def task_of(
     if batch_norm == "batch":
         forget(own)
     tests = None if test is None else (inputs_of(test[0], "test inputs"), rows(test[1], "test targets"))
-    if microbatch is not None and not 1 <= microbatch <= len(samples):
-        raise Refusal(f"microbatch = {microbatch}: give 1 to {len(samples)} samples, or None for all at once")
     order = Order(len(samples), batch, shuffle)
-    if batch_norm is not None and microbatch is not None and microbatch < order.size:
-        raise Refusal(f"microbatch = {microbatch}: a batch is normed as a whole: give batch={microbatch}, or more")
+    _look_at_pieces(microbatch, order, batch_norm)
     layout = tuple((name, tuple(p.shape)) for name, p in own.named_parameters())
     return Task(
         module=own,
@@ -210,7 +199,30 @@ def task_of(
         layout=layout,
         averages=averages_of(own),
         groups=groups_of(groups, layout, names_of(own)),
+        batch_norm=batch_norm,
     )
+
+
+def _look_at(scale: float | None, init: Any, test: Any, noise: int | None) -> None:
+    """Refuse settings that are none."""
+    if scale is not None and not 0 <= scale < np.inf:
+        raise Refusal(f"scale = {scale}: give the standard deviation of the kernels, 0 or larger")
+    if init is not None and (scale is not None or not callable(init)):
+        raise Refusal(f"init = {init!r}, scale = {scale}: give one of them; init is a function of a seed")
+    if test is not None and not isinstance(test, (tuple, list)):
+        raise Refusal(f"test is a {type(test).__name__}: give a pair, (inputs, targets), or a Dataset or DataLoader")
+    if test is not None and len(test) != 2:
+        raise Refusal(f"test has {len(test)} entries: give a pair, (inputs, targets)")
+    if noise is not None and noise < 0:
+        raise Refusal(f"noise = {noise!r}: give the seed of the noise, a whole number from 0 on")
+
+
+def _look_at_pieces(microbatch: int | None, order: Order, batch_norm: str | None) -> None:
+    """Refuse microbatches of no size, and those of a batch that is normed."""
+    if microbatch is not None and not 1 <= microbatch <= order.samples:
+        raise Refusal(f"microbatch = {microbatch}: give 1 to {order.samples} samples, or None for all at once")
+    if batch_norm is not None and microbatch is not None and microbatch < order.size:
+        raise Refusal(f"microbatch = {microbatch}: a batch is normed as a whole: give batch={microbatch}, or more")
 
 
 def _own_loss(

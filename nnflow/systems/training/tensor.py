@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,30 +39,14 @@ class TensorTraining(TensorMap, TrainingMap):
 def tensor_training(
     task: Task,
     optimizer: str,
-    schedule: Schedule | None = None,
-    *,
-    check: bool = True,
-    source: str = "",
-    batch_norm: str | None = None,
-    torch_threads: int = 1,
-    compile: bool = False,
+    schedule: Schedule | None,
+    defaults: Mapping[str, float],
     reason: str = "",
-    **defaults: float,
+    **settings: Any,
 ) -> TensorTraining:
-    """The tensor map of a task, `reason` being why it is one."""
-    again = partial(
-        tensor_training,
-        replace(task, order=Order(task.order.samples)),
-        optimizer,
-        schedule,
-        check=check,
-        source=source,
-        batch_norm=batch_norm,
-        torch_threads=torch_threads,
-        compile=compile,
-        reason=reason,
-        **defaults,
-    )
+    """The tensor map of a task, `reason` being why it is one; `settings` are those of a `TensorMap`."""
+    without = replace(task, order=Order(task.order.samples))
+    again = partial(tensor_training, without, optimizer, schedule, defaults, reason, **settings)
     parameters = optimiser(optimizer, defaults, groups=task.groups)
     coordinates = coordinate_names(task.layout, optimizer, task.averages)
     size, order = sum(task.sizes), task.order
@@ -74,7 +59,6 @@ def tensor_training(
         dtype=task.dtype,
         dim=len(coordinates),
         name=task.name,
-        source=source,
         entries=task.entries,
         parameters=parameters,
         limits=limits_of(parameters),
@@ -84,23 +68,10 @@ def tensor_training(
         observables=losses.observables(task),
         initial=task.initial(memory),
         memory=len(coordinates) - size,
-        structure=structure_of(
-            optimizer,
-            schedule,
-            batch=order.batch,
-            shuffle=order.shuffle,
-            noise=task.noise,
-            backend="tensor",
-            backend_reason=reason or None,
-            groups=dict(task.groups.held) or None,
-            batch_norm=batch_norm,
-        ),
+        structure=_structure(task, optimizer, schedule, reason),
         start=np.concatenate([task.weights, task.rest(memory)]),
-        check=check,
-        compile=compile,
         clock=Clock(schedule, order, task.device, task.dtype),
         noise=task.noise,
-        torch_threads=torch_threads,
         calls=task.functions,
         optimizer=optimizer,
         schedule=schedule,
@@ -110,10 +81,25 @@ def tensor_training(
         averages=task.averages,
         softmax=_softmax(task),
         classes=task.classes,
+        **settings,
     )
     with made.uncompiled():
         try_step(made, task)
     return made
+
+
+def _structure(task: Task, optimizer: str, schedule: Schedule | None, reason: str) -> dict[str, Any]:
+    return structure_of(
+        optimizer,
+        schedule,
+        batch=task.order.batch,
+        shuffle=task.order.shuffle,
+        noise=task.noise,
+        backend="tensor",
+        backend_reason=reason or None,
+        groups=dict(task.groups.held) or None,
+        batch_norm=task.batch_norm,
+    )
 
 
 def _rule(task: Task, optimizer: str, gradient: Callable[[Tensor, Moment], Tensor]) -> Callable[..., Tensor]:
