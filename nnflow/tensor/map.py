@@ -162,7 +162,7 @@ class TensorMap(Map):
             on CUDA devices as CUDA graphs (not measured). Results agree to rounding with those of the map without,
             which the first three calls of each kind are compared with, and say `compiled`; bits are the same in every
             process. The rule must not look at t. The first call of each kind, and of each number of members at a time,
-            compiles: 20 to 45 s of a core for a CNN of 3818 weights, about 4 s in later processes.
+            compiles: tens of seconds of a core for a small CNN, and a few in later processes.
         **settings: `Map`'s fields, with `observables`: name → `f(x, p, t)` → scalar tensor.
 
     Raises:
