@@ -41,7 +41,7 @@ from timing import timed
 
 from nnflow import Ensemble, maps, training_map
 from nnflow.data import iris_split
-from nnflow.tensor import ROOM
+from nnflow.tensor.map import ROOM
 
 RESULTS = Path(__file__).with_name("results")
 SAMPLES, INPUTS, CLASSES = 64, 8, 4

@@ -1,4 +1,7 @@
-"""A user's own module: steps beside a plain torch loop, tangents beside a traced jvp by hand; one thread, float64."""
+"""A user's own module, in float64: steps beside a plain torch loop, tangents beside a traced jvp by hand, and JAX.
+
+One thread each, but for the ensemble, where both sides have all cores.
+"""
 
 from __future__ import annotations
 
@@ -85,6 +88,12 @@ def made(name: str) -> tuple[nn.Module, Tensor, Tensor]:
 COMPILED = list(MODULES)[:3]
 STEPS = [*((name, False) for name in MODULES), *((name, True) for name in COMPILED)]
 TANGENTS = [*((name, False) for name in list(MODULES)[:4]), *((name, True) for name in COMPILED)]
+IN_JAX = {  # the name of the same network in peers/jax_modules.py, and how many times as fast as JAX we want to be
+    "4-10-3, 120 rows": ("small", None),
+    "64-64-10, 1200 rows": ("wide", None),
+    "CNN of 3818 weights, 256 rows": ("convolutional", 1.0),
+    "transformer layer, 64 rows of 12 steps": ("transformer", 1.0),
+}
 FASTER = {"CNN of 3818 weights, 256 rows": 1 / 0.6}  # than the plain loop, by compile=True
 
 
@@ -148,3 +157,41 @@ def test_a_tangent_step_of_a_module(duel: Any, name: str, compile: bool) -> None
     np.testing.assert_allclose(after.frames[0, 0], loop().numpy(), rtol=0, atol=1e-7)
     work = f"step and tangent of {name}{', compiled' if compile else ''}"
     duel(work, lambda: start.tangent_orbit(steps), "jvp traced by hand", lambda: timed(loop))
+
+
+@pytest.mark.parametrize("name", IN_JAX)
+@pytest.mark.parametrize("what", ["step", "tangent"])
+def test_beside_jax(duel: Any, peer: Any, what: str, name: str) -> None:
+    """A step, or a step with its tangent, k = 1, as jit(scan) on one core."""
+    theirs, (module, x, y), (kind, target) = peer("jax_on_one_core"), made(name), IN_JAX[name]
+    descent = nnflow.training_map(module, nn.CrossEntropyLoss(), x, y, backend="tensor", eta=RATE)
+    start, steps = nnflow.Ensemble.grid(descent).with_frame(1), MODULES[name][3]
+    settings = {"kind": kind, "w": start.states[0], "x": x.numpy(), "y": y.numpy(), "eta": RATE, "steps": steps}
+    if what == "tangent":
+        settings["v"] = start.frames[0, 0]
+        start.tangent_orbit(40)
+        ours: Callable[[], nnflow.Ensemble] = lambda: start.tangent_orbit(steps)[1]  # noqa: E731
+        found = ours().frames[0, 0]
+    else:
+        ours = lambda: start.advance(steps)  # noqa: E731
+        found, target = ours().states[0], None
+    np.testing.assert_allclose(found, theirs(what, **settings), rtol=0, atol=1e-7)
+    work = f"{'step and tangent' if what == 'tangent' else 'GD step'} of {name}"
+    duel(work, ours, "JAX jit(scan), one core", lambda: theirs.seconds(what, **settings), target=target)
+
+
+@pytest.mark.whole
+def test_an_ensemble_beside_jax(duel: Any, peer: Any) -> None:
+    """512 members of 64-64-10 on all cores."""
+    theirs, (module, x, y), steps = peer("jax_modules"), made("64-64-10, 1200 rows"), 3
+    descent = nnflow.training_map(module, nn.CrossEntropyLoss(), x, y, backend="tensor", eta=RATE)
+    start = nnflow.Ensemble.grid(descent, inits=512)
+    settings = {"kind": "wide", "w": start.states, "x": x.numpy(), "y": y.numpy(), "eta": RATE, "steps": steps}
+    np.testing.assert_allclose(start.advance(steps).states, theirs("ensemble", **settings), rtol=0, atol=1e-9)
+    duel(
+        f"GD of 64-64-10, 1200 rows, 512 members × {steps} steps, all cores",
+        lambda: start.advance(steps),
+        "JAX jit(vmap(scan))",
+        lambda: theirs.seconds("ensemble", **settings),
+        target=1.0,
+    )

@@ -6,6 +6,8 @@ Held by reading the sources; imports inside functions count as well.
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -161,6 +163,14 @@ def test_a_study_uses_public_names_only(path: Path) -> None:
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "benchmarks").glob("*.py")), ids=lambda p: p.stem)
 def test_benchmarks_use_no_private_name(path: Path) -> None:
     assert not [m for m in imports(path) if m.startswith("nnflow") and any(p.startswith("_") for p in m.split("."))]
+
+
+def test_benchmarks_can_be_collected() -> None:
+    """What one imports is there: nothing else runs them but a person who wants their tables."""
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"]
+    options = ["-o", "addopts=--import-mode=importlib", str(REPOSITORY / "benchmarks")]
+    ran = subprocess.run([*command, *options], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout
 
 
 def test_no_module_bears_the_name_of_a_public_object() -> None:

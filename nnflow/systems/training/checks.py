@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from nnflow.names import Refusal
 from nnflow.systems.derivatives import resting
 from nnflow.systems.failures import FAILURES, described, first_line
-from nnflow.systems.training.dropout import WrittenOut
+from nnflow.systems.training.dropout import WrittenOut, written_out
 from nnflow.systems.training.inputs import Inputs, outputs_of, parts, told
 from nnflow.systems.training.losses import plain_attention
 from nnflow.systems.training.task import Task
@@ -103,8 +102,7 @@ def _loss_of(
     before, held = [part.clone() for part in parts(x)], [b.clone() for b in buffers]
     shape: Any = "?"
     try:
-        drawn_out = nullcontext() if task.noise is None else WrittenOut()
-        with warnings.catch_warnings(), plain_attention(), seeded(task.noise, 0, task.device), drawn_out:
+        with warnings.catch_warnings(), plain_attention(), seeded(task.noise, 0, task.device), written_out(task.noise):
             warnings.filterwarnings("error", message="Using a target size")  # torch would broadcast, and go on
             outputs = outputs_of(module, x)
             shape = tuple(getattr(outputs, "shape", ())) or type(outputs).__name__

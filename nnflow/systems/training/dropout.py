@@ -8,6 +8,7 @@ that a step, its tangent and torch's own gradient see the same noise.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from unittest import mock
 
@@ -43,6 +44,11 @@ class WrittenOut(TorchFunctionMode):
         if getattr(func, "__name__", "") in RECURRENT and len(args) == 9 and drops(*args):
             return recurrent(func, *args)
         return func(*args, **given)
+
+
+def written_out(noise: int | None) -> AbstractContextManager[Any]:
+    """`WrittenOut` where a loss draws, and nothing where it does not."""
+    return nullcontext() if noise is None else WrittenOut()
 
 
 def drops(*args: Any) -> bool:

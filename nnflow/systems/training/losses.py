@@ -25,7 +25,7 @@ from nnflow.names import Refusal
 from nnflow.systems.moments import Moment
 from nnflow.systems.training.answers import Answers
 from nnflow.systems.training.averages import KEPT, forget, updated
-from nnflow.systems.training.dropout import WrittenOut
+from nnflow.systems.training.dropout import written_out
 from nnflow.systems.training.inputs import Inputs, arguments
 from nnflow.systems.training.written import Written
 from nnflow.tensor import Component
@@ -152,7 +152,7 @@ def batch_loss(task: Task, transform: Callable[[Loss], Loss] = lambda loss: loss
         return value if share == 1 else share * value
 
     def function(w: Tensor, now: Moment) -> Tensor:
-        with nullcontext() if task.noise is None else WrittenOut():
+        with written_out(task.noise):
             cut = pieces(task.microbatch, now.rows, *data)
             return _total(transform(partial(of_piece, share, x, y))(w) for share, (x, y) in cut)
 
@@ -170,7 +170,7 @@ def batch_gradient_and_averages(task: Task) -> Callable[[Tensor, Tensor, Moment]
     both = grad(network.loss_and_averages, has_aux=True)
 
     def function(w: Tensor, averages: Tensor, now: Moment) -> tuple[Tensor, Tensor]:
-        with nullcontext() if task.noise is None else WrittenOut():
+        with written_out(task.noise):
             ((_, (x, y)),) = pieces(task.microbatch, now.rows, *data)
             found: tuple[Tensor, Tensor] = both(w, averages, x, y)
             return found

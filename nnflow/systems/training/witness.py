@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,11 +26,11 @@ from nnflow.map import generator
 from nnflow.names import Refusal
 from nnflow.systems.derivatives import differentiate, resting
 from nnflow.systems.failures import FAILURES, first_line
-from nnflow.systems.training.dropout import WrittenOut
+from nnflow.systems.training.dropout import written_out
+from nnflow.systems.training.first_step import compare_step
 from nnflow.systems.training.inputs import outputs_of
 from nnflow.systems.training.losses import Network, batch_loss, pieces, plain_attention
 from nnflow.systems.training.modules import trainable
-from nnflow.systems.training.steps import compare_step
 from nnflow.systems.training.written import OFF, Written
 from nnflow.tensor import everyday
 from nnflow.tensor.modes import seeded
@@ -251,7 +251,7 @@ def slope_of_torch(
         with untouched(module), untouched(loss_fn), everyday(), torch.enable_grad(), plain_attention(), Written(OFF):
             for parameter in parameters:
                 parameter.grad = None
-            with seeded(task.noise, t, first.device), nullcontext() if task.noise is None else WrittenOut():
+            with seeded(task.noise, t, first.device), written_out(task.noise):
                 for share, (x, y) in pieces(size, _rows(task, t, first.device), *data):
                     loss = share * loss_fn(outputs_of(module, x), y)
                     loss.backward()
@@ -410,7 +410,7 @@ def _watch_reads(task: Task, module: nn.Module) -> None:
     w = task.flat(task.weights)
     with ExitStack() as stack:
         stack.enter_context(seeded(task.noise, 0, task.device))
-        stack.enter_context(nullcontext() if task.noise is None else WrittenOut())
+        stack.enter_context(written_out(task.noise))
         stack.enter_context(everyday())
         stack.enter_context(torch.enable_grad())
         reads = stack.enter_context(_Reads(names))
