@@ -15,10 +15,10 @@ if __name__ == "__main__":  # before anything slow is imported
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pkgutil import resolve_name
 
 import nnflow
-from nnflow.cli import commands
 from nnflow.cli.errors import Helped, Misuse, complain, flush, warn
 from nnflow.names import unknown
 from nnflow.registry import UnknownPlugin
@@ -35,6 +35,14 @@ usage: nnflow COMMAND ...
 
 COMMAND --help says more.
 """
+COMMANDS = {  # loaded when they are asked for
+    "list": "nnflow.cli.installed:list_plugins",
+    "run": "nnflow.cli.commands:run",
+    "plot": "nnflow.cli.commands:plot",
+    "check": "nnflow.cli.commands:check",
+    "reproduce": "nnflow.cli.commands:reproduce",
+    "demo": "nnflow.cli.commands:demo",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,24 +72,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(argv: list[str]) -> int:
-    known: dict[str, Callable[[list[str]], int]] = {
-        "list": commands.list_plugins,
-        "run": commands.run,
-        "plot": commands.plot,
-        "check": commands.check,
-        "reproduce": commands.reproduce,
-        "demo": lambda rest: commands.reproduce(["demo", *rest]),
-    }
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE, end="", file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2
     if argv[0] == "--version":
         print(f"nnflow {nnflow.__version__}")
         return 0
-    if argv[0] in known:
-        return known[argv[0]](argv[1:])
+    if argv[0] in COMMANDS:
+        status: int = resolve_name(COMMANDS[argv[0]])(argv[1:])
+        return status
     hint = f"{argv[0]} is a study: nnflow reproduce {argv[0]}." if argv[0] in nnflow.studies else ""
-    raise Misuse(unknown("command", argv[0], list(known), hint))
+    raise Misuse(unknown("command", argv[0], list(COMMANDS), hint))
 
 
 if __name__ == "__main__":

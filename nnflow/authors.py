@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nnflow.analysis import at_least as at_least
     from nnflow.analysis import first as first
     from nnflow.analysis import one_of as one_of
+    from nnflow.compiled.ways import kernel as kernel
     from nnflow.curvature import Extreme as Extreme
     from nnflow.curvature import broadened as broadened
     from nnflow.curvature import largest as largest
@@ -57,7 +58,8 @@ OFFERED = {
         "Gathered",  # records of single steps put together to those of blocks
     ),
     "nnflow.curvature": ("Extreme", "largest", "quadrature", "broadened"),  # of a Hessian, by its products with vectors
-    "nnflow.machine": ("loop",),  # compile a kernel, to be kept on disk
+    "nnflow.machine": ("loop",),  # compile what Python calls, to be kept on disk …
+    "nnflow.compiled.ways": ("kernel",),  # … and what is called in there
     "nnflow.names": ("Refusal", "WrongKind"),  # what misuse raises
     "nnflow.progress": ("tick", "heard_by"),  # let Ctrl-C through; do steps that are none of the run's
     "nnflow.room": ("room",),  # refuse what fits into no memory

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from importlib.machinery import PathFinder
-from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from importlib.metadata import Distribution, EntryPoint, EntryPoints, entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -172,7 +172,18 @@ def _installed(group: str, folders: tuple[tuple[str, int], ...]) -> EntryPoints:
 
 
 def _owner(entry: EntryPoint) -> str:
-    return entry.dist.name if entry.dist is not None else "an unknown distribution"
+    return _name_of(entry.dist) if entry.dist is not None else "an unknown distribution"
+
+
+@lru_cache
+def _name_of(distribution: Distribution) -> str:
+    """Its name, for which all of its metadata is read."""
+    return distribution.name
+
+
+@lru_cache(maxsize=32)
+def _tree(source: str) -> ast.Module:
+    return ast.parse(source)
 
 
 def _file(module: str) -> Path:
@@ -190,7 +201,7 @@ def _file(module: str) -> Path:
 def _first_line(module: str, name: str = "") -> str:
     """Of the docstring of a module, or of what bears this name in it; "" where there is none."""
     try:
-        tree = ast.parse(_file(module).read_text(encoding="utf-8"))
+        tree = _tree(_file(module).read_text(encoding="utf-8"))
     except UNREADABLE:
         return ""
     nodes: list[Any] = [node for node in tree.body if getattr(node, "name", None) == name] if name else [tree]
@@ -204,7 +215,7 @@ def _place(module: str, error: BaseException) -> str:
         frames = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         if isinstance(error, SyntaxError):
             return f", line {error.lineno}" if error.filename == str(path) else ""
-        tree = ast.parse(path.read_text(encoding="utf-8")) if frames else ast.Module([], [])
+        tree = _tree(path.read_text(encoding="utf-8")) if frames else ast.Module([], [])
     except UNREADABLE:
         return ""
     line = frames[-1] if frames else None

@@ -7,8 +7,6 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from psutil import virtual_memory
-
 from nnflow.names import Refusal
 
 GROUP = Path("/sys/fs/cgroup")  # of a container, which sees the whole machine's memory otherwise
@@ -20,6 +18,8 @@ UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 
 def available() -> int:
     """Bytes that may be taken at present."""
+    from psutil import virtual_memory  # for large work alone
+
     free = int(virtual_memory().available)  # type: ignore[no-untyped-call]
     with suppress(OSError, ValueError, KeyError):  # no such group, or "max"
         limit = int((GROUP / "memory.max").read_text())

@@ -1,1 +1,4 @@
-"""The command line: what is typed (`options`), what it is about (`inputs`), what is shown (`outputs`), `commands`."""
+"""The command line: what is typed (`options`), what it is about (`inputs`), what is shown (`outputs`), `commands`.
+
+`installed`, what `nnflow list` shows, stands by itself: it imports nothing slow.
+"""

@@ -8,8 +8,9 @@ from dataclasses import is_dataclass
 import nnflow
 from nnflow.cli.errors import Misuse, complain
 from nnflow.cli.inputs import analysis_named, ensemble_of, map_named
+from nnflow.cli.installed import listing
 from nnflow.cli.options import Check, Plot, annotated, parse, parse_run, picture_option, positional
-from nnflow.cli.outputs import analyses, check_picture, described, listing, save_picture
+from nnflow.cli.outputs import check_picture, described, save_picture
 from nnflow.names import harmless, unknown
 from nnflow.summary import summary, title
 from nnflow.writing import check_writable
@@ -17,18 +18,6 @@ from nnflow.writing import check_writable
 EXAMPLE = """\
 example: nnflow run lyapunov_spectrum --map logistic --scan r=3.5:4:400 --inits 8 --steps 2000 -o out.nc --plot out.png
 """
-
-
-def list_plugins(argv: list[str]) -> int:
-    """`nnflow list`."""
-    if argv in (["-h"], ["--help"]):
-        print("usage: nnflow list\n\nThe maps, analyses and studies that are installed; imports none of them.")
-        return 0
-    if argv:
-        raise Misuse(f"nnflow list takes no arguments, not {' '.join(argv)}")
-    listed = {"maps": listing(nnflow.maps), **analyses(), "studies": listing(nnflow.studies)}
-    print("\n\n".join(f"{title}\n{lines}" for title, lines in listed.items()))
-    return 0
 
 
 def run(argv: list[str]) -> int:
@@ -116,3 +105,8 @@ def reproduce(argv: list[str]) -> int:
     if not (isinstance(kind, type) and is_dataclass(kind) and "__call__" in dir(kind)):
         raise nnflow.PluginError(f"the study {argv[0]!r} is no dataclass with a __call__: {kind!r}")
     return parse(kind, argv[1:], f"nnflow reproduce {argv[0]}")() or 0
+
+
+def demo(argv: list[str]) -> int:
+    """`nnflow demo [options]`: the study of that name."""
+    return reproduce(["demo", *argv])

@@ -14,13 +14,13 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
-from types import CodeType
+from types import BuiltinFunctionType, CodeType, MethodDescriptorType
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 from torch.func import functionalize
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule, Interpreter, Node
 
 from nnflow.internals import make_fx, tree_flatten, tree_unflatten
 
@@ -134,7 +134,7 @@ class Traces(Calls[_Kind]):
         try:
             if known.replay is None:
                 with drawing():
-                    known.replay = traced(function, known.functional, *arguments).forward
+                    known.replay = shortened(traced(function, known.functional, *arguments), arguments).forward
             with drawing():
                 again = known.replay(*tensors_in(arguments))
         except Exception as error:  # whatever it is: the function itself goes on
@@ -214,7 +214,7 @@ def traced(function: Function, functional: bool, *arguments: Any) -> GraphModule
             *(each for each in flat if isinstance(each, Tensor))
         )
     graph.graph.eliminate_dead_code()
-    if not any(getattr(node.target, "_schema", None) and node.target._schema.is_mutable for node in graph.graph.nodes):
+    if not any(map(_is_mutable, graph.graph.nodes)):
         _leave_out_idle(graph)
         _share(graph)
         _fold(graph)
@@ -269,8 +269,88 @@ def _fold(graph: GraphModule) -> None:
         node.replace_all_uses_with(held)
 
 
+class _Shorter(Interpreter):
+    """Runs a graph once, and finds shorter ways to the same: torch's plain functions, and views that undo each other.
+
+    An operation is called by torch's function of its name, which takes less time, unless that does not take the same
+    arguments, or gives other numbers, shapes or strides. A view of views of a tensor that lies as one of these does is
+    that one.
+    """
+
+    def __init__(self, graph: GraphModule) -> None:
+        super().__init__(graph)
+        self.lies: dict[Node, Hashable] = {}
+        self.viewed: dict[Node, Node] = {}  # what a view is made from
+        self.same: dict[Node, Node] = {}
+
+    def run_node(self, n: Node) -> Any:
+        found = super().run_node(n)
+        if isinstance(found, Tensor):
+            self._look_at(n, found)
+        direct = _plain(n)
+        if direct is not None:
+            args, options = self.fetch_args_kwargs_from_env(n)
+            try:
+                again = direct(*args, **options)
+            except Exception:  # whatever it takes amiss
+                return found
+            one, other = _listed(found), _listed(again)
+            if list(map(_lies, one)) == list(map(_lies, other)) and same(one, other):
+                n.target = direct
+        return found
+
+    def _look_at(self, node: Node, value: Tensor) -> None:
+        self.lies[node] = _lies(value)
+        if getattr(node.target, "is_view", False) and isinstance(node.args[0], Node):
+            self.viewed[node] = node.args[0]
+        above = node
+        while above in self.viewed:
+            above = self.viewed[above]
+            if self.lies.get(above) == self.lies[node]:
+                self.same[node] = above
+
+
+def shortened(graph: GraphModule, arguments: Iterable[Any]) -> GraphModule:
+    """A graph of operations with shorter ways to the same numbers."""
+    runner = _Shorter(graph)
+    runner.run(*tensors_in(arguments))
+    if not any(map(_is_mutable, graph.graph.nodes)):
+        for node, other in runner.same.items():
+            node.replace_all_uses_with(other)
+        graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
+
+
+def _lies(value: Tensor) -> Hashable:
+    """How a tensor lies in its memory."""
+    if value.layout != torch.strided:
+        return object()
+    place = tuple(value.shape), value.stride(), value.storage_offset()
+    return *place, value.dtype, value.is_conj(), value.is_neg()
+
+
+def _listed(result: Any) -> tuple[Any, ...]:
+    return tuple(result) if isinstance(result, (list, tuple)) else (result,)
+
+
+def _plain(node: Node) -> Function | None:
+    """Torch's function, or method, of an operation's name; none for what draws or writes into its arguments."""
+    packet: Any = getattr(node.target, "overloadpacket", None)
+    if packet is None or _is_random(node) or _is_mutable(node):
+        return None
+    name = packet.__name__
+    plain: Function | None = getattr(torch, name, None) or getattr(Tensor, name, None)
+    return plain if isinstance(plain, (BuiltinFunctionType, MethodDescriptorType)) else None
+
+
 def _is_random(node: Node) -> bool:
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+def _is_mutable(node: Node) -> bool:
+    schema: Any = getattr(node.target, "_schema", None)
+    return schema is not None and bool(schema.is_mutable)
 
 
 def _constant(graph: GraphModule, name: str) -> Any:

@@ -1,7 +1,7 @@
 """What every training map can do beside the verbs: carry states to and from modules, and name its symmetries.
 
-The state is the parameters in the module's order, each flattened, then the optimizer's memory, then the running averages
-of norm layers, where they are a part of it. Only what takes a torch module imports torch.
+The state is the parameters in the module's order, each flattened, then the optimizer's memory, then running averages of
+norm layers, where they are a part of it. Only what takes a torch module imports torch.
 """
 
 from __future__ import annotations

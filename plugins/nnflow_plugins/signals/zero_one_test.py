@@ -27,7 +27,20 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import fft
 
-from nnflow.authors import Analysis, Array, Ensemble, Recording, Refusal, Result, at_least, first, loop, real, room
+from nnflow.authors import (
+    Analysis,
+    Array,
+    Ensemble,
+    Recording,
+    Refusal,
+    Result,
+    at_least,
+    first,
+    kernel,
+    loop,
+    real,
+    room,
+)
 from nnflow_plugins.tools.observed import ROUNDING, floor_of, on_circle, share_of, turn_of
 
 if TYPE_CHECKING:
@@ -286,7 +299,7 @@ def _walk(values: Array, products: Array, cosine: Array, sine: Array, total: Arr
         total[n] = total[n - 1] + growth
 
 
-@loop()
+@kernel
 def _grow(
     growth: Array, leaving: float, entering: float, product: float, head: Array, tail: Array, wave: Array
 ) -> None:
@@ -297,7 +310,7 @@ def _grow(
         growth[i] += enters - leaves + 2.0 * product * wave[i]
 
 
-@loop()
+@kernel
 def _turn(real: Array, imaginary: Array, added: float, cosine: Array, sine: Array) -> None:
     """Take u to (u + added) e^{ic}, for every frequency."""
     for i in range(real.size):
@@ -306,7 +319,7 @@ def _turn(real: Array, imaginary: Array, added: float, cosine: Array, sine: Arra
         imaginary[i] = sine[i] * x + cosine[i] * y
 
 
-@loop()
+@kernel
 def _correlate_with_n(total: Array, correlation: Array) -> None:
     """Write the correlation of every column with n; 0 for a column that does not vary."""
     count = total.shape[0]
@@ -321,7 +334,7 @@ def _correlate_with_n(total: Array, correlation: Array) -> None:
         correlation[i] = correlation[i] / math.sqrt(variance * square[i]) if square[i] > 0.0 else 0.0
 
 
-@loop()
+@kernel
 def _add_products(row: Array, mean: Array, n: float, square: Array, product: Array) -> None:
     for i in range(row.size):
         deviation = row[i] - mean[i]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from nnflow.authors import Array, loop
+from nnflow.authors import Array, kernel, loop
 
 Counts = NDArray[np.int64]
 
@@ -84,12 +84,12 @@ def count_recurrences(points: Array, turns: Array, power: int, threshold: float,
     return count
 
 
-@loop()
+@kernel
 def _histograms(size: int) -> Counts:
     return np.zeros(size + 1, np.int64)
 
 
-@loop()
+@kernel
 def _compare_shifted(
     points: Array, turns: Array, shift: int, power: int, threshold: float, total: Array, near: NDArray[np.uint8]
 ) -> None:
@@ -102,7 +102,7 @@ def _compare_shifted(
         _within(total[:size], threshold**power, near)
 
 
-@loop()
+@kernel
 def _compare_with(
     points: Array,
     turns: Array,
@@ -122,7 +122,7 @@ def _compare_with(
         _within(total, threshold**power, near)
 
 
-@loop()
+@kernel
 def _begin(size: int, power: int, total: Array, near: NDArray[np.uint8]) -> None:
     if power:
         total[:size] = 0.0
@@ -130,7 +130,7 @@ def _begin(size: int, power: int, total: Array, near: NDArray[np.uint8]) -> None
         near[:size] = 1
 
 
-@loop()
+@kernel
 def _add(x: Array, y: Array, turn: float, power: int, threshold: float, total: Array, near: NDArray[np.uint8]) -> None:
     """Add one coordinate to the comparison; the difference of angles is the shorter way round."""
     if power == 0:
@@ -148,13 +148,13 @@ def _add(x: Array, y: Array, turn: float, power: int, threshold: float, total: A
             total[i] += min(gap, turn - gap) ** 2
 
 
-@loop()
+@kernel
 def _within(total: Array, limit: float, near: NDArray[np.uint8]) -> None:
     for i in range(total.size):
         near[i] = total[i] <= limit
 
 
-@loop()
+@kernel
 def _sum(near: NDArray[np.uint8]) -> int:
     count = 0
     for i in range(near.size):
@@ -162,7 +162,7 @@ def _sum(near: NDArray[np.uint8]) -> int:
     return count
 
 
-@loop()
+@kernel
 def _changes(near: NDArray[np.uint8], changes: NDArray[np.int32]) -> int:
     """Write where lines begin and end, alternately, and return how many numbers that are. No branch to mispredict."""
     count, before = 0, 0
@@ -174,13 +174,13 @@ def _changes(near: NDArray[np.uint8], changes: NDArray[np.int32]) -> int:
     return count + before
 
 
-@loop()
+@kernel
 def _tally_diagonal(near: NDArray[np.uint8], changes: NDArray[np.int32], weight: int, lines: Counts) -> None:
     for i in range(0, _changes(near, changes), 2):
         lines[changes[i + 1] - changes[i]] += weight
 
 
-@loop()
+@kernel
 def _tally_column(
     near: NDArray[np.uint8],
     j: int,
@@ -198,7 +198,7 @@ def _tally_column(
         _tally_segment(near[j + theiler :], changes, lines, white, time)
 
 
-@loop()
+@kernel
 def _tally_segment(
     near: NDArray[np.uint8], changes: NDArray[np.int32], lines: Counts, white: Counts, time: Counts
 ) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nnflow.authors import Array, Integers, Refusal, loop, real
+from nnflow.authors import Array, Integers, Refusal, kernel, loop, real
 from nnflow_plugins.tools.observed import RECORDED, ROUNDING
 
 MARKS = 16  # samples at which periods failed that are remembered
@@ -67,54 +67,48 @@ def detect_period(
         raise Refusal(f"maximum must be at least 1, not {maximum}")
     if turn is not None and not 0.0 < turn < np.inf:
         raise Refusal(f"turn = {turn}: give the period of the angle, a positive number")
-    longest = rows.shape[1] // TURNS
-    found = np.zeros(len(rows), dtype=np.int64)
-    known = np.isfinite(rows).all(axis=1)
-    rows = np.ascontiguousarray(rows[known])
-    size = np.abs(rows).max(axis=1) if turn is None else np.full(len(rows), turn)
-    scale = np.where(size > 0, size, 1.0)  # no difference overflows in this unit
-    rows = rows / scale[:, None]
-    floors = np.broadcast_to(np.asarray(floor, dtype=np.float64), found.shape)[known]  # NaN if there is none
-    least = ROUNDING if floor is None else floors / scale
-    widths = np.maximum(tolerance * _ranges(rows, None if turn is None else 1.0), np.maximum(least, RECORDED))
-    longest = longest if maximum is None else min(maximum, longest)
-    found[known] = _periods(rows, widths, 0.0 if turn is None else 1.0, longest)
-    return found
+    longest = rows.shape[1] // TURNS if maximum is None else min(maximum, rows.shape[1] // TURNS)
+    lowest, highest = rows.min(axis=1), rows.max(axis=1)
+    known = np.flatnonzero(np.isfinite(lowest) & np.isfinite(highest))
+    with np.errstate(invalid="ignore"):  # of rows that are not finite
+        size = np.maximum(highest, -lowest) if turn is None else np.full(len(rows), turn)
+        scale = np.where(size > 0, size, 1.0)  # no difference overflows in this unit
+        ranges = highest / scale - lowest / scale if turn is None else _left_of_turn(rows / turn)
+        floors = np.broadcast_to(np.asarray(floor, dtype=np.float64), len(rows))  # NaN if there is none
+        least = ROUNDING if floor is None else floors / scale
+        widths = np.maximum(tolerance * ranges, np.maximum(least, RECORDED))
+    return _periods(rows, known, scale, widths, 0.0 if turn is None else 1.0, longest)
 
 
-def _ranges(rows: Array, turn: float | None) -> Array:
-    """max − min of each row; of angles, the turn less the largest gap between neighbors on the circle."""
-    if turn is None:
-        return np.asarray(np.ptp(rows, axis=1))
-    sorted_ = np.sort(rows % turn, axis=1)
-    gaps = np.diff(sorted_, axis=1, append=sorted_[:, :1] + turn)
-    return np.asarray(turn - gaps.max(axis=1))
+def _left_of_turn(rows: Array) -> Array:
+    """What angles, in turns, leave of the circle beside the largest gap between neighbors on it."""
+    sorted_ = np.sort(rows % 1.0, axis=1)
+    gaps = np.diff(sorted_, axis=1, append=sorted_[:, :1] + 1.0)
+    return np.asarray(1.0 - gaps.max(axis=1))
 
 
 @loop()
-def _periods(rows: Array, widths: Array, turn: float, maximum: int) -> Integers:
+def _periods(rows: Array, known: Integers, scale: Array, widths: Array, turn: float, maximum: int) -> Integers:
+    """The period of each of the known rows, in units of its scale; 0 for the others."""
     found = np.zeros(rows.shape[0], np.int64)
-    for member in range(rows.shape[0]):
-        found[member] = _smallest_period(rows[member], widths[member], turn, maximum)
+    for member in known:
+        found[member] = _smallest_period(rows[member] / scale[member], widths[member], turn, maximum)
     return found
 
 
-@loop()
+@kernel
 def _smallest_period(row: Array, width: float, turn: float, maximum: int) -> int:
     """Try one period after another; 0 if there is none.
 
-    Where earlier ones failed is looked at first: a jump or a lone sample breaks most periods, and to find it anew for
-    each of them would take time as the square of the samples.
+    Chaos breaks nearly all of them at once. Then where earlier ones failed is looked at: a jump or a lone sample breaks
+    most periods, and to find it anew for each of them would take time as the square of the samples.
 
     Returns:
         The period.
     """
     marks, failures = np.zeros(MARKS, np.int64), 0
     for period in range(1, maximum + 1):
-        known = False
-        for mark in marks:
-            known = known or _broken(row, int(mark) % period, period, width, turn)[0] >= 0
-        if known:
+        if _broken(row, 0, period, width, turn)[0] >= 0 or _known(row, marks, period, width, turn):
             continue
         low, high = _first_broken(row, period, width, turn)
         if low < 0:
@@ -124,7 +118,16 @@ def _smallest_period(row: Array, width: float, turn: float, maximum: int) -> int
     return 0
 
 
-@loop()
+@kernel
+def _known(row: Array, marks: Integers, period: int, width: float, turn: float) -> bool:
+    """Whether a period fails where an earlier one did."""
+    known = False
+    for mark in marks:
+        known = known or _broken(row, int(mark) % period, period, width, turn)[0] >= 0
+    return known
+
+
+@kernel
 def _first_broken(row: Array, period: int, width: float, turn: float) -> tuple[int, int]:
     """Two samples, a multiple of the period apart, that differ by more than the width; −1 twice if there are none."""
     for phase in range(period):
@@ -134,7 +137,7 @@ def _first_broken(row: Array, period: int, width: float, turn: float) -> tuple[i
     return -1, -1
 
 
-@loop()
+@kernel
 def _broken(row: Array, phase: int, period: int, width: float, turn: float) -> tuple[int, int]:
     """The same within one phase."""
     low, high, lowest, highest = phase, phase, 0.0, 0.0
