@@ -93,7 +93,12 @@ class ClippedLyapunov(Analysis):
             "exponent": (("member", "clipped"), exponent, unit),
             "largest": (("member", "time"), edges[:, :, 0], {"long_name": "largest eigenvalue of the tangent map"}),
             "smallest": (("member", "time"), edges[:, :, 1], {"long_name": "smallest eigenvalue of the tangent map"}),
-            "at_rest": at_rest(ensemble, now, total[:, 0], lambda at: self._eigen(at)[2]),
+            "at_rest": at_rest(
+                ensemble,
+                now,
+                total[:, 0],
+                lambda at, n: at.with_vectors(now.frames).tangent_orbit(n, n, keep=("factors",))[1],
+            ),
             "escaped": ("member", now.escaped),
             "after": ("member", now),
         }

@@ -71,7 +71,7 @@ class FiniteTimeLyapunov(Analysis):
             means.append(np.asarray(records.log_stretches).mean(axis=1))
         exponent = np.stack(means, axis=1)
         growth = exponent.sum(axis=1).max(axis=1) * self.window
-        resting = at_rest(ensemble, now, growth, lambda at: at.with_vectors(now.frame).tangent_orbit(1)[1])
+        resting = at_rest(ensemble, now, growth, lambda at, n: at.with_vectors(now.frame).tangent_orbit(n, n)[1])
         unit: dict[str, Any] = {"long_name": "finite-time Lyapunov exponent", "units": "nats per iteration"}
         unit |= {"window": self.window, **start_counts(self.transient)}
         return {

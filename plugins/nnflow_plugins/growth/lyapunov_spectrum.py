@@ -140,7 +140,9 @@ class LyapunovSpectrum(Analysis):
                 running = sums[:, -1:]
             total = _summed(total, stretches)
             left, done = left - blocks, done + blocks
-        resting = at_rest(ensemble, now, total.max(axis=1), lambda at: at.with_vectors(now.frame).tangent_orbit(1)[1])
+        resting = at_rest(
+            ensemble, now, total.max(axis=1), lambda at, n: at.with_vectors(now.frame).tangent_orbit(n, n)[1]
+        )
         result = self._result(np.sort(total / steps, axis=1)[:, ::-1], means, now, steps)
         return {**result, "at_rest": resting}
 

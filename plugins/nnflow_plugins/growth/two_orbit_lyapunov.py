@@ -95,7 +95,9 @@ class TwoOrbitLyapunov(Analysis):
             )
         unit = {"long_name": "largest Lyapunov exponent", "units": "nats per iteration", **start_counts(self.transient)}
         exponent = np.where(small & (now.escaped < 0), total / self.steps, np.nan)
-        resting = at_rest(ensemble, now, exponent * self.steps, lambda at: at.separation_orbit(now.neighbors, 1)[1])
+        resting = at_rest(
+            ensemble, now, exponent * self.steps, lambda at, n: at.separation_orbit(now.neighbors, n, n)[1]
+        )
         note = f"an exponent is NaN where this is above {BENT}: a size or an every for which distances are not small"
         return {
             "exponent": ("member", exponent, unit),

@@ -19,9 +19,9 @@ FLICKER = 64
 
 
 def at_rest(
-    before: Ensemble, after: Ensemble, growth: Array, step: Callable[[Ensemble], Ensemble]
+    before: Ensemble, after: Ensemble, growth: Array, go: Callable[[Ensemble, int], Ensemble]
 ) -> tuple[str, npt.NDArray[np.bool_], dict[str, Any]]:
-    """The variable `at_rest`: whether the orbit ended on a point that one more step does not move.
+    """The variable `at_rest`: whether the orbit ended on a point that more steps do not move.
 
     Not moved means by no more than rounding, of the present state or of that of `before`. Where the growth is more than
     the digits of a number, −ln resolution, an orbit that got to rest was put there by rounding (at r = 4 the logistic
@@ -32,7 +32,7 @@ def at_rest(
         before: Where the orbit started.
         after: Where it ended.
         growth: ``(member,)``, in nats: how much the fastest perturbation grew on the way.
-        step: One step of an ensemble, by the verb that the analysis uses, for which there is machine code already.
+        go: So many steps of an ensemble, by the verb that the analysis uses, for which there is machine code already.
 
     Returns:
         Dims, values ``(member,)`` and attributes.
@@ -40,9 +40,9 @@ def at_rest(
     Warns:
         ResolutionWarning: of orbits that rounding put to rest, unless they were at rest from the beginning.
     """
-    resting, resolution = _rests(after, before, step), after.map.resolution
+    resting, resolution = _rests(after, before, go), after.map.resolution
     put = resting & (growth > -np.log(resolution))
-    if put.any() and (put := put & ~_rests(before, before, step)).any():
+    if put.any() and (put := put & ~_rests(before, before, go)).any():
         warnings.warn(
             "orbits have come to rest on an unstable point (see at_rest): rounding has put them there, or their start, "
             "and their exponents are not those of chaos; take fewer steps, or a parameter a little aside (the logistic "
@@ -54,13 +54,11 @@ def at_rest(
     return "member", resting, {"long_name": "whether the orbit ended at rest", "note": note}
 
 
-def _rests(now: Ensemble, before: Ensemble, step: Callable[[Ensemble], Ensemble]) -> npt.NDArray[np.bool_]:
+def _rests(now: Ensemble, before: Ensemble, go: Callable[[Ensemble, int], Ensemble]) -> npt.NDArray[np.bool_]:
     turns = [now.map.periods.get(name, 0.0) for name in now.map.coordinates]  # an angle has the scale of its turn
     scale = np.max([np.abs(now.states), np.abs(before.states), np.broadcast_to(turns, now.states.shape)], axis=(0, 2))
     with heard_by(None):  # it is no step of the run
-        ahead = now
-        for _ in range(LOOK):  # what drifts goes on, what flickers does not
-            ahead = step(ahead)
+        ahead = go(now, LOOK)  # what drifts goes on, what flickers does not
     return np.asarray(
         np.abs(now.difference(ahead.states, now.states)).max(axis=1) <= FLICKER * now.map.resolution * scale
     )
