@@ -747,7 +747,7 @@ class TensorMap(Map):
         with self._asked_again(x, p, t, steps):
             for s in range(t, t + steps):
                 x, escaped = _settle(self.step(_safe(x, escaped, start), p, s), escaped, s + 1)
-        return End(x, None, t + steps, _steps(escaped))
+        return End(x, None, t + steps, _steps(escaped, len(x)))
 
     @_as_made
     def orbit(
@@ -761,10 +761,10 @@ class TensorMap(Map):
             for s in range(t, t + steps):
                 if (s - t) % every == 0:
                     seen = self.observe(_safe(x, escaped, start), p, s, observe)
-                    seen[_steps(escaped) >= 0] = np.nan
+                    seen[_steps(escaped, len(x)) >= 0] = np.nan
                     records[:, first + (s - t) // every] = seen
                 x, escaped = _settle(self.step(_safe(x, escaped, start), p, s), escaped, s + 1)
-        return records, End(x, None, t + steps, _steps(escaped))
+        return records, End(x, None, t + steps, _steps(escaped, len(x)))
 
     @_as_made
     def tangent_orbit(
@@ -781,11 +781,11 @@ class TensorMap(Map):
                 for s in range(t + block * every, t + (block + 1) * every):
                     ahead, frame = self.step_and_tangent(_safe(x, escaped, start), p, s, frame)
                     x, escaped = _settle(ahead, escaped, s + 1)
-                frame, factor = _orthonormalise(frame, escaped >= 0)
+                frame, factor = _orthonormalise(frame, escaped)
                 records.log_stretches[:, block] = self.to_numpy(torch.log(torch.diagonal(factor, dim1=1, dim2=2)))
                 if records.factors is not None:
                     records.factors[:, block] = self.to_numpy(factor)
-        return records, End(x, frame, t + steps, _steps(escaped))
+        return records, End(x, frame, t + steps, _steps(escaped, len(x)))
 
     @_as_made
     def separation_orbit(
@@ -808,7 +808,7 @@ class TensorMap(Map):
                     distances[:, :, (s - t) // every] = self.to_numpy(torch.linalg.vector_norm(d, order, dim=2))
                 copies, gone = _settle(self.step(_safe(copies, gone, beside), copied, s), gone, s + 1)
                 x, escaped = _settle(self.step(_safe(x, escaped, start), p, s), escaped, s + 1)
-        return distances, End(x, copies.reshape(members, count, dim), t + steps, _steps(escaped))
+        return distances, End(x, copies.reshape(members, count, dim), t + steps, _steps(escaped, len(x)))
 
 
 @dataclass
@@ -853,32 +853,48 @@ class _Cuts(TorchFunctionMode):
 _CUTTING = (Tensor.detach, torch.detach, custom_function_call)  # vmap itself refuses detach_ and .data
 
 
-def _settle(x: Tensor, escaped: Tensor | None, t: int) -> tuple[Tensor, Tensor]:
-    """Make every state that is not finite NaN, for good, and note the step index of its first such state."""
+def _settle(x: Tensor, escaped: Tensor | None, t: int) -> tuple[Tensor, Tensor | None]:
+    """Make every state that is not finite NaN, for good, and note the step index of its first such state.
+
+    Returns:
+        The states, and the step indices, −1 where there is none; None for no state at all, as nearly always (an
+        accelerator is not asked: it would have to wait).
+    """
+    asked = escaped is None and x.device.type == "cpu"
+    if asked and bool(torch.isfinite(x.sum())):
+        return x, None
     if escaped is None:
         escaped = torch.full((len(x),), -1, dtype=torch.int64, device=x.device)
-    elif x.device.type == "cpu" and bool(torch.isfinite(x.sum())) and not bool((escaped >= 0).any()):
-        return x, escaped  # as nearly always; an accelerator would have to wait for the answer
     bad = ~torch.isfinite(x).all(dim=1) | (escaped >= 0)
+    if asked and not bool(bad.any()):  # finite states whose sum is not
+        return x, None
     return torch.where(bad[:, None], torch.nan, x), torch.where(bad & (escaped < 0), t, escaped)
 
 
-def _safe(x: Tensor, escaped: Tensor, start: Tensor) -> Tensor:
+def _safe(x: Tensor, escaped: Tensor | None, start: Tensor) -> Tensor:
     """States with those that have escaped where they started: the rule of one member is not to fail for all of them."""
-    if x.device.type == "cpu" and not bool((escaped >= 0).any()):
+    if escaped is None:
         return x
     return torch.where((escaped >= 0)[:, None], start.nan_to_num(0.0, 0.0, 0.0), x)
 
 
-def _steps(escaped: Tensor) -> Integers:
+def _steps(escaped: Tensor | None, members: int) -> Integers:
+    if escaped is None:
+        return np.full(members, -1, dtype=np.int64)
     return np.asarray(escaped.cpu().numpy(), dtype=np.int64)
 
 
-def _orthonormalise(frame: Tensor, escaped: Tensor) -> tuple[Tensor, Tensor]:
+def _orthonormalise(frame: Tensor, escaped: Tensor | None) -> tuple[Tensor, Tensor]:
     """QR of each member's rows with a positive diagonal: the new rows ``(member, k, dim)`` and R ``(member, k, k)``."""
-    bad = escaped | ~torch.isfinite(frame).all(dim=2).all(dim=1)
-    q, r = torch.linalg.qr(torch.where(bad[:, None, None], 0.0, frame).transpose(1, 2))
-    sign = torch.where(torch.diagonal(r, dim1=1, dim2=2) < 0, -1.0, 1.0).to(frame.dtype)
-    rows, factor = (q * sign[:, None, :]).transpose(1, 2), r * sign[:, :, None]
-    hole = bad[:, None, None]
+    if escaped is None and frame.device.type == "cpu" and bool(torch.isfinite(frame.sum())):
+        return _turned(frame)
+    bad = ~torch.isfinite(frame).all(dim=2).all(dim=1)
+    hole = (bad if escaped is None else bad | (escaped >= 0))[:, None, None]
+    rows, factor = _turned(torch.where(hole, 0.0, frame))
     return torch.where(hole, torch.nan, rows).contiguous(), torch.where(hole, torch.nan, factor)
+
+
+def _turned(frame: Tensor) -> tuple[Tensor, Tensor]:
+    q, r = torch.linalg.qr(frame.transpose(1, 2))
+    sign = torch.where(torch.diagonal(r, dim1=1, dim2=2) < 0, -1.0, 1.0).to(frame.dtype)
+    return (q * sign[:, None, :]).transpose(1, 2).contiguous(), r * sign[:, :, None]
