@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from functools import cache, partial
 from multiprocessing import parent_process
 from queue import Empty, SimpleQueue
-from threading import Thread
 from typing import Any, TypeVar
 
 S = TypeVar("S")
 T = TypeVar("T")
+_here = threading.local()
 
 
 class Workers(Executor):
@@ -34,7 +35,9 @@ class Workers(Executor):
     def __init__(self, count: int) -> None:
         self._tasks: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         self._ended = False
-        self._threads = [Thread(target=_work, args=(self._tasks,), daemon=True) for _ in range(count)]
+        self._threads = [
+            threading.Thread(target=_work, args=(self._tasks, count > 1), daemon=True) for _ in range(count)
+        ]
         try:
             for thread in self._threads:
                 thread.start()
@@ -63,7 +66,8 @@ class Workers(Executor):
             thread.join()
 
 
-def _work(tasks: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]) -> None:
+def _work(tasks: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None], among: bool) -> None:
+    _here.among = among
     while (task := tasks.get()) is not None:
         future, call = task
         if future.set_running_or_notify_cancel():
@@ -75,11 +79,17 @@ def _work(tasks: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]) -> N
 
 
 def on_all_cores(function: Callable[[S], T], tasks: Sequence[S]) -> list[T]:
-    """What a function gives for each task, on all cores; in a process of a pool, whose others have them, one by one."""
-    if len(tasks) == 1 or parent_process() is not None:
+    """What a function gives for each task, on all cores; where other threads or processes of a pool have them, not."""
+    if len(tasks) == 1 or parent_process() is not None or getattr(_here, "among", False):
         return list(map(function, tasks))
     futures = [_crew().submit(function, task) for task in tasks]
     return [future.result() for future in futures]
+
+
+def shares(members: int, least: int = 1) -> list[slice]:
+    """Members in about as many equal shares as there are cores, of a multiple of `least`."""
+    size = max(1, -(-members // ((os.cpu_count() or 1) * least))) * least
+    return [slice(first, first + size) for first in range(0, members, size)]
 
 
 @cache

@@ -1,9 +1,9 @@
-"""Tensor maps on several cores: groups of members side by side, and torch without threads of its own.
+"""Maps on several cores: members side by side, compiled or in groups of tensors, and torch without threads of its own.
 
 What could go wrong in this way, and is tried: torch's number of threads changes the last bits of a product, a QR or a
 sum; groups side by side give other bits than one after the other; the number that the caller set is not put back; an
 error in one of the groups is lost; a process of a pool starts threads of its own; a forked child waits for threads that
-its parent had.
+its parent had; what shares members out waits for threads that share them out themselves.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 import nnflow
+import nnflow.compiled.map
 import nnflow.tensor.map
 from nnflow.workers import on_all_cores
 
@@ -117,3 +118,36 @@ def test_a_forked_process_of_a_pool_ends(small_room: None) -> None:
 def _advanced() -> np.ndarray:
     torch.set_num_threads(1)  # torch's own do not survive a fork
     return scan().advance(LEARNT + 2).states
+
+
+@pytest.mark.parametrize("cores", [2, 7])
+@pytest.mark.parametrize("name", ["logistic", "henon", "iris"])
+def test_compiled_members_side_by_side_give_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch, name: str, cores: int
+) -> None:
+    map = nnflow.maps[name]()
+    start = nnflow.Ensemble.grid(map, inits=100 if map.dim < 9 else 5)
+    names = (map.coordinates[0], "loss") if "loss" in map.observables else map.coordinates
+
+    def found() -> list[np.ndarray]:
+        records, after = start.advance(3).orbit(8, 2, names)
+        stretches, end = after.with_frame(2 if map.dim > 1 else 1).tangent_orbit(8, 4, keep=("frames", "factors"))
+        distances, far = after.separation_orbit(after.perturbed(1e-3, 2), 8)
+        kept = [stretches.log_stretches, stretches.frames, stretches.factors]
+        return [records, after.states, after.escaped, *kept, end.frames, distances, far.neighbors]
+
+    alone = found()
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    for bound in ("WORTH", "WORTH_SMALL"):
+        monkeypatch.setattr(nnflow.compiled.map, bound, 1)
+    for a, b in zip(alone, found(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_run_shares_members_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for bound in ("WORTH", "WORTH_SMALL"):
+        monkeypatch.setattr(nnflow.compiled.map, bound, 1)
+    scan = nnflow.Ensemble.grid(nnflow.maps["logistic"](), inits=1, r=np.linspace(3.5, 4.0, 100))
+    several = nnflow.run("lyapunov_spectrum", scan, steps=50, chunk=9)
+    alone = nnflow.run("lyapunov_spectrum", scan, steps=50, chunk=100)
+    np.testing.assert_array_equal(several["exponent"], alone["exponent"])

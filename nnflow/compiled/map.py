@@ -28,9 +28,11 @@ from nnflow.map import NORMS, End, Into, Map, TangentRecords, begin, new_records
 from nnflow.names import Refusal, WrongKind, shown, unknown
 from nnflow.straight import UNREADABLE, reads
 from nnflow.typing import Array
+from nnflow.workers import on_all_cores, shares
 
 FUNCTIONS = (types.FunctionType, Dispatcher)  # what numba compiles
 SMALL = 8  # a state of at most so many components lies on the stack, and so does its frame
+WORTH, WORTH_SMALL = 2**14, 2**20  # numbers times steps from which on members are shared out to all cores
 TILE = 2**15  # numbers of recorded states from which observables are computed at a time
 
 
@@ -236,7 +238,13 @@ class CompiledMap(Map):
             return ahead, None
 
         self._try_first(loop, partial(compare_steps, self, one_step))
-        self._call(loop, x, p, t, c, steps, every, columns, *records, *scratch)
+        out, first, escaped = records
+
+        def of(rows: slice) -> None:
+            scratch = np.empty((2, 1, self.dim))
+            self._call(loop, x[rows], p[rows], t, c, steps, every, columns, out[rows], first, escaped[rows], *scratch)
+
+        self._share_out(of, len(x), steps)
 
     def _try_first(self, loop: Rule, compare: Callable[[], None]) -> None:
         """Compare a loop with plain Python, before its first use."""
@@ -268,8 +276,9 @@ class CompiledMap(Map):
 
     def _see(self, loop: Rule, entries: Any, states: Array, p: Array, t: int, c: Constants, every: int) -> Array:
         """Entries of what is observed at ``states (member, time, dim)``, of one layout, for which there is code."""
-        found = np.empty((*states.shape[:2], len(entries)))
-        self._call(loop, states, _given(p), t, c, every, entries, found)
+        found, p = np.empty((*states.shape[:2], len(entries))), _given(p)
+        of = lambda rows: self._call(loop, states[rows], p[rows], t, c, every, entries, found[rows])  # noqa: E731
+        self._share_out(of, *states.shape[:2])
         return found
 
     def _entries(self, observe: Sequence[str]) -> dict[tuple[Rule, int | None], npt.NDArray[np.int64]]:
@@ -295,17 +304,24 @@ class CompiledMap(Map):
         x, frame, escaped = np.array(x, dtype=np.float64), np.array(frame, dtype=np.float64), begin(x)
         shape = self._shape._replace(width=k) if self._shape.small else self._shape
         loop = kernels.tangent_orbit(self.functions, shape, self.check)
-        scratch = (*np.empty((2, 1, dim)), *np.empty((2, k, dim)), *np.empty((2, k, k)))
+
+        def new_scratch() -> tuple[Array, ...]:
+            return (*np.empty((2, 1, dim)), *np.empty((2, k, dim)), *np.empty((2, k, k)))
 
         def one_step(x: Array, p: Array, t: int) -> tuple[Array, Array]:
             ahead, unit, factor = np.array(x), np.tile(np.eye(k, dim), (len(x), 1, 1)), np.empty((len(x), 1, k, k))
             kept = (np.empty((len(x), 1, k)), np.empty((len(x), 0, k, dim)), factor)
-            self._call(loop, ahead, _given(p), t, self.handed(t, 1), unit, 1, 1, *kept, begin(x), *scratch)
+            self._call(loop, ahead, _given(p), t, self.handed(t, 1), unit, 1, 1, *kept, begin(x), *new_scratch())
             return ahead, factor[:, 0].transpose(0, 2, 1) @ unit
 
         self._try_first(loop, partial(compare_steps, self, one_step, k))
-        kept = (records.log_stretches, frames, factors)
-        self._call(loop, x, _given(p), t, self.handed(t, steps), frame, steps, every, *kept, escaped, *scratch)
+        p, c, kept = _given(p), self.handed(t, steps), (records.log_stretches, frames, factors)
+
+        def of(rows: slice) -> None:
+            out = (*(part[rows] for part in kept), escaped[rows])
+            self._call(loop, x[rows], p[rows], t, c, frame[rows], steps, every, *out, *new_scratch())
+
+        self._share_out(of, members, steps * (1 + k))
         return records, End(x, frame, t + steps, escaped)
 
     def separation_orbit(
@@ -325,9 +341,20 @@ class CompiledMap(Map):
             return ahead, None
 
         self._try_first(loop, partial(compare_steps, self, one_step))
-        span = (steps, every, NORMS.index(norm))
-        self._call(loop, x, y, _given(p), t, self.handed(t, steps), *span, distances, escaped, scratch)
+        p, c, span = _given(p), self.handed(t, steps), (steps, every, NORMS.index(norm))
+
+        def of(rows: slice) -> None:
+            out = (distances[rows], escaped[rows], np.empty((1, self.dim)))
+            self._call(loop, x[rows], y[rows], p[rows], t, c, *span, *out)
+
+        self._share_out(of, len(x), steps * (1 + y.shape[1]))
         return distances, End(x, y, t + steps, escaped)
+
+    def _share_out(self, of: Callable[[slice], None], members: int, steps: int) -> None:
+        """Let all cores work on members, each on its own, where there is enough to do; that changes no number."""
+        small = self.dim <= SMALL
+        few = members * steps * self.dim < (WORTH_SMALL if small else WORTH)
+        on_all_cores(of, [slice(0, members)] if few else shares(members, 8 if small else 1))
 
     @cached_property
     def _shape(self) -> Shape:
