@@ -120,8 +120,6 @@ class Compiled(Calls[_Kind]):
                 graph = traced(function, True, *arguments)
             with drawing():
                 return _recorded(graph, flat) if flat[0].is_cuda else _by_inductor(graph, flat)
-        except Refusal:
-            raise
         except Exception as error:  # whatever it is: there is no other way
             reason = f"{type(error).__name__}: {error}".strip().splitlines()
             raise Refusal(

@@ -23,10 +23,12 @@ from torch.func import functionalize
 from torch.fx import GraphModule, Interpreter, Node
 
 from nnflow.internals import make_fx, tree_flatten, tree_unflatten
+from nnflow.names import Refusal
 
 PATIENCE = 24  # calls of one kind before it is traced, which takes as long as some hundred small ones
 TRIALS = 3  # calls at which a replay is compared before it is trusted
 IDLE = (torch.ops.aten.detach.default, torch.ops.aten.alias.default, torch.ops.aten.clone.default)
+WHOLE = (torch.int64, torch.int32)
 Function = Callable[..., Any]
 Drawing = Callable[[], AbstractContextManager[None]]
 
@@ -112,9 +114,11 @@ class Traces(Calls[_Kind]):
         known = self.known(kind, flat)
         if known.agreed >= TRIALS:
             assert known.replay is not None
-            with drawing():
-                out = known.replay(*flat)
-            return owned(out, flat)
+            try:
+                with drawing():
+                    return owned(known.replay(*flat), flat)
+            except RuntimeError as error:  # of torch: the function itself goes on, or says what is wrong
+                self._give_up(known, f"a replay of its operations fails: {error}".partition("\n")[0])
         with drawing():
             found = function(*arguments)
         if not known.hopeless and self._lock.acquire(blocking=False):
@@ -138,7 +142,8 @@ class Traces(Calls[_Kind]):
             with drawing():
                 again = known.replay(*tensors_in(arguments))
         except Exception as error:  # whatever it is: the function itself goes on
-            self._give_up(known, f"{type(error).__name__}: {error}".partition("\n")[0])
+            kind = "" if isinstance(error, Refusal) else f"{type(error).__name__}: "
+            self._give_up(known, f"{kind}{error}".partition("\n")[0])
             return
         if same(found, again):
             known.agreed += 1
@@ -148,7 +153,7 @@ class Traces(Calls[_Kind]):
             self._give_up(known, "a replay of its operations gives other numbers")
 
     def _give_up(self, known: _Kind, reason: str) -> None:
-        known.hopeless, known.replay = True, None
+        known.hopeless, known.replay, known.agreed = True, None, 0
         warnings.warn(
             f"{self.name} is not traced, and slower; its numbers are right: {reason}", UntracedWarning, stacklevel=5
         )
@@ -213,6 +218,7 @@ def traced(function: Function, functional: bool, *arguments: Any) -> GraphModule
         graph = make_fx(functionalize(of_tensors) if functional else of_tensors)(
             *(each for each in flat if isinstance(each, Tensor))
         )
+    refuse_changing_sizes(graph)
     graph.graph.eliminate_dead_code()
     if not any(map(_is_mutable, graph.graph.nodes)):
         _leave_out_idle(graph)
@@ -221,6 +227,34 @@ def traced(function: Function, functional: bool, *arguments: Any) -> GraphModule
         graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph
+
+
+def refuse_changing_sizes(graph: GraphModule) -> None:
+    """Refuse operations whose results have other sizes for other numbers: a trace has those of the numbers it saw.
+
+    Such a size may have become a number of Python's, `len(x[x > 0])`, and the operation be dead code: asked before that
+    is left out. What is chosen from constants has one size.
+
+    Args:
+        graph: As it was traced.
+
+    Raises:
+        Refusal: for a graph with such an operation.
+    """
+    moving: set[Node] = set()
+    for node in graph.graph.nodes:
+        if node.op == "placeholder" or moving.intersection(node.all_input_nodes):
+            moving.add(node)
+        if torch.Tag.dynamic_output_shape in getattr(node.target, "tags", ()) and moving.intersection(_sizing(node)):
+            raise Refusal(f"the size of what {node.target} gives depends on the numbers it is called with")
+
+
+def _sizing(node: Node) -> list[Node]:
+    """On whose numbers the size of a result may depend: masks, but not whole indices."""
+    if str(node.target) not in ("aten.index.Tensor", "aten.masked_select.default"):
+        return node.all_input_nodes
+    known = {each: each.meta.get("val") for each in node.all_input_nodes[1:]}
+    return [each for each, value in known.items() if not (isinstance(value, Tensor) and value.dtype in WHOLE)]
 
 
 def _leave_out_idle(graph: GraphModule) -> None:
@@ -322,9 +356,9 @@ def shortened(graph: GraphModule, arguments: Iterable[Any]) -> GraphModule:
     return graph
 
 
-def _lies(value: Tensor) -> Hashable:
-    """How a tensor lies in its memory."""
-    if value.layout != torch.strided:
+def _lies(value: Any) -> Hashable:
+    """How a tensor lies in its memory; anything else lies like nothing else."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
         return object()
     place = tuple(value.shape), value.stride(), value.storage_offset()
     return *place, value.dtype, value.is_conj(), value.is_neg()

@@ -26,6 +26,7 @@ from nnflow.systems.tapes.elementwise import ELEMENTWISE, LOGICAL, PLAIN
 from nnflow.systems.tapes.loops import Tape
 from nnflow.systems.tapes.reductions import OF_ALL, REDUCTIONS
 from nnflow.systems.tapes.writer import MOST, Unwritable, Writer
+from nnflow.tensor.trace import refuse_changing_sizes
 
 MOVES: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(
@@ -106,6 +107,7 @@ def _traced(function: Callable[[Tensor], Any], w: Tensor) -> Any:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             graph = make_fx(functionalize(of_weights), decomposition_table=parts)(w.clone())
+        refuse_changing_sizes(graph)
     except Exception as error:  # whatever it is: tensors may do it
         raise Unwritable(f"it cannot be traced: {str(error).partition(chr(10))[0]:.200}") from error
     graph.graph.eliminate_dead_code()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -130,6 +131,8 @@ def _softmax(task: Task) -> tuple[tuple[int, tuple[int, ...]], ...]:
     if not matrix or found[-1][1][0] != matrix[-1][1][0]:
         return ()
     found = found[found.index(matrix[-1]) :]
+    if not all(map(math.prod, (shape for _, shape in found))):  # a parameter without numbers
+        return ()
     shift = torch.zeros(sum(task.sizes), dtype=task.dtype, device=task.device)
     for start, shape in found:
         part = shift[start : start + int(np.prod(shape))].view(shape)

@@ -85,6 +85,8 @@ def attest(map: TensorTraining, task: Task, module: nn.Module, loss_fn: Callable
             _slope_of_either(task, module, loss_fn),
             Slope(room.loss * wide, room.gradient * wide, room.averages * wide),
         )
+    if task.order.samples % task.order.size:  # the last batch of an epoch is shorter: not every layer can take it
+        map.slopes(near.weights[None], task.order.batches - 1)
     differentiate(map, near.weights)
 
 
@@ -118,7 +120,7 @@ def _slope_of_either(task: Task, module: nn.Module, loss_fn: Callable[[Any, Any]
 def nearby(task: Task, w: Array, way: float = NEARBY) -> Array:
     """Other weights ``(weights,)``, some way off, each by its own size and by that of its parameter."""
     parts = np.split(w, np.cumsum(task.sizes)[:-1])
-    sizes = np.concatenate([np.abs(part) + (np.sqrt(np.mean(part**2)) or 1.0) for part in parts])
+    sizes = np.concatenate([np.abs(part) + (np.sqrt(np.mean(part**2)) or 1.0) for part in parts if part.size])
     return np.asarray(w + way * sizes * generator(0, "nearby").standard_normal(len(w)))
 
 

@@ -249,6 +249,38 @@ def inv(A: Tensor) -> Tensor:
     return torch.where((info > 0)[..., None, None], torch.nan, inverse)
 
 
+def det(A: Tensor) -> Tensor:
+    """The determinant, by the pivots: torch's own has no second derivative where singular values are equal."""
+    p, _, u = torch.linalg.lu(A)
+    value: Tensor = torch.linalg.det(p) * torch.diagonal(u, dim1=-2, dim2=-1).prod(-1)
+    return value
+
+
+def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
+    """Of classes, 1 in the column of each; torch's own looks at the numbers, which no trace can."""
+    if num_classes < 1:
+        counted: Tensor = functional.one_hot(tensor, num_classes)
+        return counted
+    same: Tensor = tensor[..., None] == torch.arange(num_classes, device=tensor.device)
+    return same.long()
+
+
+def lstm_cell(
+    x: Tensor,
+    state: tuple[Tensor, Tensor],
+    w_x: Tensor,
+    w_h: Tensor,
+    b_x: Tensor | None = None,
+    b_h: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """A step of an LSTM: hidden state and cell."""
+    hidden, cell = state
+    gates = functional.linear(x, w_x, b_x) + functional.linear(hidden, w_h, b_h)
+    put, kept, new, shown = gates.chunk(4, -1)
+    cell = kept.sigmoid() * cell + put.sigmoid() * new.tanh()
+    return shown.sigmoid() * cell.tanh(), cell
+
+
 WRITTEN: dict[Any, Callable[..., Any]] = {
     functional.mse_loss: mse_loss,
     functional.huber_loss: huber_loss,
@@ -261,6 +293,8 @@ WRITTEN: dict[Any, Callable[..., Any]] = {
     functional.logsigmoid: logsigmoid,
     functional.hardsigmoid: hardsigmoid,
     functional.rrelu: rrelu,
+    functional.one_hot: one_hot,
+    torch.lstm_cell: lstm_cell,
     _weight_norm: weight_norm,
     torch.cdist: cdist,
     torch.linalg.cholesky: cholesky,
@@ -268,6 +302,8 @@ WRITTEN: dict[Any, Callable[..., Any]] = {
     torch.linalg.eigvalsh: eigvalsh,
     torch.linalg.inv: inv,
     torch.inverse: inv,
+    torch.linalg.det: det,
+    torch.det: det,
 }
 OFF: dict[Any, Callable[..., Any]] = {  # where torch itself is off by more than rounding
     functional.hardsigmoid: hardsigmoid,  # its gradient has the 1/6 of float32, in float64 too
