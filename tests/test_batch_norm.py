@@ -264,3 +264,11 @@ def test_analyses_run_on_the_whole_state() -> None:
     assert np.isfinite(edge.stability.values).all()
     apart = nnflow.run("separation", map, perturbation=1e-6, perturbations=2, steps=10)
     assert np.isfinite(apart.distance.values).all()
+
+
+def test_a_last_batch_that_no_layer_can_take_is_refused_when_the_map_is_made() -> None:
+    """13 rows in batches of 6: a batch of one row has no variance, which would be found after two steps."""
+    module = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))
+    x, y = np.random.default_rng(0).normal(size=(13, 4)), np.arange(13) % 3
+    with pytest.raises(nnflow.Refusal, match="at t = 2: .*more than 1 value per channel"):
+        nnflow.training_map(module, nn.CrossEntropyLoss(), x, y, batch=6, batch_norm="batch")

@@ -305,3 +305,16 @@ def test_a_map_without_a_loss_has_no_curvature() -> None:
     for map in (plain, nnflow.maps["henon"]()):
         with pytest.raises(TypeError, match="has no loss, so no curvature"):
             map.curvature(np.ones((1, map.dim)), np.ones((1, 2)), 0, np.ones((1, 1, map.dim)))
+
+
+@pytest.mark.parametrize("state", [[0.1, 0.1, 0.1], [-1.0, -1.0, -1.0], [0.3, 0.2, 0.1]])
+def test_a_determinant_has_its_curvature_where_singular_values_are_equal(state: list[float]) -> None:
+    """Torch's own second derivative of det is NaN there."""
+
+    def loss(w: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.det(torch.diag(w) + 2 * torch.eye(3, dtype=w.dtype)) + (w**2).sum()
+
+    start = nnflow.Ensemble.grid(nnflow.gradient_map(loss, 3), states=[state])
+    x, y, z = (value + 2 for value in state)  # the loss is their product, and the sum of squares
+    known = np.array([[2, z, y], [z, 2, x], [y, x, 2]])
+    np.testing.assert_allclose(start.curvature(np.eye(3)[None])[0], known, rtol=0, atol=1e-14)

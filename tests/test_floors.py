@@ -40,7 +40,7 @@ FLOORS = {
         "cli": 11,
         "__main__": 12,
     },
-    "nnflow.cli": {"__init__": 0, "errors": 0, "options": 1, "inputs": 2, "outputs": 2, "commands": 3},
+    "nnflow.cli": {"__init__": 0, "errors": 0, "options": 1, "inputs": 2, "outputs": 2, "installed": 2, "commands": 3},
     "nnflow.compiled": {
         "memory": 0, "ways": 0, "frames": 1, "loops": 2, "lanes": 3, "observing": 3, "kernels": 4, "trial": 4, "map": 5,
         "__init__": 6,
@@ -48,7 +48,7 @@ FLOORS = {
     "nnflow.data": {"split": 0, "order": 0, "tables": 1, "problems": 1, "files": 1, "__init__": 2},
     "nnflow.tensor": {"modes": 0, "outside": 0, "trace": 0, "inductor": 1, "map": 2, "__init__": 3},
     "nnflow.systems": {
-        "__init__": 0, "failures": 0, "moments": 0, "classic": 0, "softmax": 0, "tapes": 0,
+        "__init__": 0, "failures": 0, "moments": 0, "classic": 0, "softmax": 0, "tapes": 0, "written": 0,
         "optimisers": 1, "perceptron": 1,
         "derivatives": 2, "gradient": 3, "wells": 3, "training": 3,
     },
@@ -61,8 +61,8 @@ FLOORS = {
         "__init__": 0, "rows": 1, "passes": 2, "batches": 3, "costs": 4, "gradients": 5, "observables": 5, "network": 6,
     },
     "nnflow.systems.training": {
-        "__init__": 0, "inputs": 1, "answers": 1, "loaded": 1, "written": 1, "averages": 1, "dropout": 2, "losses": 3,
-        "modules": 1, "state": 2, "graph": 3, "reset": 3, "task": 4, "steps": 4, "checks": 5, "witness": 5,
+        "__init__": 0, "inputs": 1, "answers": 1, "loaded": 1, "averages": 1, "dropout": 2, "losses": 3,
+        "modules": 1, "state": 2, "graph": 3, "reset": 3, "task": 4, "first_step": 4, "checks": 5, "witness": 5,
         "recognise": 6, "compiled": 3, "named": 4, "tensor": 6, "peer": 6, "choose": 7,
     },
 }  # fmt: skip

@@ -90,3 +90,23 @@ def test_class_weights_in_float64_beside_a_module_in_float32(loss: Any) -> None:
     narrow = CLASSES.float()
     with pytest.raises(nnflow.Refusal, match="expected scalar type"):
         nnflow.training_map(module, lambda o, y: F.cross_entropy(o, y, weight=narrow), X, LABELS)
+
+
+class Empty(nn.Module):
+    """A last parameter without numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.none = nn.Linear(4, 3), nn.Parameter(torch.zeros(0, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The outputs."""
+        return self.layer(x) + self.none.sum()  # type: ignore[no-any-return]
+
+
+def test_a_parameter_without_numbers() -> None:
+    module = Empty()
+    map = nnflow.training_map(module, nn.CrossEntropyLoss(), X, LABELS, eta=0.1)
+    found = nnflow.Ensemble.from_module(map, module).advance(3).states[0]
+    plain = nnflow.training_map(module.layer, nn.CrossEntropyLoss(), X, LABELS, backend="tensor", eta=0.1)
+    np.testing.assert_array_equal(found, nnflow.Ensemble.from_module(plain, module.layer).advance(3).states[0])

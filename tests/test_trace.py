@@ -255,3 +255,98 @@ def test_a_replay_gives_nothing_that_lies_in_its_arguments() -> None:
     for t in range(40):
         map.step(x, p, t).zero_()
         assert x.tolist() == [[1.0, 1.0]]
+
+
+SOME = torch.tensor([-1 if row in (31, 33, 58) else int(k) for row, k in enumerate(RNG.integers(0, 3, 60))])
+
+
+def present(o: Tensor, y: Tensor) -> Tensor:
+    """The mean over classes that are there."""
+    classes = [k for k in range(3) if len(y[y == k])]
+    return sum(F.cross_entropy(o, torch.full_like(y, k), reduction="none")[y == k].mean() for k in classes)  # type: ignore[return-value]
+
+
+OF_SIZES: dict[str, Any] = {
+    "count": lambda o, y: F.cross_entropy(o, y, ignore_index=-1, reduction="sum") / y[y >= 0].numel(),
+    "classes": lambda o, y: F.cross_entropy(o, y, ignore_index=-1) * len(torch.unique(y)),
+    "nonzero": lambda o, y: F.cross_entropy(o, y, ignore_index=-1) * (1 + len((y < 0).nonzero())),
+    "where": lambda o, y: F.cross_entropy(o, y, ignore_index=-1) * (1 + torch.where(y < 0)[0].shape[0]),
+    "bincount": lambda o, y: F.cross_entropy(o, y, ignore_index=-1) * torch.bincount(y + 1).shape[0],
+    "branch": lambda o, y: F.cross_entropy(o, y, ignore_index=-1) + (o[y < 0].pow(2).sum() if len(o[y < 0]) else 0),
+    "present": present,
+    "chosen": lambda o, y: F.cross_entropy(o, y.clamp(min=0), reduction="none")[y >= 0].mean(),
+}
+
+
+@pytest.mark.parametrize("name", OF_SIZES)
+def test_sizes_that_depend_on_the_data_are_not_those_of_the_first_batches(soon: None, name: str) -> None:
+    """Batches before row 31 have no missing label: a trace of them would have their sizes for good."""
+    loss, x = OF_SIZES[name], torch.tensor(RNG.normal(size=(60, 4)))
+    user = module(nn.Tanh()).double()
+
+    def followed() -> Any:
+        map = nnflow.training_map(user, loss, x, SOME, backend="tensor", batch=3, eta=0.1)
+        return nnflow.Ensemble.from_module(map, user).advance(40).states[0]
+
+    with pytest.warns(UntracedWarning, match="the size of what .* depends on the numbers"):
+        found = followed()
+    optimizer = torch.optim.SGD(user.parameters(), lr=0.1)
+    for t in range(40):
+        rows = slice(3 * t % 60, 3 * t % 60 + 3)
+        optimizer.zero_grad()
+        loss(user(x[rows]), SOME[rows]).backward()
+        optimizer.step()
+    known = nn.utils.parameters_to_vector(user.parameters()).detach().numpy()
+    np.testing.assert_allclose(found, known, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["count", "branch", "chosen"])
+def test_sizes_of_constants_are_constants(soon: None, name: str) -> None:
+    """On the full batch a mask of the targets is the same in each step."""
+    map = nnflow.training_map(module(nn.Tanh()), OF_SIZES[name], RNG.normal(size=(60, 4)), SOME, backend="tensor")
+    start = nnflow.Ensemble.grid(map)
+    start.advance(20)
+    assert "step" in trusted(map)
+
+
+def test_compiled_steps_refuse_sizes_that_depend_on_the_data() -> None:
+    with pytest.raises(nnflow.Refusal, match="size of what"):
+        trace.traced(lambda x: x.sum() * len(x[x > 0]), True, torch.arange(3.0))
+
+
+@pytest.mark.parametrize("name", ["one-hot", "whole indices"])
+def test_what_has_one_size_is_traced(soon: None, name: str) -> None:
+    losses: dict[str, Any] = {
+        "one-hot": lambda o, y: F.mse_loss(o, F.one_hot(y, 3).to(o.dtype)),
+        "whole indices": lambda o, y: -F.log_softmax(o, 1)[torch.arange(len(y)), y].mean(),
+    }
+    map = nnflow.training_map(module(nn.Tanh()), losses[name], X, LABELS, backend="tensor", batch=8)
+    nnflow.Ensemble.grid(map).advance(20)
+    assert "step" in trusted(map)
+
+
+def test_operations_are_called_by_shorter_ways(soon: None) -> None:
+    """Plain functions of torch in place of operations, and no view that undoes another one."""
+    map = trained()
+    nnflow.Ensemble.grid(map).advance(20)
+    known = next(known for kind, known in map._traces._kinds.items() if kind[0] == "step" and known.replay)
+    code = known.replay.__self__.code
+    assert "torch.addmm(" in code
+    assert "aten.addmm" not in code
+    assert code.count("torch.t(") <= 8
+
+
+def test_a_replay_that_fails_is_given_up(soon: None) -> None:
+    map = trained()
+    start = nnflow.Ensemble.grid(map)
+    start.advance(20)
+    known = map._traces._kinds
+
+    def broken(*flat: Tensor) -> Tensor:
+        raise RuntimeError("no")
+
+    for each in known.values():
+        each.replay = broken
+    with pytest.warns(UntracedWarning, match="a replay of its operations fails: no"):
+        found = start.advance(3).states
+    np.testing.assert_array_equal(found, nnflow.Ensemble.grid(trained()).advance(3).states)

@@ -37,6 +37,7 @@ from nnflow.systems.tapes import loops
 from nnflow.systems.tapes.graph import written
 from nnflow.systems.tapes.loops import Tape
 from nnflow.systems.tapes.writer import Unwritable
+from nnflow.systems.written import Written
 from nnflow.tensor import TensorMap, everyday, placed
 from nnflow.typing import Array
 
@@ -178,7 +179,7 @@ def _compiled(
     states = _trials(size)
     try:
         with everyday(), torch.enable_grad():
-            tapes = written(grad_and_value(loss), torch.tensor(states[0]))
+            tapes = written(grad_and_value(_written_out(loss)), torch.tensor(states[0]))
             if settings["check"]:
                 _attest(tapes, loss, states, settings["name"])
     except Unwritable as reason:
@@ -267,7 +268,8 @@ def _on_tensors(
     loss: Loss, weights: int, device: torch.device, dtype: torch.dtype, reason: str | None, settings: dict[str, Any]
 ) -> TensorDescent:
     """The map of an optimizer on a loss of so many weights; `reason` says why it is not compiled."""
-    gradient, optimizer, schedule = grad(loss), settings["optimizer"], settings["schedule"]
+    seen, optimizer, schedule = _written_out(loss), settings["optimizer"], settings["schedule"]
+    gradient = grad(seen)
     return TensorDescent(
         tensor_descent(lambda w, now: gradient(w), optimizer),
         gradient=lambda w, now: gradient(w),
@@ -277,11 +279,21 @@ def _on_tensors(
         calls=(loss,),
         structure=structure_of(optimizer, schedule, backend="tensor", backend_reason=reason),
         observables={
-            "loss": lambda x, p, t: loss(x[:weights]),
+            "loss": lambda x, p, t: seen(x[:weights]),
             "gradient_norm": lambda x, p, t: torch.linalg.vector_norm(gradient(x[:weights])),
         },
         **settings,
     )
+
+
+def _written_out(loss: Loss) -> Loss:
+    """The loss with functions of torch that lack a second derivative, or its rules, written out."""
+
+    def seen(w: Tensor) -> Tensor:
+        with Written():
+            return loss(w)
+
+    return seen
 
 
 def _try_loss(loss: Callable[[Tensor], Tensor], weights: Tensor) -> None:

@@ -18,7 +18,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from nnflow.names import WrongKind
-from nnflow.systems.training.written import rrelu
+from nnflow.systems.written import rrelu
 
 RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 

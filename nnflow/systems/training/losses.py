@@ -27,7 +27,7 @@ from nnflow.systems.training.answers import Answers
 from nnflow.systems.training.averages import KEPT, forget, updated
 from nnflow.systems.training.dropout import written_out
 from nnflow.systems.training.inputs import Inputs, arguments
-from nnflow.systems.training.written import Written
+from nnflow.systems.written import Written
 from nnflow.tensor import Component
 from nnflow.tensor.modes import one_at_a_time
 

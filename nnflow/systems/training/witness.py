@@ -31,7 +31,7 @@ from nnflow.systems.training.first_step import compare_step
 from nnflow.systems.training.inputs import outputs_of
 from nnflow.systems.training.losses import Network, batch_loss, pieces, plain_attention
 from nnflow.systems.training.modules import trainable
-from nnflow.systems.training.written import OFF, Written
+from nnflow.systems.written import OFF, Written
 from nnflow.tensor import everyday
 from nnflow.tensor.modes import seeded
 from nnflow.typing import Array
