@@ -16,6 +16,7 @@ from nnflow.typing import Array
 
 DIRECTIONS = 2
 NARROWER = 8  # the second width is the first over this
+FINE, LARGE = 2.0**16, 2.0**38  # units in the last place by which a state is moved little, and much
 SETTLED = 0.25  # two widths that differ by a larger share say nothing: the function bends on a scale of its own
 
 
@@ -78,3 +79,31 @@ def misfit(
         excess = np.nan_to_num(np.where(settled, np.abs(claimed - narrow) - room, -np.inf), nan=-np.inf)
     worst = np.unravel_index(int(excess.argmax()), excess.shape)
     return Misfit(int(worst[1]), float(claimed[worst]), float(narrow[worst])) if excess[worst] > 0 else None
+
+
+def coarse(function: Callable[[Array], Array], x: Array, eps: float) -> int | None:
+    """Whether a function is computed in coarser numbers than it is given, single precision say.
+
+    A smooth function that changes by more than eps^½ of its size where x is moved much, by `LARGE` units in the last
+    place, changes where x is moved little. Of one component, little moves change nothing at any of the states, and
+    large ones do: it has steps in between.
+
+    Args:
+        function: `function(x (m, dim)) (m, n)`.
+        x: Where it is looked at, ``(states, dim)``.
+        eps: The distance of neighboring numbers.
+
+    Returns:
+        The first such component; None if there is none.
+    """
+    direction = np.random.default_rng([0, *b"coarse"]).uniform(0.5, 1.0, x.shape[1])
+    moves = eps * np.concatenate([FINE * np.arange(9), LARGE * np.array([-1.0, 0.6, 1.0])])
+    size = np.abs(x).max(axis=1, keepdims=True)
+    moved = x[:, None] + moves[:, None] * np.where(size > 0, size, 1.0)[:, None] * direction
+    values = function(moved.reshape(-1, x.shape[1])).reshape(*moved.shape[:2], -1)
+    with np.errstate(all="ignore"):
+        change = np.abs(values - values[:, :1])
+        still = (change[:, 1:9] == 0).all(axis=(0, 1))
+        large = (change[:, 9:] > np.sqrt(eps) * np.abs(values[:, :1])).any(axis=1).all(axis=0)
+    found = np.flatnonzero(still & large & np.isfinite(values).all(axis=(0, 1)))
+    return int(found[0]) if len(found) else None

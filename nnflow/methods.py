@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnflow.differences import misfit
+from nnflow.differences import coarse, misfit
 from nnflow.names import Refusal, shown
 from nnflow.typing import Array
 
@@ -100,12 +100,33 @@ def try_method(map: Map, kind: str) -> None:
     try:
         with np.errstate(all="ignore"):
             _try_members(map, kind, x, p)
+            if kind == "step":
+                refuse_coarse(map, lambda x: np.asarray(map.step(x, p[:1].repeat(len(x), axis=0), 0)), x)
             if kind == "tangent":
                 _try_derivative(map, x, p)
     except Refusal:
         raise
     except Exception:  # not at these states: what is wrong elsewhere shows there
         return
+
+
+def refuse_coarse(map: Map, step: Callable[[Array], Array], x: Array) -> None:
+    """Refuse a rule that computes in single precision: differences of it, and distances, would be those of its steps.
+
+    Args:
+        map: The map.
+        step: The next states of ``(m, dim)``.
+        x: States where it is looked at, ``(states, dim)``.
+
+    Raises:
+        Refusal: if some component changes in steps.
+    """
+    if (component := coarse(step, x, map.resolution)) is not None:
+        raise Refusal(
+            f"the rule of {map.name!r} computes {map.coordinates[component]} in coarser numbers than float64: where x "
+            "changes little, it does not change at all; leave float32, and roundings to some digits, out of it "
+            f"{UNTRIED}"
+        )
 
 
 def _try_members(map: Map, kind: str, x: Array, p: Array) -> None:

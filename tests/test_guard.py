@@ -641,3 +641,76 @@ def test_a_time_that_goes_round_a_loop_is_read() -> None:
             s = t
 
     assert not nnflow.CompiledMap(carried).autonomous
+
+
+def in_singles(x: Array, p: Array, t: int, out: Array) -> None:
+    out[0] = np.float32(3.9 * x[0] * (1.0 - x[0]))
+
+
+def singles_inside(x: Array, p: Array, t: int, out: Array) -> None:
+    y = float(np.float32(x[0]))
+    out[0] = 3.9 * y * (1.0 - y)
+
+
+def rounded(x: Array, p: Array, t: int, out: Array) -> None:
+    out[0] = np.round(3.9 * x[0] * (1.0 - x[0]), 6)
+
+
+@pytest.mark.parametrize("rule", [in_singles, singles_inside, rounded])
+def test_a_rule_in_coarser_numbers_is_refused(rule: Any) -> None:
+    """Differences of it are 0, and its exponent was −inf; what else: one component of several, and other backends."""
+    with pytest.raises(nnflow.Refusal, match="computes x0 in coarser numbers than float64"):
+        nnflow.CompiledMap(rule, dim=1)
+    assert nnflow.CompiledMap(rule, dim=1, check=False).dim == 1
+
+    def step(x: Array, p: Array, t: int) -> Array:
+        out = np.empty_like(x)
+        for row, result in zip(x, out, strict=True):
+            rule(row, p, t, result)
+        return out
+
+    class InNumpy(nnflow.Map):
+        def step(self, x: Array, p: Array, t: int) -> Array:
+            return step(x, p, t)
+
+    with pytest.raises(nnflow.Refusal, match="computes x0 in coarser"):
+        nnflow.run("series", InNumpy(name="in_numpy", dim=1, parameters={}), steps=3)
+
+
+def test_a_tensor_rule_in_singles_is_refused() -> None:
+    map = nnflow.TensorMap(lambda x, p, t: (3.9 * x * (1 - x)).float().double(), dim=1)
+    with pytest.raises(nnflow.Refusal, match="computes x0 in coarser"):
+        nnflow.Ensemble.grid(map).advance(1)
+
+
+def test_what_is_flat_or_jumps_is_not_coarse() -> None:
+    def flat(x: Array, p: Array, t: int, out: Array) -> None:
+        out[0], out[1], out[2] = 0.25, np.floor(10.0 * x[1]) / 10.0, 1e8 + 1e-7 * x[2]
+        out[3] = np.tanh(30.0 * x[3])
+
+    assert nnflow.CompiledMap(flat, dim=4).dim == 4
+
+
+def test_whole_numbers_of_parameters_are_compared_at_those_that_are_scanned() -> None:
+    """n³ fits a machine number at the default, and not at 3e6; what else: each verb, observables, several members."""
+
+    def cubed(x: Array, p: Array, t: int, out: Array) -> None:
+        n = int(p[0])
+        out[0] = 0.5 * x[0] + n * n * n * 1e-20
+
+    def seen(x: Array, p: Array, t: int) -> float:
+        n = int(p[0])
+        return n * n * n * 1e-20
+
+    map = nnflow.CompiledMap(cubed, dim=1, parameters={"n": 2.0}, observables={"seen": seen})
+    assert nnflow.Ensemble.grid(map, n=[1.0, 3.0]).advance(1).states.shape == (2, 1)
+    large = nnflow.Ensemble.grid(map, n=[2.0, 3e6])
+    verbs: list[Any] = [
+        lambda: large.advance(1),
+        lambda: large.orbit(2, observe="seen"),
+        lambda: large.with_frame(1).tangent_orbit(2),
+        lambda: large.separation_orbit(large.perturbed(1e-3, 1), 2),
+    ]
+    for verb in verbs:
+        with pytest.raises(nnflow.Refusal, match="gives .* as plain Python and .* when compiled"):
+            verb()

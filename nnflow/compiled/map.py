@@ -19,7 +19,7 @@ from nnflow.compiled import kernels, lanes
 from nnflow.compiled.kernels import Functions
 from nnflow.compiled.loops import Constants, Shape
 from nnflow.compiled.observing import Component
-from nnflow.compiled.trial import compare_observed, compare_steps, try_tangents
+from nnflow.compiled.trial import compare_observed, compare_steps, ends_of, try_derivatives
 from nnflow.compiled.ways import Rule
 from nnflow.frozen import frozen
 from nnflow.guard import VECTORS, Call, call_plain, is_intrinsic, try_out
@@ -105,10 +105,10 @@ class CompiledMap(Map):
         object.__setattr__(self, "functions", kept)
         object.__setattr__(self, "constants", None if constants is None else _kept(constants))
         if check and self.guarded:
-            states = self.initial_states(2, 0)
-            try_out(self._calls(), self.name, states, self.parameters, self.behind(0))
+            states = self.initial_states(4, 0)
+            try_out(self._calls(), self.name, states[:2], self.parameters, self.behind(0))
             try:
-                try_tangents(self, states)
+                try_derivatives(self, states)
             except NotImplementedError as error:
                 if not is_intrinsic(error):
                     raise
@@ -237,7 +237,7 @@ class CompiledMap(Map):
             self._call(loop, ahead, _given(p), t, self.handed(t, 1), 1, 1, *nothing, *scratch)
             return ahead, None
 
-        self._try_first(loop, partial(compare_steps, self, one_step))
+        self._try_first(loop, p, partial(compare_steps, self, one_step))
         out, first, escaped = records
 
         def of(rows: slice) -> None:
@@ -246,10 +246,11 @@ class CompiledMap(Map):
 
         self._share_out(of, len(x), steps)
 
-    def _try_first(self, loop: Rule, compare: Callable[[], None]) -> None:
-        """Compare a loop with plain Python, before its first use."""
-        if self.guarded:
-            self.once(loop, compare)
+    def _try_first(self, loop: Rule, p: Array, compare: Callable[[Array], None]) -> None:
+        """Compare a loop with plain Python before it is used first, and first with parameters of another magnitude."""
+        if self.guarded and self.check and len(p):
+            ends = ends_of(p)
+            self.once((loop, np.frexp(ends)[1].tobytes()), lambda: compare(ends))
 
     def _observe(
         self, x: Array, p: Array, t: int, steps: int, every: int, observe: Sequence[str], out: Array, escaped: Any
@@ -262,7 +263,7 @@ class CompiledMap(Map):
         ]
         for loop, (channels, entries) in loops:
             names = [observe[i] for i in channels]
-            self._try_first(loop, partial(compare_observed, self, names, partial(self._see, loop, entries)))
+            self._try_first(loop, p, partial(compare_observed, self, names, partial(self._see, loop, entries)))
         chosen = [(i, self.column(name)) for i, name in enumerate(observe) if name not in self.observables]
         for first in range(0, steps // every, blocks):
             tile, now = out[:, first : first + blocks], t + first * every
@@ -314,7 +315,7 @@ class CompiledMap(Map):
             self._call(loop, ahead, _given(p), t, self.handed(t, 1), unit, 1, 1, *kept, begin(x), *new_scratch())
             return ahead, factor[:, 0].transpose(0, 2, 1) @ unit
 
-        self._try_first(loop, partial(compare_steps, self, one_step, k))
+        self._try_first(loop, p, partial(compare_steps, self, one_step, k=k))
         p, c, kept = _given(p), self.handed(t, steps), (records.log_stretches, frames, factors)
 
         def of(rows: slice) -> None:
@@ -340,7 +341,7 @@ class CompiledMap(Map):
             self._call(loop, ahead, y, _given(p), t, self.handed(t, 1), 1, 1, 0, *kept)
             return ahead, None
 
-        self._try_first(loop, partial(compare_steps, self, one_step))
+        self._try_first(loop, p, partial(compare_steps, self, one_step))
         p, c, span = _given(p), self.handed(t, steps), (steps, every, NORMS.index(norm))
 
         def of(rows: slice) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from nnflow.differences import misfit
 from nnflow.frozen import plain
 from nnflow.guard import call_plain
-from nnflow.methods import UNTRIED
+from nnflow.methods import UNTRIED, refuse_coarse
 from nnflow.names import Refusal
 from nnflow.typing import Array
 
@@ -32,7 +32,7 @@ Compiled = Callable[[Array, Array, int], tuple[Array, Array | None]]
 
 
 class Plain(NamedTuple):
-    """A map's functions as plain Python, at the parameters `p` it has by default."""
+    """A map's functions as plain Python, at parameters `p`: those it has by default, if nothing else is said."""
 
     map: CompiledMap
     p: Array
@@ -72,33 +72,57 @@ def as_plain(map: CompiledMap) -> Plain:
     return Plain(map, np.array(list(map.parameters.values())), functions.rule, tangents)
 
 
-def try_tangents(map: CompiledMap, states: Array) -> None:
-    """Compare what claims to be the tangent, as plain Python, with differences of the rule. Raises Refusal."""
+def try_derivatives(map: CompiledMap, states: Array) -> None:
+    """Compare what claims to be the tangent, as plain Python, with differences of the rule, which must have some.
+
+    Args:
+        map: The map.
+        states: Where, ``(n, dim)``.
+
+    Raises:
+        Refusal: where they differ, and for a rule that computes in single precision.
+    """
     functions = as_plain(map)
 
     def step(x: Array) -> Array:
         return functions.step(x, 0)
 
+    refuse_coarse(map, step, states)
     for kind in functions.tangents:
 
         def derivative(x: Array, v: Array, kind: str = kind) -> Array:
             return functions.images(kind, x[0], 0, v)
 
-        for x in states:
+        for x in states[:MEMBERS]:
             if found := misfit(step, derivative, x, map.resolution, map.difference):
                 where = found.said(f"the {kind} of {map.name!r}", "rule", map.coordinates, x)
                 raise Refusal(f"{where} {UNTRIED}")
 
 
-def compare_steps(map: CompiledMap, compiled: Compiled, k: int = 0) -> None:
-    """Compare a few compiled steps, with the images of `k` unit vectors, with plain Python. Raises Refusal."""
+def ends_of(p: Array) -> Array:
+    """The smallest and the largest values of each parameter, as the parameters of two members."""
+    return np.array([np.minimum.reduce(p), np.maximum.reduce(p)])
+
+
+def compare_steps(map: CompiledMap, compiled: Compiled, p: Array, k: int = 0) -> None:
+    """Compare a few compiled steps, with the images of `k` unit vectors, with plain Python.
+
+    Args:
+        map: The map.
+        compiled: One compiled step.
+        p: The parameters of two members: whole numbers that are made of them may outgrow the machine's.
+        k: How many vectors.
+
+    Raises:
+        Refusal: where they differ.
+    """
     functions, x = as_plain(map), map.initial_states(MEMBERS, 0)
     kind, unit = next(iter(functions.tangents), ""), np.eye(k, map.dim)
-    p = np.tile(functions.p, (MEMBERS, 1))
+    each = [(functions._replace(p=own), state) for own, state in zip(p, x, strict=True)]
     for t in (*range(TRIED), *LATE):
         try:
-            ahead = functions.step(x, t)
-            images = np.array([functions.images(kind, state, t, unit) for state in x]) if kind and k else None
+            ahead = np.concatenate([of.step(state[None], t) for of, state in each])
+            images = np.array([of.images(kind, state, t, unit) for of, state in each]) if kind and k else None
         except Refusal:
             raise
         except Exception:  # it cannot run as plain Python, here or on the way: nothing is said of it
@@ -110,17 +134,16 @@ def compare_steps(map: CompiledMap, compiled: Compiled, k: int = 0) -> None:
                 _compare(map, kind, turned[m] - images[m], turned[m], images[m], state, t)
 
 
-def compare_observed(map: CompiledMap, names: Sequence[str], seen: Callable[..., Array]) -> None:
+def compare_observed(map: CompiledMap, names: Sequence[str], seen: Callable[..., Array], p: Array) -> None:
     """Compare observables, as `seen(states (member, time, dim), p, t, c, every)`, with plain Python. Raises Refusal."""
     functions, known = plain([map.observables[name] for name in names]), np.empty((MEMBERS, TRIED, len(names)))
     states = map.initial_states(MEMBERS * TRIED, 0).reshape(MEMBERS, TRIED, map.dim)
-    p = np.array(list(map.parameters.values()))
     try:
         for (m, t, i), _ in np.ndenumerate(known):
-            known[m, t, i] = call_plain(functions[i], states[m, t], p, t, *map.behind(t))
+            known[m, t, i] = call_plain(functions[i], states[m, t], p[m], t, *map.behind(t))
     except Exception:  # it cannot run as plain Python: nothing is said of it
         return
-    found = seen(states, np.tile(p, (MEMBERS, 1)), 0, map.handed(0, TRIED), 1)
+    found = seen(states, p, 0, map.handed(0, TRIED), 1)
     for m, t, i in np.ndindex(found.shape):
         ours, theirs = found[m, t, i : i + 1], known[m, t, i : i + 1]
         _compare(map, f"observable {names[i]}", ours - theirs, ours, theirs, states[m, t], t)

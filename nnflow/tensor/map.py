@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from nnflow.differences import Misfit, misfit
 from nnflow.internals import TorchDispatchMode, custom_function_call, tree_leaves
 from nnflow.map import NORMS, End, Into, Map, TangentRecords, new_records, tangent_records
+from nnflow.methods import refuse_coarse
 from nnflow.names import Refusal, WrongKind, unknown
 from nnflow.settings import convert, whole
 from nnflow.tensor.inductor import Compiled, compiler
@@ -330,6 +331,10 @@ class TensorMap(Map):
             one = x[:1].clone(), p[:1].clone()
             self._first.append(_First(*one, t, self._step_anew(*one, t)))
             self._ask_again()
+            if (
+                type(self) is TensorMap and self.dtype == torch.float64
+            ):  # what trains is compared with the user's module
+                self._look_for_steps(*one, t)
         yield
         if self.check:
             first = self._first[0]
@@ -337,6 +342,15 @@ class TensorMap(Map):
             if first.taken >= 2 * first.asked:
                 first.asked = first.taken
                 self._ask_again()
+
+    def _look_for_steps(self, x: Tensor, p: Tensor, t: int) -> None:
+        """Refuse a rule that computes in single precision inside."""
+
+        def step(x: Array) -> Array:
+            return self.to_numpy(self.step(x, p.repeat(len(x), 1), t))
+
+        with self.uncompiled():
+            refuse_coarse(self, step, self.to_numpy(x))
 
     @cached_property
     def _outside(self) -> list[Outside]:
