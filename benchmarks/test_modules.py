@@ -63,7 +63,7 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int, int]] = 
     "4-10-3, 120 rows": (lambda: nn.Sequential(nn.Linear(4, 10), nn.Sigmoid(), nn.Linear(10, 3)), (120, 4), 3, 200),
     "64-64-10, 1200 rows": (lambda: nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 10)), (1200, 64), 10, 40),
     "CNN of 3818 weights, 256 rows": (convolutional, (256, 64), 10, 10),
-    "784-900-300-10, 256 rows": (lambda: perceptron(784, 900, 300, 10), (256, 784), 10, 4),
+    "784-900-300-10, 256 rows": (lambda: perceptron(784, 900, 300, 10), (256, 784), 10, 12),
     "GRU, 64 rows of 12 steps": (Recurrent, (64, 12, 8), 4, 10),
     "transformer layer, 64 rows of 12 steps": (Transformer, (64, 12, 16), 4, 10),
 }
