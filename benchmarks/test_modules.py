@@ -162,9 +162,9 @@ def test_a_tangent_step_of_a_module(duel: Any, name: str, compile: bool) -> None
 @pytest.mark.parametrize("name", IN_JAX)
 @pytest.mark.parametrize("what", ["step", "tangent"])
 def test_beside_jax(duel: Any, peer: Any, what: str, name: str) -> None:
-    """A step, or a step with its tangent, k = 1, as jit(scan) on one core."""
+    """A step, or a step with its tangent, k = 1, by the backend that is chosen, and as jit(scan) on one core."""
     theirs, (module, x, y), (kind, target) = peer("jax_on_one_core"), made(name), IN_JAX[name]
-    descent = nnflow.training_map(module, nn.CrossEntropyLoss(), x, y, backend="tensor", eta=RATE)
+    descent = nnflow.training_map(module, nn.CrossEntropyLoss(), x, y, eta=RATE)
     start, steps = nnflow.Ensemble.grid(descent).with_frame(1), MODULES[name][3]
     settings = {"kind": kind, "w": start.states[0], "x": x.numpy(), "y": y.numpy(), "eta": RATE, "steps": steps}
     if what == "tangent":
@@ -176,20 +176,20 @@ def test_beside_jax(duel: Any, peer: Any, what: str, name: str) -> None:
         ours = lambda: start.advance(steps)  # noqa: E731
         found, target = ours().states[0], None
     np.testing.assert_allclose(found, theirs(what, **settings), rtol=0, atol=1e-7)
-    work = f"{'step and tangent' if what == 'tangent' else 'GD step'} of {name}"
+    work = f"{'step and tangent' if what == 'tangent' else 'GD step'} of {name}, {descent.backend}"
     duel(work, ours, "JAX jit(scan), one core", lambda: theirs.seconds(what, **settings), target=target)
 
 
 @pytest.mark.whole
 def test_an_ensemble_beside_jax(duel: Any, peer: Any) -> None:
-    """512 members of 64-64-10 on all cores."""
+    """512 members of 64-64-10 on all cores, by the backend that is chosen."""
     theirs, (module, x, y), steps = peer("jax_modules"), made("64-64-10, 1200 rows"), 3
-    descent = nnflow.training_map(module, nn.CrossEntropyLoss(), x, y, backend="tensor", eta=RATE)
+    descent = nnflow.training_map(module, nn.CrossEntropyLoss(), x, y, eta=RATE)
     start = nnflow.Ensemble.grid(descent, inits=512)
     settings = {"kind": "wide", "w": start.states, "x": x.numpy(), "y": y.numpy(), "eta": RATE, "steps": steps}
     np.testing.assert_allclose(start.advance(steps).states, theirs("ensemble", **settings), rtol=0, atol=1e-9)
     duel(
-        f"GD of 64-64-10, 1200 rows, 512 members × {steps} steps, all cores",
+        f"GD of 64-64-10, 1200 rows, 512 members × {steps} steps, all cores, {descent.backend}",
         lambda: start.advance(steps),
         "JAX jit(vmap(scan))",
         lambda: theirs.seconds("ensemble", **settings),
