@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.authors import Analysis, Array, Ensemble, Recording, Refusal, Result, at_least, first
+from nnflow.authors import Analysis, Array, Ensemble, Recording, Refusal, Result, at_least, first, multiple_of
 from nnflow_plugins.tools.observed import floor_of, share_of, turn_of
 from nnflow_plugins.tools.periods import detect_period
 
@@ -53,8 +53,7 @@ class OrbitDiagram(Analysis):
     def __post_init__(self) -> None:
         at_least(0, transient=self.transient)
         at_least(1, steps=self.steps, every=self.every)
-        if self.steps % self.every:
-            raise Refusal(f"steps = {self.steps}, every = {self.every}: steps must be a multiple of every")
+        multiple_of("every", self.every, steps=self.steps)
         if not 0 < self.tolerance < 1:
             raise Refusal(f"tolerance = {self.tolerance}: give a share of the range, above 0 and below 1")
 

@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from nnflow.authors import Analysis, Array, Ensemble, Recording, Refusal, Result, at_least, first, generator, room
+from nnflow.authors import (
+    Analysis,
+    Array,
+    Ensemble,
+    Recording,
+    Refusal,
+    Result,
+    at_least,
+    first,
+    generator,
+    multiple_of,
+    room,
+)
 from nnflow_plugins.tools.correlation import trajectory_correlation
 from nnflow_plugins.tools.observed import exponent_of, floor_of, share_of, straightened
 
@@ -57,7 +69,8 @@ class Autocorrelation(Analysis):
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
-        Refusal: (a ValueError) for an unknown observable, or lags that are as long as the series.
+        Refusal: (a ValueError) for an unknown observable, lags that are as long as the series, or steps that are no
+            multiple of every.
     """
 
     observable: str | None = None
@@ -81,6 +94,7 @@ class Autocorrelation(Analysis):
     def __post_init__(self) -> None:
         at_least(0, transient=self.transient, lags=self.lags, seed=self.seed)
         at_least(1, steps=self.steps, every=self.every, shuffles=self.shuffles)
+        multiple_of("every", self.every, steps=self.steps)
         if not 0 < self.level < 1:
             raise Refusal(f"level = {self.level}: give a share between 0 and 1")
         if self.lags >= self.steps // self.every:

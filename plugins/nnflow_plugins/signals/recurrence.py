@@ -24,7 +24,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nnflow.authors import Analysis, Array, Ensemble, Recording, Refusal, Result, at_least, first, one_of, real, tick
+from nnflow.authors import (
+    Analysis,
+    Array,
+    Ensemble,
+    Recording,
+    Refusal,
+    Result,
+    at_least,
+    first,
+    multiple_of,
+    one_of,
+    real,
+    tick,
+)
 from nnflow_plugins.tools.lines import Counts, count_recurrences, lines_of_cells, lines_of_points, matrix_of_points
 from nnflow_plugins.tools.observed import ROUNDING, exponent_of, floor_of, largest_of, share_of, turn_of
 
@@ -501,8 +514,7 @@ class Recurrence(Analysis):
         if self.observable == ():
             raise Refusal("observable = (): give a name or more")
         _check_choice(self.threshold, self._aim)
-        if self.steps % self.every:
-            raise Refusal(f"steps = {self.steps}, every = {self.every}: steps must be a multiple of every")
+        multiple_of("every", self.every, steps=self.steps)
         least = max(2, self.theiler + 1)
         if self._size < least:
             raise Refusal(

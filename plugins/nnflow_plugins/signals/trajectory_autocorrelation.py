@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from nnflow.authors import Analysis, Ensemble, Recording, Refusal, Result, at_least
+from nnflow.authors import Analysis, Ensemble, Recording, Refusal, Result, at_least, multiple_of
 from nnflow_plugins.tools.correlation import trajectory_correlation
 from nnflow_plugins.tools.observed import largest_of, share_of, straightened
 
@@ -30,7 +30,8 @@ class TrajectoryAutocorrelation(Analysis):
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
-        Refusal: (a ValueError) for an unknown observable, or lags that are as long as the trajectory.
+        Refusal: (a ValueError) for an unknown observable, lags that are as long as the trajectory, or steps that are
+            no multiple of every.
 
     Source:
         L. Lacasa, J. P. Rodriguez, V. M. Eguiluz, Phys. Rev. Research 4, L042008 (2022),
@@ -52,6 +53,7 @@ class TrajectoryAutocorrelation(Analysis):
     def __post_init__(self) -> None:
         at_least(0, transient=self.transient, lags=self.lags)
         at_least(1, steps=self.steps, every=self.every)
+        multiple_of("every", self.every, steps=self.steps)
         if self.lags >= self.steps // self.every:
             raise Refusal(f"lags = {self.lags}: {self.steps // self.every} records need a smaller one")
 

@@ -38,6 +38,7 @@ from nnflow.authors import (
     first,
     kernel,
     loop,
+    multiple_of,
     real,
     room,
 )
@@ -377,11 +378,10 @@ class ZeroOneTest(Analysis):
     def __post_init__(self) -> None:
         at_least(0, transient=self.transient)
         at_least(1, steps=self.steps, every=self.every, frequencies=self.frequencies)
+        multiple_of("every", self.every, steps=self.steps)
         room("frequencies", self.frequencies, self.steps // self.every // 10 + 1)
-        if self.steps % self.every or self.steps // self.every < SHORTEST:
-            raise Refusal(
-                f"steps = {self.steps}, every = {self.every}: give a multiple of every, and at least {SHORTEST} samples"
-            )
+        if self.steps // self.every < SHORTEST:
+            raise Refusal(f"steps = {self.steps}, every = {self.every}: give at least {SHORTEST} samples")
 
     def __call__(self, ensemble: Ensemble | Recording) -> Result:
         """Compute the variables."""
