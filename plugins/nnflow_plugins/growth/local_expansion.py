@@ -19,7 +19,7 @@ import numpy.typing as npt
 from scipy.special import betainc
 
 from nnflow.authors import Analysis, Array, Ensemble, Recording, Refusal, Result, at_least, first, generator, real
-from nnflow_plugins.tools.observed import ROUNDING, exponent_of, floor_of, gap, largest_of, share_of, turn_of
+from nnflow_plugins.tools.observed import ROUNDING, exponent_of, floor_of, gap, largest_of, told_of, turn_of
 from nnflow_plugins.tools.windows import best_window, fits, logarithm, windows
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ class LocalExpansion(Analysis):
         found = [self.rates(x, turn, floor) for x, floor in zip(series, floors, strict=True)]
         parts = {name: np.stack([getattr(rates, name) for rates in found]) for name in Rates._fields}
         medians = [np.median(rates.rate[rates.kept]) if rates.kept.any() else np.nan for rates in found]
-        unit = {"units": "nats per iteration", "rounding": share_of(ensemble)}
+        unit = {"units": "nats per iteration", **told_of(ensemble)}
         units = {"rate": {"long_name": "local expansion rate", **unit}}
         time = parts.pop("time")[0] + now.t
         return {

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnflow.authors import Analysis, Array, Ensemble, Integers, Recording, Refusal, Result, at_least, first, real
-from nnflow_plugins.tools.observed import ROUNDING, exponent_of, floor_of, gap, largest_of, on_circle, share_of, turn_of
+from nnflow_plugins.tools.observed import ROUNDING, exponent_of, floor_of, gap, largest_of, on_circle, told_of, turn_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -194,7 +194,7 @@ class LaminarLengths(Analysis):
         floors, turn = floor_of(ensemble, name, records[:, :, 0]), turn_of(ensemble, name)
         found = [self._of(x, edges, turn, floor) for x, floor in zip(records[:, :, 0], floors, strict=True)]
         names = ("laminar_share", "phases", "mean_length", "longest")
-        unit, rounding = {"units": "iterations"}, {"rounding": share_of(ensemble)}
+        unit, rounding = {"units": "iterations"}, told_of(ensemble)
         return {
             "length": ("length", np.sqrt(edges[:-1] * (edges[1:] - 1.0)), unit),
             "width": (("member", "length"), np.tile(np.diff(edges), (len(found), 1)), unit),

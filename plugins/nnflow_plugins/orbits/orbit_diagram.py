@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnflow.authors import Analysis, Array, Ensemble, Recording, Refusal, Result, at_least, first, multiple_of
-from nnflow_plugins.tools.observed import floor_of, share_of, turn_of
+from nnflow_plugins.tools.observed import floor_of, told_of, turn_of
 from nnflow_plugins.tools.periods import detect_period
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class OrbitDiagram(Analysis):
         return {
             "sample": ("sample", samples, {"long_name": "step of the sample after the transient"}),
             "value": (("member", "sample"), values, {"long_name": name}),
-            "period": ("member", period, {"long_name": "period, 0 = none found", "rounding": share_of(ensemble)}),
+            "period": ("member", period, {"long_name": "period, 0 = none found", **told_of(ensemble)}),
             "escaped": ("member", escaped),
             **({} if after is None else {"after": ("member", after)}),
         }

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnflow.authors import Analysis, Array, Ensemble, Integers, Recording, Refusal, Result, at_least, first, real, room
-from nnflow_plugins.tools.observed import ROUNDING, exponent_of, floor_of, largest_of, share_of, turn_of
+from nnflow_plugins.tools.observed import ROUNDING, exponent_of, floor_of, largest_of, told_of, turn_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -285,7 +285,7 @@ class Plateaus(Analysis):
         rows = [self._of(series, now.t, floor) for series, floor in zip(values, floors, strict=True)]
         index = {"long_name": "step", "units": "iterations"}
         dims = ("member", "segment")
-        words = {"long_name": name, "rounding": share_of(ensemble)}
+        words = {"long_name": name, **told_of(ensemble)}
         return {
             "start": (dims, np.array([row["start"] for row in rows]), index),
             "end": (dims, np.array([row["end"] for row in rows]), index),

@@ -21,7 +21,7 @@ from nnflow.authors import (
     room,
 )
 from nnflow_plugins.tools.correlation import trajectory_correlation
-from nnflow_plugins.tools.observed import exponent_of, floor_of, share_of, straightened
+from nnflow_plugins.tools.observed import exponent_of, floor_of, straightened, told_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -112,10 +112,7 @@ class Autocorrelation(Analysis):
         parts = dict(zip(("autocorrelation", "null_low", "null_high"), zip(*found, strict=True), strict=True))
         return {
             "lag": ("lag", np.arange(self.lags + 1) * self.every, {"units": "iterations"}),
-            **{
-                name: (("member", "lag"), np.array(part), {"rounding": share_of(ensemble)})
-                for name, part in parts.items()
-            },
+            **{name: (("member", "lag"), np.array(part), told_of(ensemble)) for name, part in parts.items()},
             "escaped": ("member", after.escaped),
             "after": ("member", after),
         }

@@ -39,7 +39,7 @@ from nnflow.authors import (
     tick,
 )
 from nnflow_plugins.tools.lines import Counts, count_recurrences, lines_of_cells, lines_of_points, matrix_of_points
-from nnflow_plugins.tools.observed import ROUNDING, exponent_of, floor_of, largest_of, share_of, turn_of
+from nnflow_plugins.tools.observed import ROUNDING, exponent_of, floor_of, largest_of, told_of, turn_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -545,7 +545,7 @@ class Recurrence(Analysis):
         floors = np.max([floor_of(ensemble, n, records[:, :, c]) for c, n in enumerate(names)], axis=0)
         turns = [turn_of(ensemble, name) for name in names]
         members = [self._member(one, turns, floor) for one, floor in zip(records, floors, strict=True)]
-        attrs: dict[str, Any] = {"convention": CONVENTION, "observable": name, "rounding": share_of(ensemble)}
+        attrs: dict[str, Any] = {"convention": CONVENTION, "observable": name, **told_of(ensemble)}
         result: dict[str, Any] = {
             measure: ("member", np.array([values[measure] for values, _, _ in members]), {"long_name": words, **attrs})
             for measure, words in MEASURES.items()

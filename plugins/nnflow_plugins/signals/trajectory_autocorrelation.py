@@ -9,7 +9,7 @@ import numpy as np
 
 from nnflow.authors import Analysis, Ensemble, Recording, Refusal, Result, at_least, multiple_of
 from nnflow_plugins.tools.correlation import trajectory_correlation
-from nnflow_plugins.tools.observed import largest_of, share_of, straightened
+from nnflow_plugins.tools.observed import rounding_of, straightened, told_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -64,14 +64,14 @@ class TrajectoryAutocorrelation(Analysis):
         now: Any = ensemble.advance(self.transient)
         records, after = now.orbit(self.steps, self.every, names)
         records = straightened(ensemble, names, records)
-        floors = share_of(ensemble) * largest_of(records.reshape(len(records), -1))
+        floors = rounding_of(ensemble, records.transpose(0, 2, 1)).max(axis=1)
         found = [trajectory_correlation(x, self.lags, floor) for x, floor in zip(records, floors, strict=True)]
         return {
             "lag": ("lag", np.arange(self.lags + 1) * self.every, {"units": "iterations"}),
             "autocorrelation": (
                 ("member", "lag"),
                 np.array(found),
-                {"long_name": "autocorrelation of the trajectory", "rounding": share_of(ensemble)},
+                {"long_name": "autocorrelation of the trajectory", **told_of(ensemble)},
             ),
             "escaped": ("member", after.escaped),
             "after": ("member", after),

@@ -42,7 +42,7 @@ from nnflow.authors import (
     real,
     room,
 )
-from nnflow_plugins.tools.observed import ROUNDING, floor_of, on_circle, share_of, turn_of
+from nnflow_plugins.tools.observed import ROUNDING, floor_of, on_circle, told_of, turn_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -398,7 +398,7 @@ class ZeroOneTest(Analysis):
             drifts *= spread / np.where(spread.max(axis=0) > 0, spread.max(axis=0), 1.0)
         seen = name if turn is None else f"cosine and sine of {name}, the larger"
         return {
-            "K": ("member", np.max(k, axis=0), {"long_name": f"K of {seen}", "rounding": share_of(ensemble)}),
+            "K": ("member", np.max(k, axis=0), {"long_name": f"K of {seen}", **told_of(ensemble)}),
             "drift": ("member", np.max(drifts, axis=0), {"long_name": "drift", "threshold": DRIFT_THRESHOLD}),
             "escaped": ("member", after.escaped),
             "after": ("member", after),
