@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from nnflow.authors import Analysis, Array, Ensemble, Integers, Recording, Refusal, Result, at_least, first, real
 from nnflow_plugins.tools.observed import ROUNDING, exponent_of, floor_of, gap, largest_of, on_circle, told_of, turn_of
+from nnflow_plugins.tools.remarks import put_to_rest
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -153,6 +154,8 @@ class LaminarLengths(Analysis):
         width (…, length): How many integers the bin has.
         laminar_share (…): The share of the samples in laminar phases, those cut by the ends of the series among them;
             NaN where the member escapes.
+        put_to_rest (…): Of orbits of a map, whether rounding, or its start, has put the orbit on an unstable point (a
+            warning says so, too).
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
@@ -200,6 +203,7 @@ class LaminarLengths(Analysis):
             "width": (("member", "length"), np.tile(np.diff(edges), (len(found), 1)), unit),
             **{name: ("member", np.array([row[i] for row in found]), rounding) for i, name in enumerate(names)},
             "histogram": (("member", "length"), np.array([row[-1] for row in found])),
+            **put_to_rest(ensemble, after, (name,), records),
             "escaped": ("member", after.escaped),
             "after": ("member", after),
         }

@@ -22,6 +22,7 @@ from nnflow.authors import (
 )
 from nnflow_plugins.tools.correlation import trajectory_correlation
 from nnflow_plugins.tools.observed import exponent_of, floor_of, straightened, told_of
+from nnflow_plugins.tools.remarks import put_to_rest
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -66,6 +67,8 @@ class Autocorrelation(Analysis):
         autocorrelation (…, lag): NaN for a series that does not move (but for rounding), or escapes; lags in
             iterations.
         null_low, null_high (…, lag): Between them a share `level` of the shuffled series lies.
+        put_to_rest (…): Of orbits of a map, whether rounding, or its start, has put the orbit on an unstable point (a
+            warning says so, too).
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
@@ -107,12 +110,13 @@ class Autocorrelation(Analysis):
         name = first(ensemble, self.observable)
         records, after = now.orbit(self.steps, self.every, name)
         floors = floor_of(ensemble, name, records[:, :, 0])
-        records = straightened(ensemble, (name,), records)
-        found = [self._of(series, floor) for series, floor in zip(records, floors, strict=True)]
+        points = straightened(ensemble, (name,), records)
+        found = [self._of(series, floor) for series, floor in zip(points, floors, strict=True)]
         parts = dict(zip(("autocorrelation", "null_low", "null_high"), zip(*found, strict=True), strict=True))
         return {
             "lag": ("lag", np.arange(self.lags + 1) * self.every, {"units": "iterations"}),
             **{name: (("member", "lag"), np.array(part), told_of(ensemble)) for name, part in parts.items()},
+            **put_to_rest(ensemble, after, (name,), records),
             "escaped": ("member", after.escaped),
             "after": ("member", after),
         }

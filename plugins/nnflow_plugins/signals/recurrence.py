@@ -40,6 +40,7 @@ from nnflow.authors import (
 )
 from nnflow_plugins.tools.lines import Counts, count_recurrences, lines_of_cells, lines_of_points, matrix_of_points
 from nnflow_plugins.tools.observed import ROUNDING, exponent_of, floor_of, largest_of, told_of, turn_of
+from nnflow_plugins.tools.remarks import put_to_rest
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -468,6 +469,8 @@ class Recurrence(Analysis):
         diagonal_entropy, vertical_entropy, white_entropy (…): In nats.
         threshold (…): In units of the observable, never below the rounding of the series.
         matrix (…, i, j): On request, int8; 0 of an escaped member.
+        put_to_rest (…): Of orbits of a map, whether rounding, or its start, has put the orbit on an unstable point (a
+            warning says so, too).
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
@@ -554,6 +557,7 @@ class Recurrence(Analysis):
         result["threshold"] = ("member", thresholds, {"long_name": f"threshold, distance of {name}", "note": FLOOR})
         if self.matrix:
             result |= self._matrices([matrix for _, _, matrix in members], attrs)
+        result |= put_to_rest(ensemble, after, names, records)
         return {**result, "escaped": ("member", after.escaped), "after": ("member", after)}
 
     def _member(

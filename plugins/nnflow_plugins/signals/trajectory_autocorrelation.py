@@ -10,6 +10,7 @@ import numpy as np
 from nnflow.authors import Analysis, Ensemble, Recording, Refusal, Result, at_least, multiple_of
 from nnflow_plugins.tools.correlation import trajectory_correlation
 from nnflow_plugins.tools.observed import rounding_of, straightened, told_of
+from nnflow_plugins.tools.remarks import put_to_rest
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -27,6 +28,8 @@ class TrajectoryAutocorrelation(Analysis):
     Returns:
         autocorrelation (…, lag): NaN for a trajectory that does not move (but for rounding), or escapes; lags in
             iterations.
+        put_to_rest (…): Of orbits of a map, whether rounding, or its start, has put the orbit on an unstable point (a
+            warning says so, too).
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
@@ -63,9 +66,9 @@ class TrajectoryAutocorrelation(Analysis):
         names = self.observe or tuple(whole)
         now: Any = ensemble.advance(self.transient)
         records, after = now.orbit(self.steps, self.every, names)
-        records = straightened(ensemble, names, records)
-        floors = rounding_of(ensemble, records.transpose(0, 2, 1)).max(axis=1)
-        found = [trajectory_correlation(x, self.lags, floor) for x, floor in zip(records, floors, strict=True)]
+        points = straightened(ensemble, names, records)
+        floors = rounding_of(ensemble, points.transpose(0, 2, 1)).max(axis=1)
+        found = [trajectory_correlation(x, self.lags, floor) for x, floor in zip(points, floors, strict=True)]
         return {
             "lag": ("lag", np.arange(self.lags + 1) * self.every, {"units": "iterations"}),
             "autocorrelation": (
@@ -73,6 +76,7 @@ class TrajectoryAutocorrelation(Analysis):
                 np.array(found),
                 {"long_name": "autocorrelation of the trajectory", **told_of(ensemble)},
             ),
+            **put_to_rest(ensemble, after, names, records),
             "escaped": ("member", after.escaped),
             "after": ("member", after),
         }

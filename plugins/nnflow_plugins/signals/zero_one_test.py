@@ -43,6 +43,7 @@ from nnflow.authors import (
     room,
 )
 from nnflow_plugins.tools.observed import ROUNDING, floor_of, on_circle, told_of, turn_of
+from nnflow_plugins.tools.remarks import put_to_rest
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -354,6 +355,8 @@ class ZeroOneTest(Analysis):
     Returns:
         K (…): A constant series gives 0, an escaped member NaN.
         drift (…): Where it exceeds its attribute `threshold` the series has not settled and K means nothing.
+        put_to_rest (…): Of orbits of a map, whether rounding, or its start, has put the orbit on an unstable point (a
+            warning says so, too).
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
@@ -388,9 +391,8 @@ class ZeroOneTest(Analysis):
         name = first(ensemble, self.observable)
         records, after = ensemble.advance(self.transient).orbit(self.steps, self.every, name)
         turn, floor = turn_of(ensemble, name), floor_of(ensemble, name, records[:, :, 0])
-        if turn is not None:
-            records = on_circle(records[:, :, 0], turn)
-        series = [np.ascontiguousarray(part) for part in np.moveaxis(records, 2, 0)]
+        parts = records if turn is None else on_circle(records[:, :, 0], turn)
+        series = [np.ascontiguousarray(part) for part in np.moveaxis(parts, 2, 0)]
         k = [zero_one_batch(part, self.frequencies, floor) for part in series]
         drifts = np.array([drift_batch(part, floor) for part in series])
         if turn is not None:  # what hardly moves of cosine and sine counts as little as it moves
@@ -400,6 +402,7 @@ class ZeroOneTest(Analysis):
         return {
             "K": ("member", np.max(k, axis=0), {"long_name": f"K of {seen}", **told_of(ensemble)}),
             "drift": ("member", np.max(drifts, axis=0), {"long_name": "drift", "threshold": DRIFT_THRESHOLD}),
+            **put_to_rest(ensemble, after, (name,), records),
             "escaped": ("member", after.escaped),
             "after": ("member", after),
         }
