@@ -32,6 +32,7 @@ from nnflow.names import Refusal, WrongKind, shown
 from nnflow.recording import Recording
 from nnflow.settings import at_least as at_least
 from nnflow.settings import convert_fields, refusing
+from nnflow.settings import multiple_of as multiple_of
 from nnflow.settings import one_of as one_of
 from nnflow.values import hidden
 

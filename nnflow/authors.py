@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from nnflow.analysis import Result as Result
     from nnflow.analysis import at_least as at_least
     from nnflow.analysis import first as first
+    from nnflow.analysis import multiple_of as multiple_of
     from nnflow.analysis import one_of as one_of
     from nnflow.compiled.ways import kernel as kernel
     from nnflow.curvature import Extreme as Extreme
@@ -44,6 +45,7 @@ OFFERED = {
         "Analysis",  # what an analysis is derived from …
         "Result",  # … and returns when it is called
         "at_least",  # bounds of settings
+        "multiple_of",  # steps that are whole records
         "one_of",  # settings that have a few values
         "first",  # the observable that is taken if none is asked for
     ),

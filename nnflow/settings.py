@@ -266,6 +266,22 @@ def at_least(least: float, **settings: float) -> None:
             raise Refusal(f"{name} = {value}: give {least} or more")
 
 
+def multiple_of(unit: str, size: int, **settings: int) -> None:
+    """Refuse settings that are no multiple of another one: ``multiple_of("every", self.every, steps=self.steps)``.
+
+    Args:
+        unit: The name of the other one.
+        size: Its value, 1 or more (see `at_least`).
+        **settings: Name → value.
+
+    Raises:
+        Refusal: (a ValueError) with both names and values.
+    """
+    for name, value in settings.items():
+        if value % size:
+            raise Refusal(f"{name} = {value}, {unit} = {size}: {name} must be a multiple of {unit}")
+
+
 def one_of(known: Iterable[str], **settings: str) -> None:
     """Refuse a setting that is not one of the known names.
 

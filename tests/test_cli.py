@@ -120,10 +120,10 @@ def test_without_an_output_it_prints_a_table(nnflow_command: Command) -> None:
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == "orbit_diagram of logistic, 3 members (3 r), 1 escaped"
-    assert lines[1].split() == ["r", "value", "min", "value", "max", "period", "escaped", "members"]
+    assert lines[1].split() == ["r", "value", "min", "value", "max", "period", "put_to_rest", "escaped", "members"]
     assert lines[3].split()[0] == "3.5"
     assert lines[3].split()[3] == "4"
-    assert lines[4].split() == ["4.5", "-", "-", "0", "1"]
+    assert lines[4].split() == ["4.5", "-", "-", "0", "0", "1"]
 
 
 def test_scans_of_several_axes_descending_and_coordinates(nnflow_command: Command, tmp_path: Path) -> None:

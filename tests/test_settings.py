@@ -610,3 +610,22 @@ def test_whole_numbers_that_lose_digits_are_refused(value: Any) -> None:
         with pytest.raises(nnflow.Refusal, match="lose digits as float64"):
             numbers("v", values)
     assert numbers("v", [2**53, "1e30", 1e30]).tolist() == [2**53, 1e30, 1e30]
+
+
+@pytest.mark.parametrize("name", [name for name in nnflow.analyses if hasattr(nnflow.analyses[name], "every")])
+def test_steps_that_are_no_whole_records_are_refused_before_any_step(name: str) -> None:
+    """By a verb at the end of the steps only, as a traceback, it was in `series`; after the transient in others."""
+    kind = nnflow.analyses[name]
+    with pytest.raises(nnflow.Refusal, match=r"^steps = 100001, every = 3: steps must be a multiple of every$"):
+        kind(steps=100_001, every=3)
+    kind(steps=100_002, every=3, **({"transient": 600} if hasattr(kind, "transient") else {}))
+
+
+@pytest.mark.parametrize("asked", ["--steps 10 --distance l2", "--steps 2 --projections 1"])
+def test_the_command_line_refuses_steps_that_are_no_whole_records_in_one_line(
+    asked: str, nnflow_command: Command
+) -> None:
+    done = nnflow_command("run", "series", "--map", "logistic", "--every", "3", *asked.split())
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "steps must be a multiple of every" in done.stderr

@@ -47,13 +47,19 @@ def test_period_two_points_solve_the_quadratic() -> None:
 
 
 def test_following_shows_the_hysteresis_of_the_cubic_map() -> None:
-    """u' = (1+η)u − u³ has two mirrored attractors up to η = 1.598: carried along, an orbit keeps its side."""
+    """u' = (1+η)u − u³ has two mirrored attractors up to η = 1.598: carried along, an orbit keeps its side.
+
+    It is exactly on w = ±1 when that becomes unstable at η = 1, and stays there, which is said.
+    """
     wells = nnflow.maps["double_well_descent"](optimizer="gd")
     up = np.linspace(0.2, 1.2, 30)
     for side in (1.0, -1.0):
         scan = nnflow.Ensemble.grid(wells, states=[[side * 0.9]], eta=up)
-        followed = diagram(scan, observable="w", follow="eta", transient=200, steps=20)
+        with pytest.warns(nnflow.ResolutionWarning, match="unstable point"):
+            followed = diagram(scan, observable="w", follow="eta", transient=200, steps=20)
         assert (np.sign(followed.value) == side).all()
+        assert followed.put_to_rest.equals(followed.eta > 1.12)  # ln(2η − 1), 0.22 nats a step and more
+        assert (followed.value[followed.put_to_rest.values] == side).all()
 
 
 def test_each_grid_point_starts_where_the_last_one_ended() -> None:

@@ -363,7 +363,7 @@ def test_defaults_on_a_map():
     assert {name: float(result[name]) for name in MEASURES} == expected
     assert float(result["recurrence_rate"]) == pytest.approx(0.05, abs=1e-4)
     assert float(result["threshold"]) == threshold_of_rate(records[0], 0.05)
-    assert set(result.data_vars) == {*MEASURES, "threshold", "escaped"}
+    assert set(result.data_vars) == {*MEASURES, "threshold", "put_to_rest", "escaped"}
     assert "|i - j| < theiler" in result["determinism"].attrs["convention"]
     assert nnflow.run("recurrence", nnflow.maps["logistic"](), steps=300)["determinism"].dims == ()
 

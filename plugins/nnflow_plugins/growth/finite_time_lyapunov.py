@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from nnflow.authors import Analysis, Ensemble, Refusal, Result, at_least
+from nnflow.authors import Analysis, Ensemble, Result, at_least, multiple_of
 from nnflow_plugins.tools.remarks import at_rest, start_counts
 
 if TYPE_CHECKING:
@@ -56,8 +56,7 @@ class FiniteTimeLyapunov(Analysis):
     def __post_init__(self) -> None:
         at_least(0, transient=self.transient, seed=self.seed)
         at_least(1, k=self.k, window=self.window, steps=self.steps)
-        if self.steps % self.window:
-            raise Refusal(f"steps = {self.steps}, window = {self.window}: steps must be a multiple of window")
+        multiple_of("window", self.window, steps=self.steps)
 
     def __call__(self, ensemble: Ensemble) -> Result:
         """Compute the variables."""

@@ -19,7 +19,8 @@ import numpy.typing as npt
 from scipy.special import betainc
 
 from nnflow.authors import Analysis, Array, Ensemble, Recording, Refusal, Result, at_least, first, generator, real
-from nnflow_plugins.tools.observed import ROUNDING, exponent_of, floor_of, gap, largest_of, share_of, turn_of
+from nnflow_plugins.tools.observed import ROUNDING, exponent_of, floor_of, gap, largest_of, told_of, turn_of
+from nnflow_plugins.tools.remarks import put_to_rest
 from nnflow_plugins.tools.windows import best_window, fits, logarithm, windows
 
 if TYPE_CHECKING:
@@ -132,6 +133,8 @@ class LocalExpansion(Analysis):
         kept (…, seed_point): Whether the line through ln d_n, n = 1 … screen, has a slope of two-sided p ≤
             significance.
         median_rate (…): Over the kept seeds.
+        put_to_rest (…): Of orbits of a map, whether rounding, or its start, has put the orbit on an unstable point (a
+            warning says so, too).
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
@@ -203,13 +206,14 @@ class LocalExpansion(Analysis):
         found = [self.rates(x, turn, floor) for x, floor in zip(series, floors, strict=True)]
         parts = {name: np.stack([getattr(rates, name) for rates in found]) for name in Rates._fields}
         medians = [np.median(rates.rate[rates.kept]) if rates.kept.any() else np.nan for rates in found]
-        unit = {"units": "nats per iteration", "rounding": share_of(ensemble)}
+        unit = {"units": "nats per iteration", **told_of(ensemble)}
         units = {"rate": {"long_name": "local expansion rate", **unit}}
         time = parts.pop("time")[0] + now.t
         return {
             "seed_point": ("seed_point", time, {"long_name": "seed time", "units": "iterations"}),
             **{name: (("member", "seed_point"), part, units.get(name, {})) for name, part in parts.items()},
             "median_rate": ("member", np.array(medians), {"long_name": "median rate of the kept seeds", **unit}),
+            **put_to_rest(ensemble, after, (name,), records),
             "escaped": ("member", after.escaped),
             "after": ("member", after),
         }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from nnflow.authors import Analysis, Array, Ensemble, Gathered, Refusal, Result, at_least, orthonormalise
+from nnflow.authors import Analysis, Array, Ensemble, Gathered, Result, at_least, multiple_of, orthonormalise
 from nnflow_plugins.tools.remarks import at_rest, start_counts
 
 if TYPE_CHECKING:
@@ -118,8 +118,7 @@ class LyapunovSpectrum(Analysis):
     def __post_init__(self) -> None:
         at_least(0, transient=self.transient, seed=self.seed)
         at_least(1, steps=self.steps, every=self.every)
-        if self.steps % self.every:
-            raise Refusal(f"steps = {self.steps}, every = {self.every}: steps must be a multiple of every")
+        multiple_of("every", self.every, steps=self.steps)
 
     def __call__(self, ensemble: Ensemble) -> Result:
         """Compute the variables."""

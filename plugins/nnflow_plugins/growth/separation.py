@@ -19,6 +19,7 @@ from nnflow.authors import (
     Result,
     at_least,
     length,
+    multiple_of,
     one_of,
     project_out,
 )
@@ -76,8 +77,7 @@ class Separation(Analysis):
         at_least(1, steps=self.steps, every=self.every, perturbations=self.perturbations)
         one_of(NORMS, norm=self.norm)
         one_of(("uniform", "normal"), distribution=self.distribution)
-        if self.steps % self.every:
-            raise Refusal(f"steps = {self.steps}, every = {self.every}: steps must be a multiple of every")
+        multiple_of("every", self.every, steps=self.steps)
         if np.size(self.perturbation) == 0 or not np.all(np.asarray(self.perturbation) > 0):
             raise Refusal(f"perturbation = {self.perturbation}: give one positive size or more")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from nnflow.authors import Analysis, Array, Ensemble, Refusal, ResolutionWarning, Result, at_least, length
+from nnflow.authors import Analysis, Array, Ensemble, Refusal, ResolutionWarning, Result, at_least, length, multiple_of
 from nnflow_plugins.tools.remarks import at_rest, start_counts
 
 if TYPE_CHECKING:
@@ -65,11 +65,7 @@ class TwoOrbitLyapunov(Analysis):
         at_least(1, steps=self.steps, every=self.every)
         if not self.size > 0:
             raise Refusal(f"size = {self.size}: give a positive distance")
-        if self.steps % self.every or self.transient % self.every:
-            raise Refusal(
-                f"steps = {self.steps}, transient = {self.transient}, every = {self.every}: steps and transient must "
-                "be multiples of every"
-            )
+        multiple_of("every", self.every, steps=self.steps, transient=self.transient)
 
     def __call__(self, ensemble: Ensemble) -> Result:
         """Compute the variables."""

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nnflow.authors import Analysis, Array, Ensemble, Integers, Recording, Refusal, Result, at_least, first, real
-from nnflow_plugins.tools.observed import ROUNDING, exponent_of, floor_of, gap, largest_of, on_circle, share_of, turn_of
+from nnflow_plugins.tools.observed import ROUNDING, exponent_of, floor_of, gap, largest_of, on_circle, told_of, turn_of
+from nnflow_plugins.tools.remarks import put_to_rest
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -153,6 +154,8 @@ class LaminarLengths(Analysis):
         width (…, length): How many integers the bin has.
         laminar_share (…): The share of the samples in laminar phases, those cut by the ends of the series among them;
             NaN where the member escapes.
+        put_to_rest (…): Of orbits of a map, whether rounding, or its start, has put the orbit on an unstable point (a
+            warning says so, too).
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
@@ -194,12 +197,13 @@ class LaminarLengths(Analysis):
         floors, turn = floor_of(ensemble, name, records[:, :, 0]), turn_of(ensemble, name)
         found = [self._of(x, edges, turn, floor) for x, floor in zip(records[:, :, 0], floors, strict=True)]
         names = ("laminar_share", "phases", "mean_length", "longest")
-        unit, rounding = {"units": "iterations"}, {"rounding": share_of(ensemble)}
+        unit, rounding = {"units": "iterations"}, told_of(ensemble)
         return {
             "length": ("length", np.sqrt(edges[:-1] * (edges[1:] - 1.0)), unit),
             "width": (("member", "length"), np.tile(np.diff(edges), (len(found), 1)), unit),
             **{name: ("member", np.array([row[i] for row in found]), rounding) for i, name in enumerate(names)},
             "histogram": (("member", "length"), np.array([row[-1] for row in found])),
+            **put_to_rest(ensemble, after, (name,), records),
             "escaped": ("member", after.escaped),
             "after": ("member", after),
         }

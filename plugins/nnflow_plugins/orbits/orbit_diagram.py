@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.authors import Analysis, Array, Ensemble, Recording, Refusal, Result, at_least, first
-from nnflow_plugins.tools.observed import floor_of, share_of, turn_of
+from nnflow.authors import Analysis, Array, Ensemble, Recording, Refusal, Result, at_least, first, multiple_of
+from nnflow_plugins.tools.observed import floor_of, told_of, turn_of
 from nnflow_plugins.tools.periods import detect_period
+from nnflow_plugins.tools.remarks import put_to_rest
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -30,6 +31,8 @@ class OrbitDiagram(Analysis):
         period (…): int64, the smallest number of samples after which the observable repeats to within the tolerance, or
             rounding (0 = none found, 1 = a fixed point), angles the shorter way round; times the spacing `every`, it is
             the period in iterations. A period seen on one observable can be shorter than that of the state.
+        put_to_rest (…): Of orbits of a map, whether rounding, or its start, has put the orbit on an unstable point (a
+            warning says so, too).
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
@@ -53,8 +56,7 @@ class OrbitDiagram(Analysis):
     def __post_init__(self) -> None:
         at_least(0, transient=self.transient)
         at_least(1, steps=self.steps, every=self.every)
-        if self.steps % self.every:
-            raise Refusal(f"steps = {self.steps}, every = {self.every}: steps must be a multiple of every")
+        multiple_of("every", self.every, steps=self.steps)
         if not 0 < self.tolerance < 1:
             raise Refusal(f"tolerance = {self.tolerance}: give a share of the range, above 0 and below 1")
 
@@ -77,21 +79,26 @@ class OrbitDiagram(Analysis):
         return {
             "sample": ("sample", samples, {"long_name": "step of the sample after the transient"}),
             "value": (("member", "sample"), values, {"long_name": name}),
-            "period": ("member", period, {"long_name": "period, 0 = none found", "rounding": share_of(ensemble)}),
+            "period": ("member", period, {"long_name": "period, 0 = none found", **told_of(ensemble)}),
+            **put_to_rest(ensemble, after, (name,), values[:, :, None]),
             "escaped": ("member", escaped),
-            **({} if after is None else {"after": ("member", after)}),
+            **({"after": ("member", after)} if self.ends else {}),
         }
 
     def _each(self, ensemble: Any, name: str) -> tuple[Array, npt.NDArray[np.int64], Any]:
         records, after = ensemble.advance(self.transient).orbit(self.steps, self.every, name)
         return records[:, :, 0], after.escaped, after
 
-    def _followed(self, ensemble: Any, name: str) -> tuple[Array, npt.NDArray[np.int64], None]:
-        """Along the followed axis; an escaped member starts again from its own initial state."""
+    def _followed(self, ensemble: Any, name: str) -> tuple[Array, npt.NDArray[np.int64], Any]:
+        """Along the followed axis; an escaped member starts again from its own initial state.
+
+        Returns:
+            Values, escapes, and an ensemble of where all ended, the escaped ones where they start again.
+        """
         rows = ensemble.index(self.follow)
         values = np.empty((len(ensemble), self.steps // self.every))
         escaped = np.empty(len(ensemble), dtype=np.int64)
-        carried = np.full((rows.shape[1], ensemble.map.dim), np.nan)
+        carried, states, t = np.full((rows.shape[1], ensemble.map.dim), np.nan), ensemble.states, ensemble.t
         for members in rows:
             point = ensemble.take(members)
             start = np.where(np.isfinite(carried).all(axis=1, keepdims=True), carried, point.states)
@@ -100,8 +107,10 @@ class OrbitDiagram(Analysis):
                 .advance(self.transient)
                 .orbit(self.steps, self.every, name)
             )
-            values[members], escaped[members], carried = records[:, :, 0], after.escaped, after.states
-        return values, escaped, None
+            values[members], escaped[members], carried, t = records[:, :, 0], after.escaped, after.states, after.t
+            ended = after.escaped < 0
+            states[members[ended]] = carried[ended]
+        return values, escaped, ensemble.with_states(states, t)
 
     def draw(self, dataset: xr.Dataset, axes: Axes) -> None:
         """Every sample as a dot over the scanned axis (over the sample index if nothing was scanned)."""

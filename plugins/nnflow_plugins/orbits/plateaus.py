@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nnflow.authors import Analysis, Array, Ensemble, Integers, Recording, Refusal, Result, at_least, first, real, room
-from nnflow_plugins.tools.observed import ROUNDING, exponent_of, floor_of, largest_of, share_of, turn_of
+from nnflow_plugins.tools.observed import ROUNDING, exponent_of, floor_of, largest_of, told_of, turn_of
+from nnflow_plugins.tools.remarks import put_to_rest
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -246,6 +247,8 @@ class Plateaus(Analysis):
         jumps (…): How often a plateau's level differs from the last one's by `jump` or more.
         plateau_share (…): The share of the samples on plateaus.
         threshold (…): The jump that was asked for or chosen.
+        put_to_rest (…): Of orbits of a map, whether rounding, or its start, has put the orbit on an unstable point (a
+            warning says so, too).
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
@@ -285,7 +288,7 @@ class Plateaus(Analysis):
         rows = [self._of(series, now.t, floor) for series, floor in zip(values, floors, strict=True)]
         index = {"long_name": "step", "units": "iterations"}
         dims = ("member", "segment")
-        words = {"long_name": name, "rounding": share_of(ensemble)}
+        words = {"long_name": name, **told_of(ensemble)}
         return {
             "start": (dims, np.array([row["start"] for row in rows]), index),
             "end": (dims, np.array([row["end"] for row in rows]), index),
@@ -293,6 +296,7 @@ class Plateaus(Analysis):
             "spread": (dims, np.array([row["spread"] for row in rows]), {"long_name": f"range of {name}"}),
             "flat": (dims, np.array([row["flat"] for row in rows])),
             **{key: ("member", np.array([row[key] for row in rows])) for key in SUMMARY},
+            **put_to_rest(ensemble, after, (name,), records),
             "escaped": ("member", after.escaped),
             "after": ("member", after),
         }

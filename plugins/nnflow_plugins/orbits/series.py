@@ -18,6 +18,7 @@ from nnflow.authors import (
     first,
     generator,
     length,
+    multiple_of,
     one_of,
     room,
 )
@@ -40,7 +41,7 @@ class Series(Analysis):
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
-        Refusal: (a ValueError) for an unknown observable or norm.
+        Refusal: (a ValueError) for an unknown observable or norm, or steps that are no multiple of every.
     """
 
     observe: tuple[str, ...] = ()
@@ -62,6 +63,7 @@ class Series(Analysis):
     def __post_init__(self) -> None:
         at_least(0, transient=self.transient, projections=self.projections, seed=self.seed)
         at_least(1, steps=self.steps, every=self.every)
+        multiple_of("every", self.every, steps=self.steps)
         if self.distance is not None:
             one_of(NORMS, distance=self.distance)
         room("projections", self.projections, self.steps // self.every)

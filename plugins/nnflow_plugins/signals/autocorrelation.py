@@ -7,9 +7,22 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from nnflow.authors import Analysis, Array, Ensemble, Recording, Refusal, Result, at_least, first, generator, room
+from nnflow.authors import (
+    Analysis,
+    Array,
+    Ensemble,
+    Recording,
+    Refusal,
+    Result,
+    at_least,
+    first,
+    generator,
+    multiple_of,
+    room,
+)
 from nnflow_plugins.tools.correlation import trajectory_correlation
-from nnflow_plugins.tools.observed import exponent_of, floor_of, share_of, straightened
+from nnflow_plugins.tools.observed import exponent_of, floor_of, straightened, told_of
+from nnflow_plugins.tools.remarks import put_to_rest
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -54,10 +67,13 @@ class Autocorrelation(Analysis):
         autocorrelation (…, lag): NaN for a series that does not move (but for rounding), or escapes; lags in
             iterations.
         null_low, null_high (…, lag): Between them a share `level` of the shuffled series lies.
+        put_to_rest (…): Of orbits of a map, whether rounding, or its start, has put the orbit on an unstable point (a
+            warning says so, too).
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
-        Refusal: (a ValueError) for an unknown observable, or lags that are as long as the series.
+        Refusal: (a ValueError) for an unknown observable, lags that are as long as the series, or steps that are no
+            multiple of every.
     """
 
     observable: str | None = None
@@ -81,6 +97,7 @@ class Autocorrelation(Analysis):
     def __post_init__(self) -> None:
         at_least(0, transient=self.transient, lags=self.lags, seed=self.seed)
         at_least(1, steps=self.steps, every=self.every, shuffles=self.shuffles)
+        multiple_of("every", self.every, steps=self.steps)
         if not 0 < self.level < 1:
             raise Refusal(f"level = {self.level}: give a share between 0 and 1")
         if self.lags >= self.steps // self.every:
@@ -93,15 +110,13 @@ class Autocorrelation(Analysis):
         name = first(ensemble, self.observable)
         records, after = now.orbit(self.steps, self.every, name)
         floors = floor_of(ensemble, name, records[:, :, 0])
-        records = straightened(ensemble, (name,), records)
-        found = [self._of(series, floor) for series, floor in zip(records, floors, strict=True)]
+        points = straightened(ensemble, (name,), records)
+        found = [self._of(series, floor) for series, floor in zip(points, floors, strict=True)]
         parts = dict(zip(("autocorrelation", "null_low", "null_high"), zip(*found, strict=True), strict=True))
         return {
             "lag": ("lag", np.arange(self.lags + 1) * self.every, {"units": "iterations"}),
-            **{
-                name: (("member", "lag"), np.array(part), {"rounding": share_of(ensemble)})
-                for name, part in parts.items()
-            },
+            **{name: (("member", "lag"), np.array(part), told_of(ensemble)) for name, part in parts.items()},
+            **put_to_rest(ensemble, after, (name,), records),
             "escaped": ("member", after.escaped),
             "after": ("member", after),
         }

@@ -24,9 +24,23 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nnflow.authors import Analysis, Array, Ensemble, Recording, Refusal, Result, at_least, first, one_of, real, tick
+from nnflow.authors import (
+    Analysis,
+    Array,
+    Ensemble,
+    Recording,
+    Refusal,
+    Result,
+    at_least,
+    first,
+    multiple_of,
+    one_of,
+    real,
+    tick,
+)
 from nnflow_plugins.tools.lines import Counts, count_recurrences, lines_of_cells, lines_of_points, matrix_of_points
-from nnflow_plugins.tools.observed import ROUNDING, exponent_of, floor_of, largest_of, share_of, turn_of
+from nnflow_plugins.tools.observed import ROUNDING, exponent_of, floor_of, largest_of, told_of, turn_of
+from nnflow_plugins.tools.remarks import put_to_rest
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -455,6 +469,8 @@ class Recurrence(Analysis):
         diagonal_entropy, vertical_entropy, white_entropy (…): In nats.
         threshold (…): In units of the observable, never below the rounding of the series.
         matrix (…, i, j): On request, int8; 0 of an escaped member.
+        put_to_rest (…): Of orbits of a map, whether rounding, or its start, has put the orbit on an unstable point (a
+            warning says so, too).
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
@@ -501,8 +517,7 @@ class Recurrence(Analysis):
         if self.observable == ():
             raise Refusal("observable = (): give a name or more")
         _check_choice(self.threshold, self._aim)
-        if self.steps % self.every:
-            raise Refusal(f"steps = {self.steps}, every = {self.every}: steps must be a multiple of every")
+        multiple_of("every", self.every, steps=self.steps)
         least = max(2, self.theiler + 1)
         if self._size < least:
             raise Refusal(
@@ -533,7 +548,7 @@ class Recurrence(Analysis):
         floors = np.max([floor_of(ensemble, n, records[:, :, c]) for c, n in enumerate(names)], axis=0)
         turns = [turn_of(ensemble, name) for name in names]
         members = [self._member(one, turns, floor) for one, floor in zip(records, floors, strict=True)]
-        attrs: dict[str, Any] = {"convention": CONVENTION, "observable": name, "rounding": share_of(ensemble)}
+        attrs: dict[str, Any] = {"convention": CONVENTION, "observable": name, **told_of(ensemble)}
         result: dict[str, Any] = {
             measure: ("member", np.array([values[measure] for values, _, _ in members]), {"long_name": words, **attrs})
             for measure, words in MEASURES.items()
@@ -542,6 +557,7 @@ class Recurrence(Analysis):
         result["threshold"] = ("member", thresholds, {"long_name": f"threshold, distance of {name}", "note": FLOOR})
         if self.matrix:
             result |= self._matrices([matrix for _, _, matrix in members], attrs)
+        result |= put_to_rest(ensemble, after, names, records)
         return {**result, "escaped": ("member", after.escaped), "after": ("member", after)}
 
     def _member(

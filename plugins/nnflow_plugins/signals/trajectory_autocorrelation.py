@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from nnflow.authors import Analysis, Ensemble, Recording, Refusal, Result, at_least
+from nnflow.authors import Analysis, Ensemble, Recording, Refusal, Result, at_least, multiple_of
 from nnflow_plugins.tools.correlation import trajectory_correlation
-from nnflow_plugins.tools.observed import largest_of, share_of, straightened
+from nnflow_plugins.tools.observed import rounding_of, straightened, told_of
+from nnflow_plugins.tools.remarks import put_to_rest
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -27,10 +28,13 @@ class TrajectoryAutocorrelation(Analysis):
     Returns:
         autocorrelation (…, lag): NaN for a trajectory that does not move (but for rounding), or escapes; lags in
             iterations.
+        put_to_rest (…): Of orbits of a map, whether rounding, or its start, has put the orbit on an unstable point (a
+            warning says so, too).
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
-        Refusal: (a ValueError) for an unknown observable, or lags that are as long as the trajectory.
+        Refusal: (a ValueError) for an unknown observable, lags that are as long as the trajectory, or steps that are
+            no multiple of every.
 
     Source:
         L. Lacasa, J. P. Rodriguez, V. M. Eguiluz, Phys. Rev. Research 4, L042008 (2022),
@@ -52,6 +56,7 @@ class TrajectoryAutocorrelation(Analysis):
     def __post_init__(self) -> None:
         at_least(0, transient=self.transient, lags=self.lags)
         at_least(1, steps=self.steps, every=self.every)
+        multiple_of("every", self.every, steps=self.steps)
         if self.lags >= self.steps // self.every:
             raise Refusal(f"lags = {self.lags}: {self.steps // self.every} records need a smaller one")
 
@@ -61,16 +66,17 @@ class TrajectoryAutocorrelation(Analysis):
         names = self.observe or tuple(whole)
         now: Any = ensemble.advance(self.transient)
         records, after = now.orbit(self.steps, self.every, names)
-        records = straightened(ensemble, names, records)
-        floors = share_of(ensemble) * largest_of(records.reshape(len(records), -1))
-        found = [trajectory_correlation(x, self.lags, floor) for x, floor in zip(records, floors, strict=True)]
+        points = straightened(ensemble, names, records)
+        floors = rounding_of(ensemble, points.transpose(0, 2, 1)).max(axis=1)
+        found = [trajectory_correlation(x, self.lags, floor) for x, floor in zip(points, floors, strict=True)]
         return {
             "lag": ("lag", np.arange(self.lags + 1) * self.every, {"units": "iterations"}),
             "autocorrelation": (
                 ("member", "lag"),
                 np.array(found),
-                {"long_name": "autocorrelation of the trajectory", "rounding": share_of(ensemble)},
+                {"long_name": "autocorrelation of the trajectory", **told_of(ensemble)},
             ),
+            **put_to_rest(ensemble, after, names, records),
             "escaped": ("member", after.escaped),
             "after": ("member", after),
         }

@@ -38,10 +38,12 @@ from nnflow.authors import (
     first,
     kernel,
     loop,
+    multiple_of,
     real,
     room,
 )
-from nnflow_plugins.tools.observed import ROUNDING, floor_of, on_circle, share_of, turn_of
+from nnflow_plugins.tools.observed import ROUNDING, floor_of, on_circle, told_of, turn_of
+from nnflow_plugins.tools.remarks import put_to_rest
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -353,6 +355,8 @@ class ZeroOneTest(Analysis):
     Returns:
         K (…): A constant series gives 0, an escaped member NaN.
         drift (…): Where it exceeds its attribute `threshold` the series has not settled and K means nothing.
+        put_to_rest (…): Of orbits of a map, whether rounding, or its start, has put the orbit on an unstable point (a
+            warning says so, too).
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
@@ -377,20 +381,18 @@ class ZeroOneTest(Analysis):
     def __post_init__(self) -> None:
         at_least(0, transient=self.transient)
         at_least(1, steps=self.steps, every=self.every, frequencies=self.frequencies)
+        multiple_of("every", self.every, steps=self.steps)
         room("frequencies", self.frequencies, self.steps // self.every // 10 + 1)
-        if self.steps % self.every or self.steps // self.every < SHORTEST:
-            raise Refusal(
-                f"steps = {self.steps}, every = {self.every}: give a multiple of every, and at least {SHORTEST} samples"
-            )
+        if self.steps // self.every < SHORTEST:
+            raise Refusal(f"steps = {self.steps}, every = {self.every}: give at least {SHORTEST} samples")
 
     def __call__(self, ensemble: Ensemble | Recording) -> Result:
         """Compute the variables."""
         name = first(ensemble, self.observable)
         records, after = ensemble.advance(self.transient).orbit(self.steps, self.every, name)
         turn, floor = turn_of(ensemble, name), floor_of(ensemble, name, records[:, :, 0])
-        if turn is not None:
-            records = on_circle(records[:, :, 0], turn)
-        series = [np.ascontiguousarray(part) for part in np.moveaxis(records, 2, 0)]
+        parts = records if turn is None else on_circle(records[:, :, 0], turn)
+        series = [np.ascontiguousarray(part) for part in np.moveaxis(parts, 2, 0)]
         k = [zero_one_batch(part, self.frequencies, floor) for part in series]
         drifts = np.array([drift_batch(part, floor) for part in series])
         if turn is not None:  # what hardly moves of cosine and sine counts as little as it moves
@@ -398,8 +400,9 @@ class ZeroOneTest(Analysis):
             drifts *= spread / np.where(spread.max(axis=0) > 0, spread.max(axis=0), 1.0)
         seen = name if turn is None else f"cosine and sine of {name}, the larger"
         return {
-            "K": ("member", np.max(k, axis=0), {"long_name": f"K of {seen}", "rounding": share_of(ensemble)}),
+            "K": ("member", np.max(k, axis=0), {"long_name": f"K of {seen}", **told_of(ensemble)}),
             "drift": ("member", np.max(drifts, axis=0), {"long_name": "drift", "threshold": DRIFT_THRESHOLD}),
+            **put_to_rest(ensemble, after, (name,), records),
             "escaped": ("member", after.escaped),
             "after": ("member", after),
         }

@@ -39,10 +39,11 @@ def trajectory_correlation(trajectory: npt.ArrayLike, lags: int, floor: float | 
     if not np.isfinite(w).all():
         return np.full(lags + 1, np.nan)
     rounding = ROUNDING * float(largest_of(w.ravel())) if floor is None else floor
-    w, rounding = np.ldexp(w, -exponent), float(np.ldexp(rounding, -exponent))  # squares are within bounds
+    with np.errstate(over="ignore"):  # what has decayed is far below the rounding of its start
+        w, rounding = np.ldexp(w, -exponent), float(np.ldexp(rounding, -exponent))  # squares are within bounds
     away = w - w.mean(axis=0)
     total = float((away * away).sum())
-    if total <= w.size * rounding**2:
+    if (total / w.size) ** 0.5 <= rounding:
         return np.full(lags + 1, np.nan)
     size = next_fast_len(len(w) + lags, real=True)
     power = np.abs(rfft(away, size, axis=0)) ** 2

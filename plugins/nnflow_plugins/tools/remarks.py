@@ -1,25 +1,32 @@
-"""What a result says of itself where a number alone would mislead: remarks that several analyses of growth share."""
+"""What a result says of itself where a number alone would mislead: remarks that several analyses share."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.authors import Array, Ensemble, ResolutionWarning, heard_by
+from nnflow.authors import Array, Ensemble, Recording, ResolutionWarning, heard_by
+from nnflow_plugins.tools.observed import gap, share_of, turn_of
+
+Go = Callable[[Ensemble, int], Ensemble]
 
 LOOK = 32
 """Steps over which an orbit at rest stays where it is."""
+
+UNSTABLE = np.log(1000.0) / LOOK
+"""Nats a step at which a perturbation must grow over LOOK steps for a point to be unstable: what is neutral may grow
+by a shear, LOOK times or a few times that."""
 
 FLICKER = 64
 """A stable fixed point is left and met again by rounding: its digits move by some tens of units in the last place."""
 
 
 def at_rest(
-    before: Ensemble, after: Ensemble, growth: Array, go: Callable[[Ensemble, int], Ensemble]
+    before: Ensemble, after: Ensemble, growth: Array, go: Go
 ) -> tuple[str, npt.NDArray[np.bool_], dict[str, Any]]:
     """The variable `at_rest`: whether the orbit ended on a point that more steps do not move.
 
@@ -40,28 +47,112 @@ def at_rest(
     Warns:
         ResolutionWarning: of orbits that rounding put to rest, unless they were at rest from the beginning.
     """
-    resting, resolution = _rests(after, before, go), after.map.resolution
-    put = resting & (growth > -np.log(resolution))
-    if put.any() and (put := put & ~_rests(before, before, go)).any():
-        warnings.warn(
-            "orbits have come to rest on an unstable point (see at_rest): rounding has put them there, or their start, "
-            "and their exponents are not those of chaos; take fewer steps, or a parameter a little aside (the logistic "
-            "map's r = 3.9999 for 4)",
-            ResolutionWarning,
-            stacklevel=2,
-        )
+    resting = _rests(after, before, go)
+    _put(before, resting & (growth > -np.log(after.map.resolution)), go, "at_rest", "exponents")
     note = "an orbit at rest whose exponent is positive was put on an unstable fixed point, by rounding or its start"
     return "member", resting, {"long_name": "whether the orbit ended at rest", "note": note}
 
 
-def _rests(now: Ensemble, before: Ensemble, go: Callable[[Ensemble, int], Ensemble]) -> npt.NDArray[np.bool_]:
-    turns = [now.map.periods.get(name, 0.0) for name in now.map.coordinates]  # an angle has the scale of its turn
-    scale = np.max([np.abs(now.states), np.abs(before.states), np.broadcast_to(turns, now.states.shape)], axis=(0, 2))
-    with heard_by(None):  # it is no step of the run
-        ahead = go(now, LOOK)  # what drifts goes on, what flickers does not
-    return np.asarray(
-        np.abs(now.difference(ahead.states, now.states)).max(axis=1) <= FLICKER * now.map.resolution * scale
-    )
+def put_to_rest(
+    before: Ensemble | Recording, after: Ensemble | Recording, names: Sequence[str], records: Array
+) -> dict[str, Any]:
+    """The variable `put_to_rest`: whether rounding, or its start, put the orbit of a map on an unstable point.
+
+    Then the series is that of the point, constant, however chaotic the map. The point is unstable if a copy a little
+    aside of it parts by UNSTABLE or more; it was reached by rounding if growth at this rate, all the way, is more than
+    the digits of a number. Where all series vary at their ends no step is taken.
+
+    Args:
+        before: Where the orbit started.
+        after: Where it ended.
+        names: What was observed.
+        records: ``(member, sample, channel)``.
+
+    Returns:
+        Name → dims, values ``(member,)`` and attributes; nothing for a recording.
+
+    Warns:
+        ResolutionWarning: of such orbits, unless they were at rest from the beginning.
+    """
+    if isinstance(before, Recording) or isinstance(after, Recording):
+        return {}
+    put = _still(before, after, names, records)
+    if put.any() and (put := put & _rests(after, before, Ensemble.advance)).any():
+        rates = _parting(after, before)
+        put &= (rates > UNSTABLE) & (rates * (after.t - before.t) > -np.log(after.map.resolution))
+        put = _put(before, put, Ensemble.advance, "put_to_rest", "series")
+    note = "where this is true the orbit ended on an unstable point, by rounding or its start: nothing here is of chaos"
+    return {"put_to_rest": ("member", put, {"long_name": "whether rounding put the orbit to rest", "note": note})}
+
+
+def _put(before: Ensemble, put: npt.NDArray[np.bool_], go: Go, variable: str, what: str) -> npt.NDArray[np.bool_]:
+    """Those that were not at rest from the beginning. Warns of them."""
+    if put.any() and (put := put & ~_rests(before, before, go)).any():
+        warnings.warn(
+            f"orbits have come to rest on an unstable point (see {variable}): rounding has put them there, or their "
+            f"start, and their {what} are not those of chaos; take fewer steps, or a parameter a little aside (the "
+            "logistic map's r = 3.9999 for 4)",
+            ResolutionWarning,
+            stacklevel=3,
+        )
+    return put
+
+
+def _still(before: Ensemble, after: Ensemble, names: Sequence[str], records: Array) -> npt.NDArray[np.bool_]:
+    """Whether what was observed does not move at its end, but for rounding; true if there is one sample."""
+    last, former = records[:, -1], records[:, -2:][:, 0]
+    apart, size = np.abs(last - former), np.maximum(np.abs(last), _scale(after, before)[:, None])
+    for i, name in enumerate(names):
+        if (turn := turn_of(after, name)) is not None:
+            apart[:, i] = gap(last[:, i], former[:, i], turn)
+    return np.asarray((apart <= share_of(after) * size).all(axis=1))
+
+
+def _scale(now: Ensemble, before: Ensemble) -> Array:
+    """The size of the states, ``(member,)``; an angle has the scale of its turn."""
+    turns = [now.map.periods.get(name, 0.0) for name in now.map.coordinates]
+    states = now.states, before.states, np.broadcast_to(turns, now.states.shape)
+    return np.asarray(np.abs(states).max(axis=(0, 2)))
+
+
+def _rests(now: Ensemble, before: Ensemble, go: Go) -> npt.NDArray[np.bool_]:
+    """Whether neither a step moves the states nor LOOK more: what drifts goes on, what flickers does not.
+
+    A cycle whose period divides LOOK is back after LOOK steps, but not after one.
+
+    Returns:
+        ``(member,)``.
+    """
+    least = FLICKER * now.map.resolution * _scale(now, before)
+    resting, ahead = np.ones(len(now), dtype=bool), now
+    for steps in (1, LOOK):
+        if resting.any():
+            with heard_by(None):  # it is no step of the run
+                ahead = go(ahead, steps)
+            resting &= np.abs(now.difference(ahead.states, now.states)).max(axis=1) <= least
+    return resting
+
+
+def _parting(now: Ensemble, before: Ensemble) -> Array:
+    """How fast copies a little aside of the states part: ln (distance after LOOK steps / distance before) / LOOK.
+
+    The distance before is resolution^¾ of the scale: well above rounding, and room for growth above it. The direction
+    is the same for all, and none that a symmetry might prefer; optimizer memory stays, for it may have to be positive.
+    Both ways are gone, since the map may not be defined on one side.
+
+    Returns:
+        ``(member,)``, the larger one, in nats a step; −inf if neither is finite.
+    """
+    way = np.where(now.map.chosen("weights"), np.cos(1.0 + np.arange(now.map.dim)), 0.0)
+    aside = now.map.resolution**0.75 * _scale(now, before)[:, None] * way / np.abs(way).max()
+    rates = np.full(len(now), -np.inf)
+    with heard_by(None), np.errstate(divide="ignore", invalid="ignore"):
+        ahead = now.advance(LOOK).states
+        for sign in (1.0, -1.0):
+            beside = now.with_states(now.states + sign * aside).advance(LOOK).states
+            apart = np.abs(now.difference(beside, ahead)).max(axis=1) / np.abs(aside).max(axis=1)
+            rates = np.fmax(rates, np.log(apart) / LOOK)
+    return rates
 
 
 def start_counts(transient: int) -> dict[str, str]:

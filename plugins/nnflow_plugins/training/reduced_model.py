@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from nnflow.authors import Analysis, Array, Ensemble, Refusal, Result, at_least
+from nnflow.authors import Analysis, Array, Ensemble, Refusal, Result, at_least, multiple_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -50,7 +50,7 @@ class ReducedModel(Analysis):
 
     Raises:
         Refusal: (a ValueError) unless it is a training map with these observables and plain gradient descent on the
-            cross-entropy.
+            cross-entropy; or for steps that are no multiple of every.
     """
 
     steps: int = 1000
@@ -64,8 +64,7 @@ class ReducedModel(Analysis):
     def __post_init__(self) -> None:
         at_least(0, transient=self.transient)
         at_least(1, steps=self.steps, every=self.every)
-        if self.steps % self.every:
-            raise Refusal(f"steps = {self.steps}, every = {self.every}: steps must be a multiple of every")
+        multiple_of("every", self.every, steps=self.steps)
 
     def __call__(self, ensemble: Ensemble) -> Result:
         """Compute the variables."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from nnflow.authors import Analysis, Array, Ensemble, Extreme, Refusal, Result, at_least, largest
+from nnflow.authors import Analysis, Array, Ensemble, Extreme, Result, at_least, largest, multiple_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -62,8 +62,7 @@ class Sharpness(Analysis):
     def __post_init__(self) -> None:
         at_least(0, transient=self.transient, tolerance=self.tolerance, seed=self.seed)
         at_least(1, k=self.k, steps=self.steps, every=self.every, iterations=self.iterations)
-        if self.steps % self.every:
-            raise Refusal(f"steps = {self.steps}, every = {self.every}: steps must be a multiple of every")
+        multiple_of("every", self.every, steps=self.steps)
 
     def __call__(self, ensemble: Ensemble) -> Result:
         """Compute the variables."""

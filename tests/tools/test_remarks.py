@@ -1,0 +1,133 @@
+"""Orbits that rounding puts to rest: each analysis of a series says so, and of no other orbit.
+
+What else could go wrong in this way: a stable point taken for an unstable one, a neutral one, a start on the point, a
+cycle that is back after as many steps as are looked at, an angle, a map not defined on one side of the point, an axis
+that is followed, an attribute that depends on the chunk, steps that a varying series has to pay for.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from nnflow_plugins.tools import remarks
+
+import nnflow
+
+ANALYSES: dict[str, dict[str, Any]] = {
+    "zero_one_test": {},
+    "recurrence": {},
+    "autocorrelation": {},
+    "trajectory_autocorrelation": {},
+    "orbit_diagram": {},
+    "plateaus": {"steps": 2000},
+    "laminar_lengths": {"steps": 2000},
+    "local_expansion": {"steps": 2000, "moments": 50},
+}
+Grid = nnflow.Ensemble.grid
+UNSTABLE = "orbits have come to rest on an unstable point \\(see put_to_rest\\)"
+
+
+def doubling(x: Any, p: Any, t: int, out: Any) -> None:
+    out[0] = 2.0 * x[0] % 1.0
+
+
+def saddle(x: Any, p: Any, t: int, out: Any) -> None:
+    out[0] = 0.5 * x[0]
+    out[1] = 3.0 * x[1]
+
+
+def shear(x: Any, p: Any, t: int, out: Any) -> None:
+    out[0] = x[0] + 4.0 * x[1]
+    out[1] = x[1]
+    out[2] = 0.5 * x[2]
+
+
+def stable_border(x: Any, p: Any, t: int, out: Any) -> None:
+    out[0] = 0.5 * x[0] if x[0] >= 0.0 else math.nan
+
+
+def unstable_border(x: Any, p: Any, t: int, out: Any) -> None:
+    out[0] = 1.0 - abs(1.0 - 2.0 * x[0]) if x[0] >= 0.0 else math.nan
+
+
+def unstable_border_below(x: Any, p: Any, t: int, out: Any) -> None:
+    out[0] = abs(1.0 + 2.0 * x[0]) - 1.0 if x[0] <= 0.0 else math.nan
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_an_orbit_that_rounding_puts_to_rest_says_so(name: str) -> None:
+    """K was 0, the period 1, the determinism 1, all without a word: the tent map at 2 falls on 0 after 53 steps."""
+    tent = Grid(nnflow.maps["tent"](), mu=[1.9, 2.0, 2 - 1e-9])
+    with pytest.warns(nnflow.ResolutionWarning, match=UNSTABLE):
+        found = nnflow.run(name, tent, **ANALYSES[name])
+    assert found.put_to_rest.values.tolist() == [False, True, False]
+    assert "by rounding" in found.put_to_rest.attrs["note"]
+    with pytest.warns(nnflow.ResolutionWarning, match=UNSTABLE):
+        apart = nnflow.run(name, tent, chunk=1, **ANALYSES[name])
+    assert apart.identical(found)
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_other_orbits_are_none_of_these(name: str) -> None:
+    """Stable points, flips, cycles; at rest from the beginning; a recording has no such variable."""
+    scan = Grid(nnflow.maps["logistic"](), states=[[0.3]], r=[0.5, 2.5, 3.0, 3.2, 3.5, 3.9, 5.0])
+    assert not nnflow.run(name, scan, **ANALYSES[name]).put_to_rest.any()
+    fixed = Grid(nnflow.maps["logistic"](r=4.0), states=[[0.0], [0.75]])
+    assert not nnflow.run(name, fixed, **ANALYSES[name]).put_to_rest.any()
+    assert not nnflow.run(name, nnflow.maps["circle"](omega=0.0, k=1.5), **ANALYSES[name]).put_to_rest
+    short = {**ANALYSES[name], "transient": 0, "steps": 500}
+    assert "put_to_rest" not in nnflow.run(name, nnflow.Recording(np.zeros(500)), **short)
+
+
+def test_a_series_that_varies_at_its_end_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*given: Any) -> Any:
+        raise AssertionError("steps were taken")
+
+    monkeypatch.setattr(remarks, "_rests", none)
+    for name in ANALYSES:
+        assert not nnflow.run(name, nnflow.maps["henon"](), **ANALYSES[name]).put_to_rest
+
+
+@pytest.mark.parametrize(
+    ("rule", "states", "put"),
+    [
+        (doubling, [[0.3]], True),  # an angle
+        (saddle, [[1.0, 0.0]], True),  # by its start
+        (saddle, [[0.0, 0.0]], False),
+        (shear, [[1.0, 0.0, 1.0]], False),
+        (stable_border, [[0.9]], False),
+        (unstable_border, [[0.3]], True),
+        (unstable_border_below, [[-0.3]], True),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::nnflow.ResolutionWarning")
+def test_what_an_unstable_point_is(rule: Any, states: Any, put: bool) -> None:
+    turn = {"x0": 1.0} if rule is doubling else {}
+    map = nnflow.CompiledMap(
+        rule, dim=len(states[0]), periods=turn, box=([0.1] * len(states[0]), [0.9] * len(states[0]))
+    )
+    assert bool(nnflow.run("zero_one_test", Grid(map, states=states), transient=0, steps=1000).put_to_rest) == put
+
+
+def test_few_digits_of_growth_put_no_orbit_to_rest() -> None:
+    """From 1/4 the tent map at 2 reaches 0 in two steps, exactly: in 20 steps rounding has no part."""
+    tent = Grid(nnflow.maps["tent"](mu=2.0), states=[[0.25]])
+    assert not nnflow.run("orbit_diagram", tent, transient=0, steps=20).put_to_rest
+
+
+def test_an_attractor_that_is_followed_stays_at_rest() -> None:
+    """What fell on 0 starts there at the next point, where the tent map is chaotic, too."""
+    tent = Grid(nnflow.maps["tent"](), inits=2, mu=[1.8, 2.0, 1.9])
+    with pytest.warns(nnflow.ResolutionWarning, match=UNSTABLE):
+        found = nnflow.run("orbit_diagram", tent, follow="mu")
+    assert found.put_to_rest.transpose("mu", ...).values.tolist() == [[False] * 2, [True] * 2, [True] * 2]
+
+
+def test_a_cycle_is_not_at_rest() -> None:
+    """It was, where its period divides the steps that are looked at."""
+    scan = Grid(nnflow.maps["logistic"](), r=[2.5, 3.2, 3.5, 3.55])
+    found = nnflow.run("lyapunov_spectrum", scan, transient=5000)
+    assert found.at_rest.values.tolist() == [True, False, False, False]
