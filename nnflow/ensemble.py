@@ -7,7 +7,6 @@ whatever the chunking.
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnflow.axes import Axis, check_shape, chosen_members, named, step_indices, whole_blocks
+from nnflow.ended import ended
 from nnflow.map import (
     NORMS,
     End,
@@ -195,7 +195,8 @@ class Ensemble:
             escaped has.
 
         Raises:
-            Refusal: (a ValueError) for a dataset without states, or of another map.
+            Refusal: (a ValueError) for a dataset without states, of another map, that has lost a scanned coordinate or
+                masks members, or whose attributes are damaged.
 
         >>> import nnflow
         >>> henon = nnflow.maps["henon"]()
@@ -203,27 +204,7 @@ class Ensemble:
         >>> Ensemble.from_result(henon, found).t
         100
         """
-        state = _ended(map, dataset)
-        members, dims = state.values.reshape(-1, map.dim), state.dims[:-1]
-        alike = {"init": 0, **json.loads(dataset.attrs["parameters"])}  # what all members have, where nothing tells
-        told = {name for name, values in dataset.coords.items() if set(values.dims) <= set(dims)} | {"escaped"}
-
-        def each(name: str) -> Any:  # a variable may have the name of a parameter, a coordinate of members may not
-            values = dataset[name].broadcast_like(state).transpose(*state.dims)[..., 0] if name in told else alike[name]
-            return np.broadcast_to(values, state.shape[:-1]).ravel()
-
-        return cls(
-            map,
-            map.native(np.array(members)),
-            np.array([each(name) for name in map.parameters], dtype=np.float64).reshape(-1, len(members)).T,
-            int(state.attrs["t"]),
-            each("escaped").astype(np.int64),
-            tuple(Axis(str(dim), dataset[dim].values, _kind(map, str(dim))) for dim in dims),
-            each("init").astype(np.int64),
-            int(dataset.attrs["seed"]),
-            origin=str(state.attrs["origin"]),
-            began=int(state.attrs["began"]),
-        )
+        return cls(map, **ended(map, dataset))
 
     def __post_init__(self) -> None:
         """Kernels check nothing: here is the last place where a shape is looked at."""
@@ -707,23 +688,6 @@ def _initial_states(map: Map, states: npt.ArrayLike | None, inits: int | None, s
         row = int(np.flatnonzero(~np.isfinite(first).all(axis=1))[0])
         raise Refusal(f"states: row {row} is not finite: {first[row]}")
     return first
-
-
-def _ended(map: Map, dataset: Any) -> Any:
-    """The states in a result. Raises Refusal if it has none, or is of another map."""
-    if not hasattr(dataset, "attrs") or "state" not in dataset or "component" not in dataset["state"].dims:
-        raise Refusal("the result holds no states: run it with return_states=True")
-    structure = json.dumps(dict(map.structure), default=str)
-    mine = (map.name, structure, list(map.coordinates))
-    if (told := (dataset.attrs["map"], dataset.attrs["structure"], dataset["component"].values.tolist())) != mine:
-        raise Refusal(f"the result is of {told[0]} {told[1]}, this map is {mine[0]} {mine[1]}: make the same map")
-    return dataset["state"].transpose(..., "component")
-
-
-def _kind(map: Map, name: str) -> str:
-    """What the axis of a result varies."""
-    known = {**dict.fromkeys(map.coordinates, "coordinate"), **dict.fromkeys(map.parameters, "parameter")}
-    return known.get(name, "init" if name == "init" else "member")
 
 
 def _axis(map: Map, name: str, values: Any) -> Axis:
