@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 from nnflow.axes import Axis, check_shape, chosen_members, named, step_indices, whole_blocks
 from nnflow.ended import ended
+from nnflow.labels import in_order, labelled
 from nnflow.map import (
     NORMS,
     End,
@@ -94,7 +96,8 @@ class Ensemble:
 
         Args:
             map: The map.
-            states: Initial states ``(n, dim)`` (one row: no `init` axis).
+            states: Initial states ``(n, dim)`` (one row: no `init` axis). Labels (pandas, xarray) that are the
+                coordinates are followed, in any order.
             inits: How many are drawn by the map instead, from `seed`.
             seed: Of whatever is drawn (default: 0).
             **axes: Each a parameter or a coordinate of the map with the values to scan, in order (a single number: no
@@ -213,7 +216,7 @@ class Ensemble:
         members, dim = len(self.parameters), self.map.dim
         check_shape("states", self.state, (members, dim))
         check_shape("parameters", self.parameters, (members, len(self.map.parameters)))
-        parameters = np.asarray(self.parameters).view()
+        parameters = np.asarray(in_order(self.parameters, list(self.map.parameters), "parameters")).view()
         parameters.flags.writeable = False
         object.__setattr__(self, "parameters", parameters)
         _check_axes(self)
@@ -262,16 +265,17 @@ class Ensemble:
         """Some members.
 
         Args:
-            members: Indices, in the order wanted, or a mask of bools, flat or of the axes' shape.
+            members: Indices, in the order wanted, or a mask of bools, flat or of the axes' shape. A mask with labels
+                (xarray, pandas) goes by the names of its dims.
             axes: They shape them (default: one axis, "member").
 
         Returns:
             An ensemble of these members, at the same step index.
 
         Raises:
-            Refusal: for what is neither, or an index out of range.
+            Refusal: for what is neither, an index out of range, or labels that are not those of the axes.
         """
-        chosen = chosen_members(members, self.shape, len(self))
+        chosen = chosen_members(members, self.axes, len(self))
         return replace(
             self,
             state=self.state[chosen],
@@ -355,23 +359,53 @@ class Ensemble:
         """The same members in other states, none escaped.
 
         Args:
-            states: ``(member, dim)``, numpy or the backend's own.
+            states: ``(member, dim)``, numpy or the backend's own. Labels (pandas, xarray) are followed: those of the
+                coordinates, in any order, and dims that are the axes, also several.
             t: The step index (default: the present one).
 
         Returns:
-            An ensemble without frame and neighbors, its `origin` "given".
+            An ensemble without frame and neighbors, its `origin` "given". An axis of a coordinate that has other
+            values in these states is one of kind "member", numbered from 0.
 
         Raises:
-            Refusal: for another shape, or what is no number.
+            Refusal: for another shape, other labels, or what is no number.
         """
         own = type(states) is type(self.state) and not isinstance(states, np.ndarray)
         if own and states.is_complex():
             raise Refusal("states are complex: give real numbers")
-        state = self.map.native(states.detach().clone() if own else numbers("states", states))
-        now = self.t if t is None else t
+        state = self.map.native(states.detach().clone() if own else self._in_order(states))
+        check_shape("states", state, (len(self), self.map.dim))
+        now, axes = self.t if t is None else t, self._axes_of(state)
         return replace(
-            self, state=state, frame=None, neighbors=None, escaped=begin(self.init), t=now, origin="given", began=now
-        )
+            self, state=state, frame=None, neighbors=None, escaped=begin(self.init), axes=axes, t=now, origin="given",
+            began=now,
+        )  # fmt: skip
+
+    def _axes_of(self, state: Any) -> tuple[Axis, ...]:
+        """The axes with other states: an axis of a coordinate that has other values in them only numbers members."""
+        states, taken, axes = self.map.to_numpy(state).reshape(*self.shape, -1), {a.name for a in self.axes}, []
+        for i, axis in enumerate(self.axes):
+            if axis.kind == "coordinate":
+                values = np.moveaxis(states[..., self.map.column(axis.name)], i, -1)
+                if not np.array_equal(values, np.broadcast_to(self._resolved(axis.values), values.shape)):
+                    name = next(n for i in count(1) if (n := f"member{i if i > 1 else ''}") not in taken)
+                    taken.add(name)
+                    axis = Axis(name, np.arange(len(axis.values)), "member")
+            axes.append(axis)
+        return tuple(axes)
+
+    def _resolved(self, values: Array) -> Array:
+        """Numbers as the map's number type has them."""
+        return self.map.to_numpy(self.map.native(values))
+
+    def _in_order(self, states: Any) -> Array:
+        """States as numbers, members and components in the ensemble's order. Raises Refusal."""
+        found = labelled(states)
+        if found is None or not found.array.ndim:
+            return numbers("states", in_order(states, self.map.coordinates, "states"))
+        array = found.along(self.map.coordinates, "states").over(self.axes, "states", rest=1)
+        array = array.reshape(-1, array.shape[-1]) if array.shape[:-1] == self.shape else array
+        return numbers("states", array)
 
     # -- drawing by init index -------------------------------------------------------------------------------------
 
@@ -498,17 +532,18 @@ class Ensemble:
 
     def with_vectors(self, vectors: Any) -> Ensemble:
         """The same ensemble with these tangent vectors ``(member, k, dim)``, numpy or native, as its frame."""
-        return replace(self, frame=self.map.native(vectors))
+        return replace(self, frame=self.map.native(in_order(vectors, self.map.coordinates, "vectors")))
 
     def with_neighbors(self, states: Any) -> Ensemble:
         """The same ensemble with these perturbed states ``(member, perturbation, dim)``, numpy or native."""
-        return replace(self, neighbors=self.map.native(states))
+        return replace(self, neighbors=self.map.native(in_order(states, self.map.coordinates, "neighbors")))
 
     # -- what the map knows of the states, numpy in and numpy out --------------------------------------------------
 
     def difference(self, x: Any, y: Any) -> Array:
         """x − y of states ``(…, dim)``, angles the shorter way round."""
-        return np.asarray(self.map.difference(np.asarray(x), np.asarray(y)))
+        x, y = (np.asarray(in_order(values, self.map.coordinates, "states")) for values in (x, y))
+        return np.asarray(self.map.difference(x, y))
 
     def gauge(self) -> Array:
         """An orthonormal basis of directions along which the map is known to be neutral, ``(member, g, dim)``."""
@@ -626,6 +661,7 @@ class Ensemble:
             Refusal: (a ValueError) if shapes do not fit, for an unknown norm, or if `steps` is not a positive multiple
                 of `every`.
         """
+        neighbors = in_order(neighbors, self.map.coordinates, "neighbors")
         shape = np.shape(neighbors)
         if len(shape) != 3 or shape[::2] != (len(self), self.map.dim):
             raise Refusal(f"neighbors have shape {tuple(shape)}: give ({len(self)}, perturbations, {self.map.dim})")
@@ -681,7 +717,7 @@ def _initial_states(map: Map, states: npt.ArrayLike | None, inits: int | None, s
         inits = 1 if inits is None else whole("inits", inits, 1)
         room("initial states", inits, map.dim)
         return map.initial_states(inits, seed)
-    first = numbers("states", states)
+    first = numbers("states", in_order(states, map.coordinates, "states"))
     if first.ndim != 2 or first.shape[1] != map.dim or not len(first):
         raise Refusal(f"states of shape {first.shape}: {map.name} needs (n, {map.dim}), one initial state a row")
     if not np.isfinite(first).all():

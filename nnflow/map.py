@@ -26,6 +26,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
+from nnflow.labels import in_order
 from nnflow.methods import called, careful, try_method
 from nnflow.names import Refusal, WrongKind, check_name, check_scannable, shown, unknown
 from nnflow.room import room
@@ -194,12 +195,13 @@ class Map:
                 raise Refusal(unknown("parameter in ranges or limits", name, self.parameters))
         for name, value in self.parameters.items():
             self.check_limits(name, value)
-        box = numbers("box", self.box if self.box is not None else (np.zeros(self.dim), np.ones(self.dim)))
+        sides: Any = self.box if self.box is not None else (np.zeros(self.dim), np.ones(self.dim))
+        box = numbers("box", in_order(sides, names, "the sides of the box"))
         if box.shape != (2, self.dim) or not (np.isfinite(box).all() and (box[0] <= box[1]).all()):
             raise Refusal(f"box = {shown(self.box)}: give (low, high), each {self.dim} finite numbers, low <= high")
         object.__setattr__(self, "box", tuple(map(tuple, box.tolist())))
         if self.start is not None:
-            start = numbers("start", self.start)
+            start = numbers("start", in_order(self.start, names, "start"))
             if start.shape != (self.dim,):
                 raise Refusal(f"start of shape {start.shape}: give one state, of shape ({self.dim},)")
             start.flags.writeable = False
@@ -402,7 +404,7 @@ class Map:
     def _drawn(self, n: int, seed: int) -> Array:
         assert self.box is not None
         draw = self.initial or uniform_box(*self.box)
-        found = numbers("what `initial` draws", draw(n, seed))
+        found = numbers("what `initial` draws", in_order(draw(n, seed), self.coordinates, "what `initial` draws"))
         if found.shape != (n, self.dim) or not np.isfinite(found).all():
             what = f"has shape {found.shape}" if found.shape != (n, self.dim) else "is not finite everywhere"
             raise Refusal(f"what `initial` of {self.name!r} draws {what}: give {n} states, shape ({n}, {self.dim})")
