@@ -157,3 +157,21 @@ def by_label(values: Any) -> Any:
     if found is None or found.array.ndim != 1 or found.labels[0] is None:
         return values
     return dict(zip(found.labels[0], found.array, strict=True))
+
+
+def columns(values: Any) -> tuple[str, ...]:
+    """The labels of the last axis of a table, if they are texts; else none."""
+    found = labelled(values)
+    return () if found is None or found.array.ndim != 2 else texts(found.labels[-1])
+
+
+def texts(labels: list[Any] | None) -> tuple[str, ...]:
+    """Labels that are texts; none where one is not."""
+    return tuple(labels) if labels and all(isinstance(label, str) for label in labels) else ()
+
+
+def check_same_rows(one: Any, other: Any, what: str) -> None:
+    """Refuse two arrays whose rows are labelled otherwise, as those of samples and of their targets after a sort."""
+    rows = [found.labels[0] for found in map(labelled, (one, other)) if found is not None and found.array.ndim]
+    if len(rows) == 2 and None not in rows and rows[0] != rows[1]:
+        raise Refusal(f"{what} are labelled {shown(rows[0])} and {shown(rows[1])}: give the same rows, in one order")

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from nnflow.axes import Axis, chosen_members, named, step_indices, whole_blocks
 from nnflow.ensemble import Ensemble
-from nnflow.labels import Labelled, labelled
+from nnflow.labels import Labelled, labelled, texts
 from nnflow.map import Map
 from nnflow.names import Refusal, WrongKind, shown, unknown
 from nnflow.progress import tick
@@ -220,7 +220,7 @@ def _arranged(values: Any, names: tuple[str, ...]) -> tuple[Any, tuple[str, ...]
     channel = _channel(found, names)
     time = found.dims.index("time") if "time" in found.dims else max(i for i in range(last + 1) if i != channel)
     found = found.moved([*(i for i in range(last + 1) if i not in (time, channel)), time, channel])
-    names = names or _texts(found.labels[-1]) or ("x",)
+    names = names or texts(found.labels[-1]) or ("x",)
     return found.along(names, "the channels of the values").array, names
 
 
@@ -231,13 +231,8 @@ def _channel(found: Labelled, names: tuple[str, ...]) -> int:
         return said
     if "time" not in found.dims or found.dims.index("time") == last - 1:
         return last
-    if found.dims[last] == "time" and not names and _texts(found.labels[last - 1]):
+    if found.dims[last] == "time" and not names and texts(found.labels[last - 1]):
         return last - 1
     raise Refusal(
         f"values of dims {shown(list(found.dims))}: call the dim of the channels 'channel', or label it by the names"
     )
-
-
-def _texts(labels: list[Any] | None) -> tuple[str, ...]:
-    """Labels that are texts; none where one is not."""
-    return tuple(labels) if labels and all(isinstance(label, str) for label in labels) else ()

@@ -288,3 +288,52 @@ def test_frames_of_other_makers() -> None:
     assert labelled(Columns(["column_0", "column_1"])).labels == (None, None)  # type: ignore[union-attr]
     assert labelled(xr.Dataset({"x": 1.0})) is None
     assert labelled(torch.ones(2)) is None
+
+
+# -------------------------------------------------------------------------------------------------- samples of data
+
+RNG = np.random.default_rng(2)
+TABLE = pd.DataFrame(RNG.normal(size=(12, 3)), columns=["a", "b", "c"])
+CLASSES = pd.Series(RNG.integers(0, 2, 12))
+
+
+def trained(inputs: Any, targets: Any, **more: Any) -> Any:
+    torch.manual_seed(0)
+    loss = torch.nn.functional.cross_entropy
+    return nnflow.training_map(torch.nn.Linear(3, 2), loss, inputs, targets, **more)
+
+
+def test_test_data_have_the_columns_of_the_inputs() -> None:
+    """Columns c, a, b of a test table were read as a, b, c."""
+    other = TABLE[["c", "a", "b"]]
+    names = ("test_loss", "probe[3,1]")
+    seen = [
+        Ensemble.grid(trained(TABLE, CLASSES, test=(test, CLASSES), probe=test)).orbit(1, observe=names)[0]
+        for test in (TABLE, other, TABLE.values)
+    ]
+    np.testing.assert_array_equal(seen[1:], [seen[0]] * 2)
+    renamed = TABLE.rename(columns={"a": "z"})
+    refused(lambda: trained(TABLE, CLASSES, test=(renamed, CLASSES)), r"test inputs are labelled \['z', 'b', 'c'\]")
+    refused(lambda: trained(TABLE, CLASSES, probe=renamed), r"probe are labelled \['z', 'b', 'c'\]")
+    by_keyword = trained({"input": TABLE}, CLASSES, probe={"input": other})
+    np.testing.assert_array_equal(Ensemble.grid(by_keyword).orbit(1, observe="probe[3,1]")[0], seen[0][:, :, 1:])
+
+
+def test_rows_of_other_samples_are_refused() -> None:
+    """Inputs that were shuffled, and targets that were shuffled otherwise."""
+    shuffled, otherwise = TABLE.sample(frac=1, random_state=0), CLASSES.sample(frac=1, random_state=1)
+    match = "the rows of (test )?inputs and targets are labelled"
+    refused(lambda: trained(shuffled, otherwise), match)
+    refused(lambda: trained(TABLE, CLASSES, test=(shuffled, otherwise)), match)
+    refused(lambda: nnflow.data.split_rows(shuffled, otherwise), match)
+    for targets in (CLASSES[shuffled.index], otherwise.values, otherwise.reset_index(drop=True)):
+        trained(shuffled, targets)
+        nnflow.data.split_rows(shuffled, targets)
+
+
+def test_a_state_is_put_into_a_module_by_its_labels() -> None:
+    map = trained(TABLE, CLASSES)
+    state = Ensemble.grid(map).advance(3).states[0]
+    told = pd.Series(state, index=map.coordinates).iloc[::-1]
+    module = map.load_state(torch.nn.Linear(3, 2), told)
+    np.testing.assert_array_equal(map.state_of(module), state)
