@@ -33,6 +33,7 @@ from nnflow.map import (
 )
 from nnflow.names import Refusal, WrongKind, shown, unknown
 from nnflow.progress import blocks, tick
+from nnflow.readonly import fixed
 from nnflow.room import refuse_endless, room
 from nnflow.settings import checked, convert, numbers, whole
 from nnflow.typing import Array, Integers
@@ -216,12 +217,14 @@ class Ensemble:
         members, dim = len(self.parameters), self.map.dim
         check_shape("states", self.state, (members, dim))
         check_shape("parameters", self.parameters, (members, len(self.map.parameters)))
-        parameters = np.asarray(in_order(self.parameters, list(self.map.parameters), "parameters")).view()
-        parameters.flags.writeable = False
-        object.__setattr__(self, "parameters", parameters)
+        parameters = np.asarray(in_order(self.parameters, list(self.map.parameters), "parameters"))
+        object.__setattr__(self, "parameters", fixed(parameters))
+        if isinstance(self.state, np.ndarray):
+            object.__setattr__(self, "state", fixed(self.state))
+        object.__setattr__(self, "axes", tuple(axis._replace(values=fixed(axis.values)) for axis in self.axes))
         _check_axes(self)
-        object.__setattr__(self, "escaped", step_indices("escaped", self.escaped, members))
-        object.__setattr__(self, "init", step_indices("init", self.init, members))
+        object.__setattr__(self, "escaped", fixed(step_indices("escaped", self.escaped, members)))
+        object.__setattr__(self, "init", fixed(step_indices("init", self.init, members)))
         for carried, values in (("frame", self.frame), ("neighbors", self.neighbors)):
             if values is not None:
                 check_shape(carried, values, (members, *np.shape(values)[1:2], dim))

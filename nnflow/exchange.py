@@ -52,7 +52,7 @@ def numba_mapping(map: Map, clock: bool = False) -> NumbaMapping:
     Returns:
         `mapping(u, parameters)` → u' ``(dim,)``, a new array, and `jacobian(u, parameters, *args)` → J ``(dim, dim)``,
         further arguments ignored; all float64, to which other real numbers are converted. These compiled functions
-        raise ValueError for a u or parameters of another size.
+        raise ValueError for a u or parameters of another shape.
 
     Raises:
         WrongKind: (a TypeError) for a map that is not compiled.
@@ -111,9 +111,9 @@ def _mapping(
     @ways.rule
     def parts(u: Array, p: Array) -> tuple[Array, Array, int]:
         """The state, the parameters and the step index, as the rule takes them: whatever numbers are given, float64."""
-        v = np.ascontiguousarray(np.asarray(u, np.float64))
-        q = np.ascontiguousarray(np.asarray(p, np.float64))
-        if v.size != dim + clock or q.size != parameters:
+        a, b = np.asarray(u, np.float64), np.asarray(p, np.float64)
+        v, q = np.ascontiguousarray(a).reshape(-1), np.ascontiguousarray(b).reshape(-1)
+        if a.ndim != 1 or b.ndim != 1 or v.size != dim + clock or q.size != parameters:
             raise ValueError(sizes)
         t = int(np.rint(v[dim])) if clock else 0  # finite differences in u may shift the clock a little
         return v, q, t

@@ -29,6 +29,7 @@ import numpy.typing as npt
 from nnflow.labels import in_order
 from nnflow.methods import called, careful, try_method
 from nnflow.names import Refusal, WrongKind, check_name, check_scannable, shown, unknown
+from nnflow.readonly import Fixed
 from nnflow.room import room
 from nnflow.settings import convert, numbers, whole
 from nnflow.typing import Array, Integers
@@ -170,9 +171,9 @@ class Map:
         for kind in ("parameters", "periods", "observables", "ranges", "limits", "structure"):
             if not isinstance(given := getattr(self, kind), Mapping):
                 raise Refusal(f"{kind} = {shown(given)}: give a mapping, from names")
-            object.__setattr__(self, kind, dict(given if kind != "structure" else deepcopy(given)))
+            object.__setattr__(self, kind, Fixed(given if kind != "structure" else deepcopy(dict(given))))
         if not self.check:
-            object.__setattr__(self, "structure", {**self.structure, "check": False})
+            object.__setattr__(self, "structure", Fixed(self.structure, check=False))
         for count, least in (("dim", 1), ("memory", 0), ("epoch", 1)):
             object.__setattr__(self, count, whole(count, getattr(self, count), least))
         room("dim (a component has a name and a box of some 200 bytes)", self.dim, 25)
@@ -181,7 +182,7 @@ class Map:
         if len(names) != self.dim:
             raise Refusal(f"{len(names)} coordinates named for a map of dim {self.dim}: name each component once")
         self._check_names()
-        object.__setattr__(self, "parameters", {k: convert(k, v, float) for k, v in self.parameters.items()})
+        object.__setattr__(self, "parameters", Fixed({k: convert(k, v, float) for k, v in self.parameters.items()}))
         for name, period in self.periods.items():
             self.column(name)
             if not convert(f"period of {name}", period, float) > 0:
@@ -429,7 +430,7 @@ class Map:
         for name, value in given.items():
             self.check_limits(name, value)
         changed = object.__new__(type(self))
-        changed.__dict__.update(self.__dict__, parameters={**self.parameters, **given})
+        changed.__dict__.update(self.__dict__, parameters=Fixed({**self.parameters, **given}))
         return changed
 
     def check_limits(self, name: str, values: Any) -> None:
