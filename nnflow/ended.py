@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from nnflow.axes import Axis
-from nnflow.map import Map
 from nnflow.names import Refusal, shown
 from nnflow.settings import convert, whole
+
+if TYPE_CHECKING:
+    from nnflow.map import Map
 
 LACKING = object()
 
@@ -29,7 +30,7 @@ def ended(map: Map, dataset: Any) -> dict[str, Any]:
         dataset: Its result, with states.
 
     Returns:
-        The arguments of `Ensemble`, but for the map.
+        The arguments of `Ensemble`, but for the map; axes as (name, values, kind).
 
     Raises:
         Refusal: for a dataset without states, of another map, whose attributes say nothing that can be read, or that
@@ -44,7 +45,7 @@ def ended(map: Map, dataset: Any) -> dict[str, Any]:
         "parameters": parameters,
         "t": _attribute(state, "t", lambda value: whole("t", value, 0)),
         "escaped": told.indices("escaped"),
-        "axes": tuple(Axis(str(dim), dataset[dim].values, _kind(map, str(dim))) for dim in state.dims[:-1]),
+        "axes": tuple((str(dim), dataset[dim].values, _kind(map, str(dim))) for dim in state.dims[:-1]),
         "init": told.indices("init"),
         "seed": _attribute(dataset, "seed", lambda value: whole("seed", value, 0)),
         "origin": _attribute(state, "origin", lambda value: convert("origin", value, str)),

@@ -208,7 +208,8 @@ class Ensemble:
         >>> Ensemble.from_result(henon, found).t
         100
         """
-        return cls(map, **ended(map, dataset))
+        told = ended(map, dataset)
+        return cls(map, **{**told, "axes": tuple(Axis(*axis) for axis in told["axes"])})
 
     def __post_init__(self) -> None:
         """Kernels check nothing: here is the last place where a shape is looked at."""
