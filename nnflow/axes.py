@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from nnflow.labels import labelled
 from nnflow.names import Refusal, shown, unknown
 from nnflow.settings import is_bool, plain, whole
 from nnflow.typing import Integers
@@ -47,11 +48,13 @@ def whole_blocks(steps: Any, every: Any, least: int = 1) -> tuple[int, int, int]
     return steps, every, steps // every
 
 
-def chosen_members(given: Any, shape: tuple[int, ...], count: int) -> Integers:
-    """Member indices, from indices or from a mask: flat, or of the axes' shape."""
+def chosen_members(given: Any, axes: Sequence[Axis], count: int) -> Integers:
+    """Member indices, from indices or from a mask: flat, or of the axes' shape, by name where it has names."""
     if np.ma.is_masked(given):
         raise Refusal(f"members = {shown(given)}: some are masked, so that it is not said whether they are meant")
-    chosen = np.asarray(plain(given))
+    chosen, shape, found = np.asarray(plain(given)), tuple(len(axis.values) for axis in axes), labelled(given)
+    if found is not None and chosen.dtype == bool and chosen.ndim:
+        chosen = found.over(axes, "members")
     if chosen.dtype == bool and chosen.shape in ((count,), shape):
         return np.flatnonzero(chosen)
     if chosen.dtype == bool and chosen.size == count:

@@ -7,16 +7,18 @@ whatever the chunking.
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nnflow.axes import Axis, check_shape, chosen_members, named, step_indices, whole_blocks
+from nnflow.ended import ended
+from nnflow.labels import in_order, labelled
 from nnflow.map import (
     NORMS,
     End,
@@ -31,6 +33,7 @@ from nnflow.map import (
 )
 from nnflow.names import Refusal, WrongKind, shown, unknown
 from nnflow.progress import blocks, tick
+from nnflow.readonly import fixed
 from nnflow.room import refuse_endless, room
 from nnflow.settings import checked, convert, numbers, whole
 from nnflow.typing import Array, Integers
@@ -94,7 +97,8 @@ class Ensemble:
 
         Args:
             map: The map.
-            states: Initial states ``(n, dim)`` (one row: no `init` axis).
+            states: Initial states ``(n, dim)`` (one row: no `init` axis). Labels (pandas, xarray) that are the
+                coordinates are followed, in any order.
             inits: How many are drawn by the map instead, from `seed`.
             seed: Of whatever is drawn (default: 0).
             **axes: Each a parameter or a coordinate of the map with the values to scan, in order (a single number: no
@@ -195,7 +199,8 @@ class Ensemble:
             escaped has.
 
         Raises:
-            Refusal: (a ValueError) for a dataset without states, or of another map.
+            Refusal: (a ValueError) for a dataset without states, of another map, that has lost a scanned coordinate or
+                masks members, or whose attributes are damaged.
 
         >>> import nnflow
         >>> henon = nnflow.maps["henon"]()
@@ -203,27 +208,8 @@ class Ensemble:
         >>> Ensemble.from_result(henon, found).t
         100
         """
-        state = _ended(map, dataset)
-        members, dims = state.values.reshape(-1, map.dim), state.dims[:-1]
-        alike = {"init": 0, **json.loads(dataset.attrs["parameters"])}  # what all members have, where nothing tells
-        told = {name for name, values in dataset.coords.items() if set(values.dims) <= set(dims)} | {"escaped"}
-
-        def each(name: str) -> Any:  # a variable may have the name of a parameter, a coordinate of members may not
-            values = dataset[name].broadcast_like(state).transpose(*state.dims)[..., 0] if name in told else alike[name]
-            return np.broadcast_to(values, state.shape[:-1]).ravel()
-
-        return cls(
-            map,
-            map.native(np.array(members)),
-            np.array([each(name) for name in map.parameters], dtype=np.float64).reshape(-1, len(members)).T,
-            int(state.attrs["t"]),
-            each("escaped").astype(np.int64),
-            tuple(Axis(str(dim), dataset[dim].values, _kind(map, str(dim))) for dim in dims),
-            each("init").astype(np.int64),
-            int(dataset.attrs["seed"]),
-            origin=str(state.attrs["origin"]),
-            began=int(state.attrs["began"]),
-        )
+        told = ended(map, dataset)
+        return cls(map, **{**told, "axes": tuple(Axis(*axis) for axis in told["axes"])})
 
     def __post_init__(self) -> None:
         """Kernels check nothing: here is the last place where a shape is looked at."""
@@ -232,12 +218,14 @@ class Ensemble:
         members, dim = len(self.parameters), self.map.dim
         check_shape("states", self.state, (members, dim))
         check_shape("parameters", self.parameters, (members, len(self.map.parameters)))
-        parameters = np.asarray(self.parameters).view()
-        parameters.flags.writeable = False
-        object.__setattr__(self, "parameters", parameters)
+        parameters = np.asarray(in_order(self.parameters, list(self.map.parameters), "parameters"))
+        object.__setattr__(self, "parameters", fixed(parameters))
+        if isinstance(self.state, np.ndarray):
+            object.__setattr__(self, "state", fixed(self.state))
+        object.__setattr__(self, "axes", tuple(axis._replace(values=fixed(axis.values)) for axis in self.axes))
         _check_axes(self)
-        object.__setattr__(self, "escaped", step_indices("escaped", self.escaped, members))
-        object.__setattr__(self, "init", step_indices("init", self.init, members))
+        object.__setattr__(self, "escaped", fixed(step_indices("escaped", self.escaped, members)))
+        object.__setattr__(self, "init", fixed(step_indices("init", self.init, members)))
         for carried, values in (("frame", self.frame), ("neighbors", self.neighbors)):
             if values is not None:
                 check_shape(carried, values, (members, *np.shape(values)[1:2], dim))
@@ -281,16 +269,17 @@ class Ensemble:
         """Some members.
 
         Args:
-            members: Indices, in the order wanted, or a mask of bools, flat or of the axes' shape.
+            members: Indices, in the order wanted, or a mask of bools, flat or of the axes' shape. A mask with labels
+                (xarray, pandas) goes by the names of its dims.
             axes: They shape them (default: one axis, "member").
 
         Returns:
             An ensemble of these members, at the same step index.
 
         Raises:
-            Refusal: for what is neither, or an index out of range.
+            Refusal: for what is neither, an index out of range, or labels that are not those of the axes.
         """
-        chosen = chosen_members(members, self.shape, len(self))
+        chosen = chosen_members(members, self.axes, len(self))
         return replace(
             self,
             state=self.state[chosen],
@@ -374,23 +363,53 @@ class Ensemble:
         """The same members in other states, none escaped.
 
         Args:
-            states: ``(member, dim)``, numpy or the backend's own.
+            states: ``(member, dim)``, numpy or the backend's own. Labels (pandas, xarray) are followed: those of the
+                coordinates, in any order, and dims that are the axes, also several.
             t: The step index (default: the present one).
 
         Returns:
-            An ensemble without frame and neighbors, its `origin` "given".
+            An ensemble without frame and neighbors, its `origin` "given". An axis of a coordinate that has other
+            values in these states is one of kind "member", numbered from 0.
 
         Raises:
-            Refusal: for another shape, or what is no number.
+            Refusal: for another shape, other labels, or what is no number.
         """
         own = type(states) is type(self.state) and not isinstance(states, np.ndarray)
         if own and states.is_complex():
             raise Refusal("states are complex: give real numbers")
-        state = self.map.native(states.detach().clone() if own else numbers("states", states))
-        now = self.t if t is None else t
+        state = self.map.native(states.detach().clone() if own else self._in_order(states))
+        check_shape("states", state, (len(self), self.map.dim))
+        now, axes = self.t if t is None else t, self._axes_of(state)
         return replace(
-            self, state=state, frame=None, neighbors=None, escaped=begin(self.init), t=now, origin="given", began=now
-        )
+            self, state=state, frame=None, neighbors=None, escaped=begin(self.init), axes=axes, t=now, origin="given",
+            began=now,
+        )  # fmt: skip
+
+    def _axes_of(self, state: Any) -> tuple[Axis, ...]:
+        """The axes with other states: an axis of a coordinate that has other values in them only numbers members."""
+        states, taken, axes = self.map.to_numpy(state).reshape(*self.shape, -1), {a.name for a in self.axes}, []
+        for i, axis in enumerate(self.axes):
+            if axis.kind == "coordinate":
+                values = np.moveaxis(states[..., self.map.column(axis.name)], i, -1)
+                if not np.array_equal(values, np.broadcast_to(self._resolved(axis.values), values.shape)):
+                    name = next(n for i in count(1) if (n := f"member{i if i > 1 else ''}") not in taken)
+                    taken.add(name)
+                    axis = Axis(name, np.arange(len(axis.values)), "member")
+            axes.append(axis)
+        return tuple(axes)
+
+    def _resolved(self, values: Array) -> Array:
+        """Numbers as the map's number type has them."""
+        return self.map.to_numpy(self.map.native(values))
+
+    def _in_order(self, states: Any) -> Array:
+        """States as numbers, members and components in the ensemble's order. Raises Refusal."""
+        found = labelled(states)
+        if found is None or not found.array.ndim:
+            return numbers("states", in_order(states, self.map.coordinates, "states"))
+        array = found.along(self.map.coordinates, "states").over(self.axes, "states", rest=1)
+        array = array.reshape(-1, array.shape[-1]) if array.shape[:-1] == self.shape else array
+        return numbers("states", array)
 
     # -- drawing by init index -------------------------------------------------------------------------------------
 
@@ -517,17 +536,18 @@ class Ensemble:
 
     def with_vectors(self, vectors: Any) -> Ensemble:
         """The same ensemble with these tangent vectors ``(member, k, dim)``, numpy or native, as its frame."""
-        return replace(self, frame=self.map.native(vectors))
+        return replace(self, frame=self.map.native(in_order(vectors, self.map.coordinates, "vectors")))
 
     def with_neighbors(self, states: Any) -> Ensemble:
         """The same ensemble with these perturbed states ``(member, perturbation, dim)``, numpy or native."""
-        return replace(self, neighbors=self.map.native(states))
+        return replace(self, neighbors=self.map.native(in_order(states, self.map.coordinates, "neighbors")))
 
     # -- what the map knows of the states, numpy in and numpy out --------------------------------------------------
 
     def difference(self, x: Any, y: Any) -> Array:
         """x − y of states ``(…, dim)``, angles the shorter way round."""
-        return np.asarray(self.map.difference(np.asarray(x), np.asarray(y)))
+        x, y = (np.asarray(in_order(values, self.map.coordinates, "states")) for values in (x, y))
+        return np.asarray(self.map.difference(x, y))
 
     def gauge(self) -> Array:
         """An orthonormal basis of directions along which the map is known to be neutral, ``(member, g, dim)``."""
@@ -645,6 +665,7 @@ class Ensemble:
             Refusal: (a ValueError) if shapes do not fit, for an unknown norm, or if `steps` is not a positive multiple
                 of `every`.
         """
+        neighbors = in_order(neighbors, self.map.coordinates, "neighbors")
         shape = np.shape(neighbors)
         if len(shape) != 3 or shape[::2] != (len(self), self.map.dim):
             raise Refusal(f"neighbors have shape {tuple(shape)}: give ({len(self)}, perturbations, {self.map.dim})")
@@ -700,30 +721,13 @@ def _initial_states(map: Map, states: npt.ArrayLike | None, inits: int | None, s
         inits = 1 if inits is None else whole("inits", inits, 1)
         room("initial states", inits, map.dim)
         return map.initial_states(inits, seed)
-    first = numbers("states", states)
+    first = numbers("states", in_order(states, map.coordinates, "states"))
     if first.ndim != 2 or first.shape[1] != map.dim or not len(first):
         raise Refusal(f"states of shape {first.shape}: {map.name} needs (n, {map.dim}), one initial state a row")
     if not np.isfinite(first).all():
         row = int(np.flatnonzero(~np.isfinite(first).all(axis=1))[0])
         raise Refusal(f"states: row {row} is not finite: {first[row]}")
     return first
-
-
-def _ended(map: Map, dataset: Any) -> Any:
-    """The states in a result. Raises Refusal if it has none, or is of another map."""
-    if not hasattr(dataset, "attrs") or "state" not in dataset or "component" not in dataset["state"].dims:
-        raise Refusal("the result holds no states: run it with return_states=True")
-    structure = json.dumps(dict(map.structure), default=str)
-    mine = (map.name, structure, list(map.coordinates))
-    if (told := (dataset.attrs["map"], dataset.attrs["structure"], dataset["component"].values.tolist())) != mine:
-        raise Refusal(f"the result is of {told[0]} {told[1]}, this map is {mine[0]} {mine[1]}: make the same map")
-    return dataset["state"].transpose(..., "component")
-
-
-def _kind(map: Map, name: str) -> str:
-    """What the axis of a result varies."""
-    known = {**dict.fromkeys(map.coordinates, "coordinate"), **dict.fromkeys(map.parameters, "parameter")}
-    return known.get(name, "init" if name == "init" else "member")
 
 
 def _axis(map: Map, name: str, values: Any) -> Axis:

@@ -18,10 +18,11 @@ from nnflow.compiled.kernels import frame_tangent as tangent_of
 from nnflow.compiled.kernels import once, writing
 from nnflow.compiled.loops import Constants, Shape
 from nnflow.frozen import fingerprint
+from nnflow.labels import by_label, in_order
 from nnflow.machine import loop
 from nnflow.map import Map
 from nnflow.names import Refusal, WrongKind, unknown
-from nnflow.settings import numbers
+from nnflow.settings import numbers, whole
 from nnflow.typing import Array
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def numba_mapping(map: Map, clock: bool = False) -> NumbaMapping:
     Returns:
         `mapping(u, parameters)` → u' ``(dim,)``, a new array, and `jacobian(u, parameters, *args)` → J ``(dim, dim)``,
         further arguments ignored; all float64, to which other real numbers are converted. These compiled functions
-        raise ValueError for a u or parameters of another size.
+        raise ValueError for a u or parameters of another shape.
 
     Raises:
         WrongKind: (a TypeError) for a map that is not compiled.
@@ -110,9 +111,9 @@ def _mapping(
     @ways.rule
     def parts(u: Array, p: Array) -> tuple[Array, Array, int]:
         """The state, the parameters and the step index, as the rule takes them: whatever numbers are given, float64."""
-        v = np.ascontiguousarray(np.asarray(u, np.float64))
-        q = np.ascontiguousarray(np.asarray(p, np.float64))
-        if v.size != dim + clock or q.size != parameters:
+        a, b = np.asarray(u, np.float64), np.asarray(p, np.float64)
+        v, q = np.ascontiguousarray(a).reshape(-1), np.ascontiguousarray(b).reshape(-1)
+        if a.ndim != 1 or b.ndim != 1 or v.size != dim + clock or q.size != parameters:
             raise ValueError(sizes)
         t = int(np.rint(v[dim])) if clock else 0  # finite differences in u may shift the clock a little
         return v, q, t
@@ -154,10 +155,11 @@ def numpy_mapping(map: Map) -> Callable[..., Array]:
         map: The map.
 
     Returns:
-        The function f. Its `parameters` is an array ``(parameter,)`` or a mapping by name; `named` are single
-        parameters; what is not given has the map's default. Results are float64; a state that leaves the finite numbers
-        is NaN in all its components. f raises ValueError for a wrong shape, an unknown parameter or one beyond its
-        limits.
+        The function f. Its `parameters` is an array ``(parameter,)`` or a mapping by name, as is a pandas Series with
+        names; `named` are single parameters; what is not given has the map's default. Columns of u that have the
+        coordinates' names are told by them. Results are float64; a state that leaves the finite numbers
+        is NaN in all its components. f raises ValueError for a wrong shape, other labels, a parameter that is
+        unknown, given twice or beyond its limits, and a t that is no whole number from 0 on.
 
     >>> import nnflow
     >>> f = numpy_mapping(nnflow.maps["henon"]())
@@ -168,12 +170,12 @@ def numpy_mapping(map: Map) -> Callable[..., Array]:
     def mapping(
         u: npt.ArrayLike, parameters: npt.ArrayLike | Mapping[str, float] | None = None, t: int = 0, **named: float
     ) -> Array:
-        x = numbers("u", u)
+        x = numbers("u", in_order(u, map.coordinates, "the components of u"))
         _check_states(map, x.shape)
         chosen = map.with_parameters(**_by_name(map, parameters, named)).parameters
         rows = x.reshape(-1, map.dim)
         p = np.tile(list(chosen.values()), (len(rows), 1)).astype(np.float64)
-        return map.to_numpy(map.advance(map.native(rows), p, t, 1).states).reshape(x.shape)
+        return map.to_numpy(map.advance(map.native(rows), p, whole("t", t, 0), 1).states).reshape(x.shape)
 
     return mapping
 
@@ -210,11 +212,12 @@ def torch_mapping(map: Map) -> Callable[..., Tensor]:
         )
 
     def mapping(u: Any, parameters: Any = None, t: int = 0, **named: Any) -> Tensor:
-        x = map.native(u if isinstance(u, torch.Tensor) and not u.is_complex() else numbers("u", u))
+        own = isinstance(u, torch.Tensor) and not u.is_complex()
+        x = map.native(u if own else numbers("u", in_order(u, map.coordinates, "the components of u")))
         _check_states(map, tuple(x.shape))
         given = {**map.parameters, **_by_name(map, parameters, named)}
         p = torch.stack([map.native(value) for value in given.values()]) if given else map.native([])
-        now = map.moment(t)
+        now = map.moment(whole("t", t, 0))
         rows: Tensor = vmap(lambda x: map._one(now, x, p))(x.reshape(-1, map.dim))
         return rows.reshape(x.shape)
 
@@ -228,7 +231,10 @@ def _check_states(map: Map, shape: tuple[int, ...]) -> None:
 
 def _by_name(map: Map, parameters: Any, named: Mapping[str, Any]) -> dict[str, Any]:
     """The given parameters by name, from an array, or from a mapping and keywords."""
+    parameters = by_label(parameters)
     if parameters is None or isinstance(parameters, Mapping):
+        if twice := [name for name in named if name in (parameters or {})]:
+            raise Refusal(f"{', '.join(twice)}: given in parameters and by name; give one of them")
         given = {**(parameters or {}), **named}
         for name in given:
             if name not in map.parameters:

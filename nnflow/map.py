@@ -26,8 +26,10 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
+from nnflow.labels import in_order
 from nnflow.methods import called, careful, try_method
 from nnflow.names import Refusal, WrongKind, check_name, check_scannable, shown, unknown
+from nnflow.readonly import Fixed
 from nnflow.room import room
 from nnflow.settings import convert, numbers, whole
 from nnflow.typing import Array, Integers
@@ -169,9 +171,9 @@ class Map:
         for kind in ("parameters", "periods", "observables", "ranges", "limits", "structure"):
             if not isinstance(given := getattr(self, kind), Mapping):
                 raise Refusal(f"{kind} = {shown(given)}: give a mapping, from names")
-            object.__setattr__(self, kind, dict(given if kind != "structure" else deepcopy(given)))
+            object.__setattr__(self, kind, Fixed(given if kind != "structure" else deepcopy(dict(given))))
         if not self.check:
-            object.__setattr__(self, "structure", {**self.structure, "check": False})
+            object.__setattr__(self, "structure", Fixed(self.structure, check=False))
         for count, least in (("dim", 1), ("memory", 0), ("epoch", 1)):
             object.__setattr__(self, count, whole(count, getattr(self, count), least))
         room("dim (a component has a name and a box of some 200 bytes)", self.dim, 25)
@@ -180,7 +182,7 @@ class Map:
         if len(names) != self.dim:
             raise Refusal(f"{len(names)} coordinates named for a map of dim {self.dim}: name each component once")
         self._check_names()
-        object.__setattr__(self, "parameters", {k: convert(k, v, float) for k, v in self.parameters.items()})
+        object.__setattr__(self, "parameters", Fixed({k: convert(k, v, float) for k, v in self.parameters.items()}))
         for name, period in self.periods.items():
             self.column(name)
             if not convert(f"period of {name}", period, float) > 0:
@@ -194,12 +196,13 @@ class Map:
                 raise Refusal(unknown("parameter in ranges or limits", name, self.parameters))
         for name, value in self.parameters.items():
             self.check_limits(name, value)
-        box = numbers("box", self.box if self.box is not None else (np.zeros(self.dim), np.ones(self.dim)))
+        sides: Any = self.box if self.box is not None else (np.zeros(self.dim), np.ones(self.dim))
+        box = numbers("box", in_order(sides, names, "the sides of the box"))
         if box.shape != (2, self.dim) or not (np.isfinite(box).all() and (box[0] <= box[1]).all()):
             raise Refusal(f"box = {shown(self.box)}: give (low, high), each {self.dim} finite numbers, low <= high")
         object.__setattr__(self, "box", tuple(map(tuple, box.tolist())))
         if self.start is not None:
-            start = numbers("start", self.start)
+            start = numbers("start", in_order(self.start, names, "start"))
             if start.shape != (self.dim,):
                 raise Refusal(f"start of shape {start.shape}: give one state, of shape ({self.dim},)")
             start.flags.writeable = False
@@ -402,7 +405,7 @@ class Map:
     def _drawn(self, n: int, seed: int) -> Array:
         assert self.box is not None
         draw = self.initial or uniform_box(*self.box)
-        found = numbers("what `initial` draws", draw(n, seed))
+        found = numbers("what `initial` draws", in_order(draw(n, seed), self.coordinates, "what `initial` draws"))
         if found.shape != (n, self.dim) or not np.isfinite(found).all():
             what = f"has shape {found.shape}" if found.shape != (n, self.dim) else "is not finite everywhere"
             raise Refusal(f"what `initial` of {self.name!r} draws {what}: give {n} states, shape ({n}, {self.dim})")
@@ -427,7 +430,7 @@ class Map:
         for name, value in given.items():
             self.check_limits(name, value)
         changed = object.__new__(type(self))
-        changed.__dict__.update(self.__dict__, parameters={**self.parameters, **given})
+        changed.__dict__.update(self.__dict__, parameters=Fixed({**self.parameters, **given}))
         return changed
 
     def check_limits(self, name: str, values: Any) -> None:

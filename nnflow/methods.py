@@ -56,9 +56,16 @@ def called(of: str, function: Callable[..., Any], shape: tuple[int, ...], *given
         What it gives, of numpy arrays a new float64 array.
 
     Raises:
-        Refusal: if that is no numpy array of real numbers, is coarser than float64, or has another shape.
+        Refusal: if that is no numpy array of real numbers, is coarser than float64, or has another shape, and for an
+            arithmetic error of Python's numbers.
     """
-    found = function(*(np.array(value) if isinstance(value, np.ndarray) else value for value in given))
+    try:
+        found = function(*(np.array(value) if isinstance(value, np.ndarray) else value for value in given))
+    except ArithmeticError as error:
+        raise Refusal(
+            f"{of} fails: {type(error).__name__}: {error} (compute with numpy's numbers: they give inf and nan, and a "
+            "member that escapes is a value)"
+        ) from error
     if not isinstance(given[0], np.ndarray):
         return found
     try:
@@ -104,8 +111,9 @@ def try_method(map: Map, kind: str) -> None:
                 refuse_coarse(map, lambda x: np.asarray(map.step(x, p[:1].repeat(len(x), axis=0), 0)), x)
             if kind == "tangent":
                 _try_derivative(map, x, p)
-    except Refusal:
-        raise
+    except Refusal as error:
+        if not isinstance(error.__cause__, ArithmeticError):
+            raise
     except Exception:  # not at these states: what is wrong elsewhere shows there
         return
 

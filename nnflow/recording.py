@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from nnflow.axes import Axis, chosen_members, named, step_indices, whole_blocks
 from nnflow.ensemble import Ensemble
+from nnflow.labels import Labelled, labelled, texts
 from nnflow.map import Map
 from nnflow.names import Refusal, WrongKind, shown, unknown
 from nnflow.progress import tick
@@ -27,27 +28,30 @@ class Recording:
 
     Args:
         values: ``(time,)``, ``(time, channel)`` or ``(series, time, channel)``. Masked samples are missing, NaN.
-        names: Of the channels, one each.
+            Labels (pandas, xarray) are followed: dims "time" and "channel", and channels that are the names, in any
+            order.
+        names: Of the channels, one each (default: the labels of the channels if there are any, else "x").
         t: The present time, in samples; `advance` drops samples from the start.
         lost: ``(series,)`` int64: the first sample that is not finite, of those that `orbit` has given, -1 = none;
             `escaped` tells it.
 
     Raises:
-        Refusal: (a ValueError) for values of another shape, two channels of one name, or a `t` beyond the end.
+        Refusal: (a ValueError) for values of another shape or with other labels, two channels of one name, or a `t`
+            beyond the end.
 
     >>> Recording([1.0, 2.0, 3.0, 4.0]).orbit(4, every=2)[0].ravel()
     array([1., 3.])
     """
 
     values: npt.ArrayLike
-    names: Sequence[str] = ("x",)
+    names: Sequence[str] = ()
     t: int = 0
     lost: Integers | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        values = real(self.values, "the values of a recording")
+        arranged, names = _arranged(self.values, convert("names", self.names, tuple[str, ...]))
+        values = real(arranged, "the values of a recording")
         cube = values[None, :, None] if values.ndim == 1 else values[None] if values.ndim == 2 else values
-        names = convert("names", self.names, tuple[str, ...])
         if len(set(names)) < len(names):
             raise Refusal(f"names = {shown(names)}: give each channel a name of its own")
         if cube.ndim != 3 or cube.shape[2] != len(names) or 0 in cube.shape:
@@ -55,9 +59,8 @@ class Recording:
                 f"values of shape {values.shape} with names {shown(names)}: give (time,), (time, channel) or "
                 "(series, time, channel), and one name a channel"
             )
-        if cube.flags.writeable or not cube.flags.owndata:  # the caller's own, which may change
-            cube = cube.copy()
-            cube.flags.writeable = False
+        cube = cube.copy()  # the caller's own may change
+        cube.flags.writeable = False
         object.__setattr__(self, "values", cube)
         object.__setattr__(self, "names", names)
         object.__setattr__(self, "t", whole("t", self.t, 0))
@@ -127,7 +130,7 @@ class Recording:
         Raises:
             Refusal: as `Ensemble.take`.
         """
-        chosen = chosen_members(members, self.shape, len(self))
+        chosen = chosen_members(members, self.axes, len(self))
         return replace(self, values=self.cube[chosen], lost=self.escaped[chosen])
 
     @checked
@@ -165,7 +168,7 @@ class Recording:
         if not 0 <= steps <= self.samples:
             raise Refusal(f"steps = {steps}: the recording has {self.samples} samples left")
         tick(steps * len(self))
-        return replace(self, t=self.t + steps)
+        return self._with(t=self.t + steps)
 
     def orbit(self, steps: int, every: int = 1, observe: str | Sequence[str] | None = None) -> tuple[Array, Recording]:
         """The next `steps` samples, every `every`-th.
@@ -192,4 +195,44 @@ class Recording:
         records = self.cube[:, self.t : after.t : every, [names.index(name) for name in wanted]].copy()
         bad = np.asarray(~np.isfinite(records).all(axis=2))
         found = np.where(bad.any(axis=1), self.t + every * bad.argmax(axis=1), -1)
-        return records, replace(after, lost=np.where(self.escaped >= 0, self.escaped, found))
+        return records, after._with(lost=np.where(self.escaped >= 0, self.escaped, found))
+
+    def _with(self, **changes: Any) -> Recording:
+        """The same series, not copied, with other fields."""
+        changed = object.__new__(type(self))
+        changed.__dict__.update(self.__dict__, **changes)
+        return changed
+
+
+def _arranged(values: Any, names: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
+    """Samples in the order of their axes, (series, time, channel), and the names of their channels.
+
+    Returns:
+        Numbers without labels, and names; those given are followed, in whatever order the labels are.
+
+    Raises:
+        Refusal: for other labels than the names, and for dims of which none is said to be that of the channels.
+    """
+    found = labelled(values)
+    if found is None or found.array.ndim < 2:
+        return (values if found is None else found.array), names or ("x",)
+    last = found.array.ndim - 1
+    channel = _channel(found, names)
+    time = found.dims.index("time") if "time" in found.dims else max(i for i in range(last + 1) if i != channel)
+    found = found.moved([*(i for i in range(last + 1) if i not in (time, channel)), time, channel])
+    names = names or texts(found.labels[-1]) or ("x",)
+    return found.along(names, "the channels of the values").array, names
+
+
+def _channel(found: Labelled, names: tuple[str, ...]) -> int:
+    """The axis of the channels: labelled by the names or called so, else the last, unless that is the time."""
+    last = found.array.ndim - 1
+    if (said := found.place(names)) is not None:
+        return said
+    if "time" not in found.dims or found.dims.index("time") == last - 1:
+        return last
+    if found.dims[last] == "time" and not names and texts(found.labels[last - 1]):
+        return last - 1
+    raise Refusal(
+        f"values of dims {shown(list(found.dims))}: call the dim of the channels 'channel', or label it by the names"
+    )

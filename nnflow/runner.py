@@ -89,7 +89,8 @@ def run(
 
     Returns:
         A dataset whose dims are the scan axes in order, then `init` if there are several, then the analysis's own. Its
-        attributes hold the analysis, settings, map, parameters, seed, versions and conventions.
+        attributes hold the analysis, settings, map, parameters (`scanned`: those that coordinates tell), seed, versions
+        and conventions.
 
     Raises:
         LookupError: before anything runs, for an unknown analysis.
@@ -398,6 +399,12 @@ def _names(ensemble: Ensemble | Recording) -> list[str]:
     return [*(axis.name for axis in ensemble.axes), *_differing(ensemble)]
 
 
+def _scanned(ensemble: Ensemble) -> list[str]:
+    """Names whose values only coordinates tell: a result that has lost one does not say what its members were."""
+    parameters = [axis.name for axis in ensemble.axes if axis.kind == "parameter"]
+    return [*parameters, *_differing(ensemble), *(["init"] if ensemble.init.any() else [])]
+
+
 @cache
 def _versions() -> str:
     return json.dumps({package: version(package) for package in PACKAGES})
@@ -423,6 +430,7 @@ def _attributes(name: str, method: Analysis, ensemble: Ensemble | Recording) -> 
         **attributes,
         "map": map.name,
         "parameters": json.dumps(parameters),
+        "scanned": json.dumps(_scanned(ensemble)),
         "structure": json.dumps(dict(map.structure), default=str),
         "seed": ensemble.seed,
         "initial_states": ensemble.history,

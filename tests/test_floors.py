@@ -27,10 +27,11 @@ FLOORS = {
     "nnflow": {
         "names": 0, "typing": 0, "process": 0, "workers": 0, "blas": 0, "internals": 0, "arithmetic": 0, "progress": 0,
         "indices": 1, "differences": 1, "values": 1, "room": 1, "writing": 1, "registry": 1, "unassigned": 1,
+        "readonly": 1, "labels": 2,
         "settings": 2, "frozen": 2, "methods": 2,
         "straight": 3, "machine": 3,
         "map": 3, "schedules": 3,
-        "axes": 3, "ensemble": 4, "curvature": 4, "guard": 4,
+        "axes": 3, "ended": 3, "ensemble": 4, "curvature": 4, "guard": 4,
         "recording": 5, "iterated": 5, "compiled": 5, "tensor": 5,
         "analysis": 6, "recorded": 6, "exchange": 6,
         "rehearsal": 7, "authors": 7, "data": 7, "results": 7,

@@ -198,7 +198,7 @@ class CompiledMap(Map):
             return np.asarray(super().curvature(x, p, t, v))
         out = np.empty_like(v, dtype=np.float64)
         loop = kernels.curvature(self.functions.hessian, self._shape, self.check)
-        self._call(loop, np.asarray(x), p, t, self.handed(t, 1), np.ascontiguousarray(v, dtype=np.float64), out)
+        self._call(loop, np.array(x), p, t, self.handed(t, 1), np.ascontiguousarray(v, dtype=np.float64), out)
         return out
 
     def observable(self, name: str, x: Array, p: Array, t: int) -> Array:

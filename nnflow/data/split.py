@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from nnflow.labels import check_same_rows
 from nnflow.map import generator
 from nnflow.names import Refusal
 from nnflow.settings import checked, numbers
@@ -52,8 +53,9 @@ def split_rows(inputs: Any, targets: Any, test: float = 0.2, seed: int = 0) -> S
 
     Raises:
         Refusal: (a ValueError) if there are not as many targets as inputs, none of them is left for training, or test
-            is not in 0 … 1.
+            is not in 0 … 1, or labels (pandas) say that their rows are not the same.
     """
+    check_same_rows(inputs, targets, "the rows of inputs and targets")
     x = numbers("inputs", inputs)
     y: npt.NDArray[Any] = np.array(targets)
     y = y.astype(np.int64) if y.dtype.kind in "iub" else numbers("targets", targets)

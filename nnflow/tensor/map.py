@@ -25,6 +25,7 @@ from nnflow.internals import TorchDispatchMode, custom_function_call, tree_leave
 from nnflow.map import NORMS, End, Into, Map, TangentRecords, new_records, tangent_records
 from nnflow.methods import refuse_coarse
 from nnflow.names import Refusal, WrongKind, unknown
+from nnflow.readonly import Fixed
 from nnflow.settings import convert, whole
 from nnflow.tensor.inductor import Compiled, compiler
 from nnflow.tensor.modes import everyday, forward_mode, seeded, threads_of_torch
@@ -227,7 +228,7 @@ class TensorMap(Map):
         for name, value in {**held, "compiled": compiled}.items():
             object.__setattr__(self, name, value)
         if self.torch_threads > 1:
-            object.__setattr__(self, "structure", {**self.structure, "torch_threads": self.torch_threads})
+            object.__setattr__(self, "structure", Fixed(self.structure, torch_threads=self.torch_threads))
         self.remember()
 
     def remember(self) -> None:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from nnflow.labels import columns, in_order
 from nnflow.names import Refusal
 from nnflow.values import array_of, hidden
 
@@ -70,6 +72,16 @@ def told(inputs: Inputs) -> str:
     named = inputs.names if isinstance(inputs, Several) else ()
     names = [f"{name} " for name in named] or [""] * len(parts(inputs))
     return " and ".join(f"{name}{part.shape} of {part.dtype}" for name, part in zip(names, parts(inputs), strict=True))
+
+
+def told_as(values: Any, like: Any, name: str) -> Any:
+    """Inputs with the columns in the order of others, where both are labelled. Raises Refusal for other labels."""
+    if isinstance(values, Mapping) and isinstance(like, Mapping):
+        return {key: told_as(value, like.get(key), f"{name}[{key}]") for key, value in values.items()}
+    if _several(values) and _several(like):
+        pairs = enumerate(zip_longest(values, like[: len(values)]))
+        return tuple(told_as(value, other, f"{name}[{i}]") for i, (value, other) in pairs)
+    return in_order(values, names, name) if (names := columns(like)) and columns(values) else values
 
 
 def inputs_of(values: Any, name: str) -> Inputs:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nnflow.labels import in_order
 from nnflow.map import Map, generator
 from nnflow.names import Refusal
 from nnflow.room import room
@@ -145,6 +146,7 @@ class TrainingMap(Descent):
 
         from nnflow.systems.training.modules import converted
 
+        state = in_order(state, self.coordinates, "the components of the state")
         values, parameters = np.array(self.to_numpy(state)), self._fitting(module)
         if values.shape != (self.dim,):
             raise Refusal(f"the state has shape {values.shape}: give one state of shape ({self.dim},)")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from nnflow.data.order import Order
+from nnflow.labels import check_same_rows
 from nnflow.names import Refusal
 from nnflow.systems.failures import FAILURES, first_line
 from nnflow.systems.moments import Clock, Moment
@@ -22,7 +23,7 @@ from nnflow.systems.optimisers.groups import Groups, groups_of
 from nnflow.systems.training import losses
 from nnflow.systems.training.answers import Answers, answers_of
 from nnflow.systems.training.averages import averages_of, forget, refuse_untold
-from nnflow.systems.training.inputs import Inputs, Several, inputs_of, outputs_of, rows, told
+from nnflow.systems.training.inputs import Inputs, Several, inputs_of, outputs_of, rows, told, told_as
 from nnflow.systems.training.modules import converted, fix, names_of, refuse
 from nnflow.systems.training.reset import Given, Reset
 from nnflow.systems.training.state import Drawn, Layout
@@ -175,7 +176,8 @@ def task_of(
     own, samples = fix(converted(module, dtype)), inputs_of(inputs, "inputs")
     if batch_norm == "batch":
         forget(own)
-    tests = None if test is None else (inputs_of(test[0], "test inputs"), rows(test[1], "test targets"))
+    check_same_rows(inputs, targets, "the rows of inputs and targets")
+    tests = None if test is None else _tests(*test, inputs)
     order = Order(len(samples), batch, shuffle)
     _look_at_pieces(microbatch, order, batch_norm)
     layout = tuple((name, tuple(p.shape)) for name, p in own.named_parameters())
@@ -191,7 +193,7 @@ def task_of(
         init=init,
         order=order,
         noise=noise,
-        probe=None if probe is None else inputs_of(probe, "probe"),
+        probe=None if probe is None else inputs_of(told_as(probe, inputs, "probe"), "probe"),
         observables=dict(observables or {}),
         microbatch=microbatch or max(len(samples), len(tests[0]) if tests else 0),
         name=name or type(module).__name__.lower(),
@@ -201,6 +203,12 @@ def task_of(
         groups=groups_of(groups, layout, names_of(own)),
         batch_norm=batch_norm,
     )
+
+
+def _tests(x: Any, y: Any, like: Any) -> tuple[Inputs, Any]:
+    """Test inputs, their columns in the order of the others, and test targets."""
+    check_same_rows(x, y, "the rows of test inputs and targets")
+    return inputs_of(told_as(x, like, "test inputs"), "test inputs"), rows(y, "test targets")
 
 
 def _look_at(scale: float | None, init: Any, test: Any, noise: int | None) -> None:
