@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -15,12 +16,14 @@ from functools import lru_cache
 from importlib.machinery import PathFinder
 from importlib.metadata import Distribution, EntryPoint, EntryPoints, entry_points
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
+from tokenize import COMMENT, INDENT, NEWLINE, NL, STRING, TokenError, generate_tokens
 from typing import Any
 
 from nnflow.names import unknown
 
-UNREADABLE = (ImportError, OSError, ValueError, SyntaxError, AttributeError)
+UNREADABLE = (ImportError, OSError, ValueError, SyntaxError, TokenError, AttributeError)
 """What finding and reading a module's source may end in."""
 
 
@@ -181,11 +184,6 @@ def _name_of(distribution: Distribution) -> str:
     return distribution.name
 
 
-@lru_cache(maxsize=32)
-def _tree(source: str) -> ast.Module:
-    return ast.parse(source)
-
-
 def _file(module: str) -> Path:
     """The source of a module, found without importing it, or a package that it lies in. Raises ImportError."""
     name, *rest = module.split(".")
@@ -201,11 +199,26 @@ def _file(module: str) -> Path:
 def _first_line(module: str, name: str = "") -> str:
     """Of the docstring of a module, or of what bears this name in it; "" where there is none."""
     try:
-        tree = _tree(_file(module).read_text(encoding="utf-8"))
+        source = _file(module).read_text(encoding="utf-8")
+        found = re.search(rf"^(class|def) {re.escape(name)}\b", source, re.MULTILINE) if name else None
+        if name and found is None:
+            return ""
+        text = _docstring(source[found.start() :] if found else source, header=bool(name))
     except UNREADABLE:
         return ""
-    nodes: list[Any] = [node for node in tree.body if getattr(node, "name", None) == name] if name else [tree]
-    return next((text.partition("\n")[0] for node in nodes if (text := ast.get_docstring(node))), "")
+    return text.strip().partition("\n")[0]
+
+
+def _docstring(source: str, header: bool) -> str:
+    """The string that source begins with, behind the header of a class or function; all of it is not read."""
+    for token in generate_tokens(StringIO(source).readline):
+        if header:
+            header = token.type != NEWLINE
+        elif token.type == STRING:
+            return str(ast.literal_eval(token.string))
+        elif token.type not in (COMMENT, NL, INDENT):
+            break
+    return ""
 
 
 def _place(module: str, error: BaseException) -> str:
@@ -215,7 +228,7 @@ def _place(module: str, error: BaseException) -> str:
         frames = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         if isinstance(error, SyntaxError):
             return f", line {error.lineno}" if error.filename == str(path) else ""
-        tree = _tree(path.read_text(encoding="utf-8")) if frames else ast.Module([], [])
+        tree = ast.parse(path.read_text(encoding="utf-8")) if frames else ast.Module([], [])
     except UNREADABLE:
         return ""
     line = frames[-1] if frames else None

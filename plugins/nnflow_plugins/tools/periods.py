@@ -108,7 +108,9 @@ def _smallest_period(row: Array, width: float, turn: float, maximum: int) -> int
     """
     marks, failures = np.zeros(MARKS, np.int64), 0
     for period in range(1, maximum + 1):
-        if _broken(row, 0, period, width, turn)[0] >= 0 or _known(row, marks, period, width, turn):
+        if _broken(row, 0, period, width, turn)[0] >= 0 or _known(
+            row, marks[: min(failures, MARKS)], period, width, turn
+        ):
             continue
         low, high = _first_broken(row, period, width, turn)
         if low < 0:
