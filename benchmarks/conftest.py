@@ -53,6 +53,12 @@ def found() -> Report:
     return FOUND
 
 
+@pytest.fixture
+def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verbs share no members out: they work in the thread that calls them."""
+    monkeypatch.setattr("nnflow.workers.cores", lambda: 1)
+
+
 @pytest.fixture(scope="session")
 def pool() -> Iterator[ThreadPoolExecutor]:
     """A thread for every core."""

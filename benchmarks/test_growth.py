@@ -43,6 +43,7 @@ from nnflow import Ensemble, maps, training_map
 from nnflow.data import iris_split
 from nnflow.tensor.map import ROOM
 
+pytestmark = pytest.mark.usefixtures("one_core")
 RESULTS = Path(__file__).with_name("results")
 SAMPLES, INPUTS, CLASSES = 64, 8, 4
 DEEP = 32  # units of each layer where depth grows

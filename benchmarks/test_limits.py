@@ -41,6 +41,8 @@ MEMBERS, TAME = 512, 0.1  # at the tame learning rate rounding errors do not gro
 
 CHAINED = 8  # multiply-adds on each number while it is in a register; more of them, and too few chains overlap
 
+pytestmark = pytest.mark.usefixtures("one_core")
+
 
 @njit(error_model="numpy", fastmath={"contract"})
 def multiply_add(x: Array, out: Array, factor: float, term: float, times: int) -> None:

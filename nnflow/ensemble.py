@@ -377,7 +377,7 @@ class Ensemble:
         own = type(states) is type(self.state) and not isinstance(states, np.ndarray)
         if own and states.is_complex():
             raise Refusal("states are complex: give real numbers")
-        state = self.map.native(states.detach().clone() if own else self._in_order(states))
+        state = self.map.native(states.detach().clone() if own else numbers("states", self._in_order(states, "states")))
         check_shape("states", state, (len(self), self.map.dim))
         now, axes = self.t if t is None else t, self._axes_of(state)
         return replace(
@@ -387,6 +387,8 @@ class Ensemble:
 
     def _axes_of(self, state: Any) -> tuple[Axis, ...]:
         """The axes with other states: an axis of a coordinate that has other values in them only numbers members."""
+        if all(axis.kind != "coordinate" for axis in self.axes):
+            return self.axes
         states, taken, axes = self.map.to_numpy(state).reshape(*self.shape, -1), {a.name for a in self.axes}, []
         for i, axis in enumerate(self.axes):
             if axis.kind == "coordinate":
@@ -402,14 +404,14 @@ class Ensemble:
         """Numbers as the map's number type has them."""
         return self.map.to_numpy(self.map.native(values))
 
-    def _in_order(self, states: Any) -> Array:
-        """States as numbers, members and components in the ensemble's order. Raises Refusal."""
-        found = labelled(states)
+    def _in_order(self, values: Any, what: str, rest: int = 1) -> Any:
+        """Labelled values with members and components in the ensemble's order; others as they are. Raises Refusal."""
+        found = labelled(values)
         if found is None or not found.array.ndim:
-            return numbers("states", in_order(states, self.map.coordinates, "states"))
-        array = found.along(self.map.coordinates, "states").over(self.axes, "states", rest=1)
-        array = array.reshape(-1, array.shape[-1]) if array.shape[:-1] == self.shape else array
-        return numbers("states", array)
+            return in_order(values, self.map.coordinates, what)
+        array = found.along(self.map.coordinates, what).over(self.axes, what, rest)
+        own = array.shape[-rest:]
+        return array.reshape(-1, *own) if array.shape[:-rest] == self.shape else array
 
     # -- drawing by init index -------------------------------------------------------------------------------------
 
@@ -536,11 +538,11 @@ class Ensemble:
 
     def with_vectors(self, vectors: Any) -> Ensemble:
         """The same ensemble with these tangent vectors ``(member, k, dim)``, numpy or native, as its frame."""
-        return replace(self, frame=self.map.native(in_order(vectors, self.map.coordinates, "vectors")))
+        return replace(self, frame=self.map.native(self._in_order(vectors, "vectors", 2)))
 
     def with_neighbors(self, states: Any) -> Ensemble:
         """The same ensemble with these perturbed states ``(member, perturbation, dim)``, numpy or native."""
-        return replace(self, neighbors=self.map.native(in_order(states, self.map.coordinates, "neighbors")))
+        return replace(self, neighbors=self.map.native(self._in_order(states, "neighbors", 2)))
 
     # -- what the map knows of the states, numpy in and numpy out --------------------------------------------------
 
@@ -665,7 +667,7 @@ class Ensemble:
             Refusal: (a ValueError) if shapes do not fit, for an unknown norm, or if `steps` is not a positive multiple
                 of `every`.
         """
-        neighbors = in_order(neighbors, self.map.coordinates, "neighbors")
+        neighbors = self._in_order(neighbors, "neighbors", 2)
         shape = np.shape(neighbors)
         if len(shape) != 3 or shape[::2] != (len(self), self.map.dim):
             raise Refusal(f"neighbors have shape {tuple(shape)}: give ({len(self)}, perturbations, {self.map.dim})")

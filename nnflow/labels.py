@@ -145,7 +145,7 @@ def in_order(values: Any, names: Sequence[str], what: str) -> Any:
         Refusal: for other labels.
     """
     if isinstance(values, (list, tuple)):
-        some = any(labelled(leaf) for leaf in leaves(values))
+        some = any(labelled(leaf) for leaf in leaves(values) if not isinstance(leaf, (int, float)))
         return [in_order(value, names, what) for value in values] if some else values
     found = labelled(values)
     return values if found is None else found.along(names, what).array
@@ -171,7 +171,27 @@ def texts(labels: list[Any] | None) -> tuple[str, ...]:
 
 
 def check_same_rows(one: Any, other: Any, what: str) -> None:
-    """Refuse two arrays whose rows are labelled otherwise, as those of samples and of their targets after a sort."""
-    rows = [found.labels[0] for found in map(labelled, (one, other)) if found is not None and found.array.ndim]
-    if len(rows) == 2 and None not in rows and rows[0] != rows[1]:
-        raise Refusal(f"{what} are labelled {shown(rows[0])} and {shown(rows[1])}: give the same rows, in one order")
+    """Refuse arrays whose rows are labelled otherwise, as those of samples and of their targets after a sort.
+
+    Args:
+        one: An array, or several.
+        other: An array.
+        what: They are, for the message.
+
+    Raises:
+        Refusal: with the labels that differ.
+    """
+    (theirs,) = _rows(other) or ([],)
+    for rows in _rows(one):
+        alike = len(rows) == len(theirs) and all(
+            a == b or (a != a and b != b) for a, b in zip(rows, theirs, strict=True)
+        )
+        if theirs and not alike:
+            raise Refusal(f"{what} are labelled {shown(rows)} and {shown(theirs)}: give the same rows, in one order")
+
+
+def _rows(values: Any) -> list[list[Any]]:
+    """The labels of the rows of an array, or of each of several, where they say something."""
+    each = values.values() if isinstance(values, dict) else values if isinstance(values, tuple) else (values,)
+    found = [array.labels[0] for array in map(labelled, each) if array is not None and array.array.ndim]
+    return [labels for labels in found if labels is not None]

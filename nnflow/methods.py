@@ -43,6 +43,10 @@ def careful(function: Callable[..., Any], kind: str) -> Callable[..., Any]:
     return method
 
 
+class Failed(Refusal):
+    """An arithmetic error of Python's numbers in what a map's author wrote: perhaps at this state alone."""
+
+
 def called(of: str, function: Callable[..., Any], shape: tuple[int, ...], *given: Any) -> Any:
     """Call a function of arrays, on copies of its own.
 
@@ -56,13 +60,13 @@ def called(of: str, function: Callable[..., Any], shape: tuple[int, ...], *given
         What it gives, of numpy arrays a new float64 array.
 
     Raises:
-        Refusal: if that is no numpy array of real numbers, is coarser than float64, or has another shape, and for an
-            arithmetic error of Python's numbers.
+        Refusal: if that is no numpy array of real numbers, is coarser than float64, or has another shape.
+        Failed: (a Refusal) for an arithmetic error of Python's numbers.
     """
     try:
         found = function(*(np.array(value) if isinstance(value, np.ndarray) else value for value in given))
     except ArithmeticError as error:
-        raise Refusal(
+        raise Failed(
             f"{of} fails: {type(error).__name__}: {error} (compute with numpy's numbers: they give inf and nan, and a "
             "member that escapes is a value)"
         ) from error
@@ -111,9 +115,10 @@ def try_method(map: Map, kind: str) -> None:
                 refuse_coarse(map, lambda x: np.asarray(map.step(x, p[:1].repeat(len(x), axis=0), 0)), x)
             if kind == "tangent":
                 _try_derivative(map, x, p)
-    except Refusal as error:
-        if not isinstance(error.__cause__, ArithmeticError):
-            raise
+    except Failed:
+        return
+    except Refusal:
+        raise
     except Exception:  # not at these states: what is wrong elsewhere shows there
         return
 

@@ -1,4 +1,4 @@
-"""What nobody changes once it is made: mappings and arrays of maps and ensembles, which others hold, too."""
+"""Mappings and arrays of maps and ensembles, which others hold, too: nobody changes them by mistake."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ V = TypeVar("V")
 
 
 class Fixed(dict[K, V], Generic[K, V]):
-    """A dict that refuses to be changed; a copy of it is an ordinary dict.
+    """A dict that refuses to be changed; `dict(…)` and `.copy()` of it are ordinary ones.
 
     >>> Fixed(a=1)["a"], dict(Fixed(a=1)) | {"b": 2}
     (1, {'a': 1, 'b': 2})
@@ -34,7 +34,7 @@ class Fixed(dict[K, V], Generic[K, V]):
 
 
 def fixed(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """A view of an array through which nothing can be written."""
+    """A view of an array through which nothing can be written; whoever holds the array itself still can."""
     view = array.view()
     view.flags.writeable = False
     return view

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 from contextlib import suppress
 from pathlib import Path
 
 from nnflow.names import Refusal
+from nnflow.workers import cores
 
 GROUP = Path("/sys/fs/cgroup")  # of a container, which sees the whole machine's memory otherwise
 COPIES = 3
@@ -54,7 +54,7 @@ def refuse_endless(member_steps: float) -> None:
     Raises:
         Refusal: with the time.
     """
-    seconds = member_steps * FASTEST / (os.cpu_count() or 1)
+    seconds = member_steps * FASTEST / cores()
     if not seconds <= MONTH:
         raise Refusal(
             f"{member_steps:.3g} steps of members (members × steps, with the transient) would take "

@@ -7,7 +7,6 @@ short calls by the ensemble itself, which ticks after each: that moves the progr
 from __future__ import annotations
 
 import json
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,7 +43,7 @@ from nnflow.rehearsal import names_of, refuse_clash, rehearse
 from nnflow.room import refuse_endless, room
 from nnflow.settings import as_json, convert, whole
 from nnflow.typing import Array, Integers
-from nnflow.workers import Workers
+from nnflow.workers import Workers, among, cores
 
 PACKAGES = ("nnflow", "numpy", "numba", "torch", "scipy", "xarray")
 CONVENTIONS = (
@@ -196,7 +195,7 @@ def _registered_name(kind: type) -> str:
 def _chunk_size(ensemble: Ensemble | Recording) -> int:
     if isinstance(ensemble, Ensemble) and not ensemble.map.threads:
         return len(ensemble)
-    share = -(-len(ensemble) // (4 * (os.cpu_count() or 1)))
+    share = -(-len(ensemble) // (4 * cores()))
     return -(-share // 8) * 8 if share > 8 else share
 
 
@@ -218,10 +217,10 @@ def _map(
         with lock:
             bar.update(steps)
 
-    pool = executor or Workers(min(len(chunks), os.cpu_count() or 1))
+    pool = executor or Workers(min(len(chunks), cores()))
     local, fork = isinstance(pool, (Workers, ThreadPoolExecutor)), isinstance(pool, ProcessPoolExecutor)
     parts = [part for _, part in chunks]
-    call = partial(_in_one_thread, fork=fork, listener=tick if local else None)
+    call = partial(_in_one_thread, fork=fork, others=len(chunks) > 1, listener=tick if local else None)
     futures: list[Future[Any]] = []
     try:
         look = partial(rehearse, name, method, axes=bool(names))
@@ -285,12 +284,17 @@ def _outcome(future: Future[Any], pool: Executor) -> Any:
 
 
 def _in_one_thread(
-    method: Callable[[Any], Any], part: Any, *, fork: bool, listener: Callable[[int], None] | None = None
+    method: Callable[[Any], Any],
+    part: Any,
+    *,
+    fork: bool,
+    others: bool = False,
+    listener: Callable[[int], None] | None = None,
 ) -> Any:
     """A chunk, elsewhere. Torch's threads do not survive a `fork`: an operation would wait for them."""
     if fork and (torch := sys.modules.get("torch")) is not None:
         torch.set_num_threads(1)
-    with one_blas_thread(), heard_by(listener):
+    with one_blas_thread(), among(others), heard_by(listener):
         return method(part)
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from multiprocessing import parent_process
 from queue import Empty, SimpleQueue
@@ -35,9 +35,7 @@ class Workers(Executor):
     def __init__(self, count: int) -> None:
         self._tasks: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         self._ended = False
-        self._threads = [
-            threading.Thread(target=_work, args=(self._tasks, count > 1), daemon=True) for _ in range(count)
-        ]
+        self._threads = [threading.Thread(target=_work, args=(self._tasks,), daemon=True) for _ in range(count)]
         try:
             for thread in self._threads:
                 thread.start()
@@ -66,8 +64,7 @@ class Workers(Executor):
             thread.join()
 
 
-def _work(tasks: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None], among: bool) -> None:
-    _here.among = among
+def _work(tasks: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]) -> None:
     while (task := tasks.get()) is not None:
         future, call = task
         if future.set_running_or_notify_cancel():
@@ -78,23 +75,42 @@ def _work(tasks: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None], amon
         del task, future, call  # a result is not kept while the thread waits for the next task
 
 
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def among(others: bool) -> Iterator[None]:
+    """While it lasts, this thread shares nothing out, if others work beside it on the same."""
+    before, _here.among = getattr(_here, "among", False), others
+    try:
+        yield
+    finally:
+        _here.among = before
+
+
 def on_all_cores(function: Callable[[S], T], tasks: Sequence[S]) -> list[T]:
     """What a function gives for each task, on all cores; where other threads or processes of a pool have them, not."""
     if len(tasks) == 1 or parent_process() is not None or getattr(_here, "among", False):
         return list(map(function, tasks))
-    futures = [_crew().submit(function, task) for task in tasks]
-    return [future.result() for future in futures]
+
+    def beside(task: S) -> T:
+        with among(others=True):
+            return function(task)
+
+    return [future.result() for future in [_crew().submit(beside, task) for task in tasks]]
 
 
 def shares(members: int, least: int = 1) -> list[slice]:
     """Members in about as many equal shares as there are cores, of a multiple of `least`."""
-    size = max(1, -(-members // ((os.cpu_count() or 1) * least))) * least
+    size = max(1, -(-members // (cores() * least))) * least
     return [slice(first, first + size) for first in range(0, members, size)]
 
 
 @cache
 def _crew() -> Workers:
-    return Workers(os.cpu_count() or 1)
+    return Workers(cores())
 
 
 os.register_at_fork(after_in_child=_crew.cache_clear)  # its threads are not in the child

@@ -137,7 +137,7 @@ def test_compiled_members_side_by_side_give_the_same_bits(
         return [records, after.states, after.escaped, *kept, end.frames, distances, far.neighbors]
 
     alone = found()
-    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setattr("nnflow.workers.cores", lambda: cores)
     for bound in ("WORTH", "WORTH_SMALL"):
         monkeypatch.setattr(nnflow.compiled.map, bound, 1)
     for a, b in zip(alone, found(), strict=True):

@@ -318,3 +318,14 @@ def test_a_determinant_has_its_curvature_where_singular_values_are_equal(state: 
     x, y, z = (value + 2 for value in state)  # the loss is their product, and the sum of squares
     known = np.array([[2, z, y], [z, 2, x], [y, x, 2]])
     np.testing.assert_allclose(start.curvature(np.eye(3)[None])[0], known, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("matrix", [[1.0, 2.0, 2.0, 4.0], [0.0] * 4, [1.0, 0.0, 0.0, 1.0]])
+@pytest.mark.parametrize("det", [lambda a: torch.linalg.det(a), lambda a: a.det()], ids=["function", "method"])
+def test_a_determinant_is_a_polynomial_also_where_it_is_zero(matrix: list[float], det: Any) -> None:
+    start = nnflow.Ensemble.grid(nnflow.gradient_map(lambda w: det(w.reshape(2, 2)), 4, eta=0.1), states=[matrix])
+    a, b, c, d = matrix
+    np.testing.assert_allclose(
+        start.advance(1).states[0], np.array(matrix) - 0.1 * np.array([d, -c, -b, a]), atol=1e-15
+    )
+    np.testing.assert_allclose(start.curvature(np.eye(4)[None])[0], np.diag([1.0, -1.0, -1.0, 1.0])[::-1], atol=1e-15)

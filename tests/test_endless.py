@@ -8,7 +8,6 @@ analysis of one's own that loops by itself. What a clock can finish is not refus
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
@@ -18,6 +17,7 @@ import pytest
 
 import nnflow
 from nnflow.room import FASTEST, MONTH, refuse_endless
+from nnflow.workers import cores
 
 TOO_MANY = 9 * 10**18  # steps: a century and more on a machine of a core, and some years on one of a hundred
 
@@ -76,7 +76,7 @@ def test_an_analysis_that_loops_by_itself_is_refused_before_it_starts(one: nnflo
 
 
 def test_the_border_is_a_month_at_the_fastest() -> None:
-    most = MONTH / FASTEST * (os.cpu_count() or 1)
+    most = MONTH / FASTEST * cores()
     refuse_endless(0.999 * most)
     with pytest.raises(nnflow.Refusal, match="30 days or more"):
         refuse_endless(1.001 * most)

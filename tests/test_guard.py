@@ -714,3 +714,28 @@ def test_whole_numbers_of_parameters_are_compared_at_those_that_are_scanned() ->
     for verb in verbs:
         with pytest.raises(nnflow.Refusal, match="gives .* as plain Python and .* when compiled"):
             verb()
+
+
+def test_parameters_are_those_of_members() -> None:
+    """n² m wraps around at the corner of a grid, which the members of a diagonal do not have."""
+
+    def product(x: Array, p: Array, t: int, out: Array) -> None:
+        n, m = int(p[0]), int(p[1])
+        out[0] = 0.5 * x[0] + n * n * m * 1e-20
+
+    map = nnflow.CompiledMap(product, dim=1, parameters={"n": 1.0, "m": 1.0})
+    grid = nnflow.Ensemble.grid(map, n=[1.0, 3e6], m=[1.0, 3e6])
+    assert grid.take([1, 2]).advance(1).states.shape == (2, 1)
+    with pytest.raises(nnflow.Refusal, match="gives .* as plain Python and .* when compiled"):
+        grid.advance(1)
+
+
+def test_a_start_on_a_border_is_not_coarse() -> None:
+    """A kink with a flat side changes nothing to that side, and something to the other."""
+
+    def border(x: Array, p: Array, t: int, out: Array) -> None:
+        out[0] = 0.3 - 1.5 * max(-x[0], 0.0)
+
+    assert nnflow.CompiledMap(border, dim=1, box=([0.0], [0.0])).dim == 1
+    clamped = nnflow.TensorMap(lambda x, p, t: x.clamp(max=1.0), dim=1)
+    assert nnflow.Ensemble.grid(clamped, states=[[1.0]]).advance(1).states == [[1.0]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -309,9 +311,16 @@ def test_sizes_of_constants_are_constants(soon: None, name: str) -> None:
     assert "step" in trusted(map)
 
 
-def test_compiled_steps_refuse_sizes_that_depend_on_the_data() -> None:
+def itself(x: Tensor) -> Tensor:
+    mask = x > 0
+    return x * len(mask[mask])
+
+
+@pytest.mark.parametrize("function", [lambda x: x.sum() * len(x[x > 0]), itself])
+def test_a_graph_of_changing_sizes_is_refused(function: Any) -> None:
+    """What else: a mask that chooses from itself, which is one argument of two."""
     with pytest.raises(nnflow.Refusal, match="size of what"):
-        trace.traced(lambda x: x.sum() * len(x[x > 0]), True, torch.arange(3.0))
+        trace.traced(function, True, torch.arange(3.0))
 
 
 @pytest.mark.parametrize("name", ["one-hot", "whole indices"])
@@ -350,3 +359,22 @@ def test_a_replay_that_fails_is_given_up(soon: None) -> None:
     with pytest.warns(UntracedWarning, match="a replay of its operations fails: no"):
         found = start.advance(3).states
     np.testing.assert_array_equal(found, nnflow.Ensemble.grid(trained()).advance(3).states)
+
+
+def test_a_replay_is_kept_where_the_function_fails_itself() -> None:
+    """A matrix without a factor is no fault of the replay, and other threads go on with it."""
+    traces = trace.Traces("m")
+    draws: list[float] = []
+
+    @contextmanager
+    def drawing() -> Iterator[None]:
+        draws.append(1.0)
+        yield
+
+    good = torch.eye(3, dtype=torch.float64)
+    for k in range(PATIENCE + TRIALS + 1):
+        traces.call("step", drawing, torch.linalg.cholesky, (2.0 + k) * good)
+    assert traces.trusted("step", good)
+    with pytest.raises(RuntimeError, match="cholesky"):
+        traces.call("step", drawing, torch.linalg.cholesky, -good)
+    assert traces.trusted("step", good)

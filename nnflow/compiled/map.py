@@ -249,8 +249,8 @@ class CompiledMap(Map):
     def _try_first(self, loop: Rule, p: Array, compare: Callable[[Array], None]) -> None:
         """Compare a loop with plain Python before it is used first, and first with parameters of another magnitude."""
         if self.guarded and self.check and len(p):
-            ends = ends_of(p)
-            self.once((loop, np.frexp(ends)[1].tobytes()), lambda: compare(ends))
+            ends = np.frexp([np.minimum.reduce(p), np.maximum.reduce(p)])[1]
+            self.once((loop, len(p), ends.tobytes()), lambda: compare(ends_of(p)))
 
     def _observe(
         self, x: Array, p: Array, t: int, steps: int, every: int, observe: Sequence[str], out: Array, escaped: Any

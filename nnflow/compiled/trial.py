@@ -100,8 +100,11 @@ def try_derivatives(map: CompiledMap, states: Array) -> None:
 
 
 def ends_of(p: Array) -> Array:
-    """The smallest and the largest values of each parameter, as the parameters of two members."""
-    return np.array([np.minimum.reduce(p), np.maximum.reduce(p)])
+    """The members at which some parameter, or all together, are smallest or largest: their parameters."""
+    together = (p / np.maximum(np.abs(p).max(axis=0), 1e-300)).sum(axis=1)
+    rows = [together.argmin(), together.argmax(), *p.argmin(axis=0), *p.argmax(axis=0)]
+    ends: Array = p[np.unique(rows)]
+    return ends
 
 
 def compare_steps(map: CompiledMap, compiled: Compiled, p: Array, k: int = 0) -> None:
@@ -110,13 +113,13 @@ def compare_steps(map: CompiledMap, compiled: Compiled, p: Array, k: int = 0) ->
     Args:
         map: The map.
         compiled: One compiled step.
-        p: The parameters of two members: whole numbers that are made of them may outgrow the machine's.
+        p: Parameters of members: whole numbers that are made of them may outgrow the machine's.
         k: How many vectors.
 
     Raises:
         Refusal: where they differ.
     """
-    functions, x = as_plain(map), map.initial_states(MEMBERS, 0)
+    functions, x = as_plain(map), map.initial_states(len(p), 0)
     kind, unit = next(iter(functions.tangents), ""), np.eye(k, map.dim)
     each = [(functions._replace(p=own), state) for own, state in zip(p, x, strict=True)]
     for t in (*range(TRIED), *LATE):
@@ -136,8 +139,8 @@ def compare_steps(map: CompiledMap, compiled: Compiled, p: Array, k: int = 0) ->
 
 def compare_observed(map: CompiledMap, names: Sequence[str], seen: Callable[..., Array], p: Array) -> None:
     """Compare observables, as `seen(states (member, time, dim), p, t, c, every)`, with plain Python. Raises Refusal."""
-    functions, known = plain([map.observables[name] for name in names]), np.empty((MEMBERS, TRIED, len(names)))
-    states = map.initial_states(MEMBERS * TRIED, 0).reshape(MEMBERS, TRIED, map.dim)
+    functions, known = plain([map.observables[name] for name in names]), np.empty((len(p), TRIED, len(names)))
+    states = map.initial_states(len(p) * TRIED, 0).reshape(len(p), TRIED, map.dim)
     try:
         for (m, t, i), _ in np.ndenumerate(known):
             known[m, t, i] = call_plain(functions[i], states[m, t], p[m], t, *map.behind(t))

@@ -9,7 +9,9 @@ stop.
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -250,10 +252,16 @@ def inv(A: Tensor) -> Tensor:
 
 
 def det(A: Tensor) -> Tensor:
-    """The determinant, by the pivots: torch's own has no second derivative where singular values are equal."""
-    p, _, u = torch.linalg.lu(A)
-    value: Tensor = torch.linalg.det(p) * torch.diagonal(u, dim1=-2, dim2=-1).prod(-1)
-    return value
+    """The determinant: by its minors up to 4 × 4, a polynomial; torch's own has no second derivative everywhere."""
+    n = A.shape[-1]
+    if not 1 <= n <= 4 or A.shape[-2] != n:
+        beyond: Tensor = torch.linalg.det(A)
+        return beyond
+    if n == 1:
+        return A[..., 0, 0]
+    terms = ((-1) ** j * A[..., 0, j] * det(A[..., 1:, [k for k in range(n) if k != j]]) for j in range(n))
+    total: Tensor = functools.reduce(operator.add, terms)
+    return total
 
 
 def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
@@ -302,8 +310,10 @@ WRITTEN: dict[Any, Callable[..., Any]] = {
     torch.linalg.eigvalsh: eigvalsh,
     torch.linalg.inv: inv,
     torch.inverse: inv,
+    Tensor.inverse: inv,
     torch.linalg.det: det,
     torch.det: det,
+    Tensor.det: det,
 }
 OFF: dict[Any, Callable[..., Any]] = {  # where torch itself is off by more than rounding
     functional.hardsigmoid: hardsigmoid,  # its gradient has the 1/6 of float32, in float64 too

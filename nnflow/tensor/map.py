@@ -176,7 +176,7 @@ class TensorMap(Map):
     in_numpy = False
     threads = False
     grouped = False  # whether only so many members go at a time as there is room for
-    differentiated = False  # whether tangents were compared with differences when the map was made
+    differentiated = False  # whether steps and tangents were compared with others when the map was made
     rule: TensorRule
     gradient: Gradient | None
     device: torch.device
@@ -332,9 +332,7 @@ class TensorMap(Map):
             one = x[:1].clone(), p[:1].clone()
             self._first.append(_First(*one, t, self._step_anew(*one, t)))
             self._ask_again()
-            if (
-                type(self) is TensorMap and self.dtype == torch.float64
-            ):  # what trains is compared with the user's module
+            if not self.differentiated and self.dtype == torch.float64:
                 self._look_for_steps(*one, t)
         yield
         if self.check:

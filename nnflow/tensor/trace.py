@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.func import functionalize
 from torch.fx import GraphModule, Interpreter, Node
 
-from nnflow.internals import make_fx, tree_flatten, tree_unflatten
+from nnflow.internals import make_fx, tree_flatten, tree_leaves, tree_unflatten
 from nnflow.names import Refusal
 
 PATIENCE = 24  # calls of one kind before it is traced, which takes as long as some hundred small ones
@@ -112,16 +112,18 @@ class Traces(Calls[_Kind]):
         """The same, replayed once it is trusted."""
         flat = list(tensors_in(arguments))
         known = self.known(kind, flat)
-        if known.agreed >= TRIALS:
-            assert known.replay is not None
+        replay, failed = known.replay, ""  # as it is now: another thread may give it up
+        if replay is not None and known.agreed >= TRIALS:
             try:
                 with drawing():
-                    return owned(known.replay(*flat), flat)
-            except RuntimeError as error:  # of torch: the function itself goes on, or says what is wrong
-                self._give_up(known, f"a replay of its operations fails: {error}".partition("\n")[0])
+                    return owned(replay(*flat), flat)
+            except RuntimeError as error:  # of torch: the function says what is wrong, or goes on
+                failed = f"{error}".partition("\n")[0]
         with drawing():
             found = function(*arguments)
-        if not known.hopeless and self._lock.acquire(blocking=False):
+        if failed:
+            self._give_up(known, f"a replay of its operations fails: {failed}")
+        elif not known.hopeless and self._lock.acquire(blocking=False):
             try:
                 self._learn(known, drawing, function, arguments, found)
             finally:
@@ -253,7 +255,8 @@ def _sizing(node: Node) -> list[Node]:
     """On whose numbers the size of a result may depend: masks, but not whole indices."""
     if str(node.target) not in ("aten.index.Tensor", "aten.masked_select.default"):
         return node.all_input_nodes
-    known = {each: each.meta.get("val") for each in node.all_input_nodes[1:]}
+    chosen = [each for each in tree_leaves(node.args[1]) if isinstance(each, Node)]
+    known = {each: each.meta.get("val") for each in chosen}
     return [each for each, value in known.items() if not (isinstance(value, Tensor) and value.dtype in WHOLE)]
 
 
