@@ -173,6 +173,8 @@ def texts(labels: list[Any] | None) -> tuple[str, ...]:
 def check_same_rows(one: Any, other: Any, what: str) -> None:
     """Refuse arrays whose rows are labelled otherwise, as those of samples and of their targets after a sort.
 
+    Here labels that count from 0 say something, too: beside others, they are other rows.
+
     Args:
         one: An array, or several.
         other: An array.
@@ -181,17 +183,23 @@ def check_same_rows(one: Any, other: Any, what: str) -> None:
     Raises:
         Refusal: with the labels that differ.
     """
-    (theirs,) = _rows(other) or ([],)
-    for rows in _rows(one):
-        alike = len(rows) == len(theirs) and all(
-            a == b or (a != a and b != b) for a, b in zip(rows, theirs, strict=True)
-        )
-        if theirs and not alike:
-            raise Refusal(f"{what} are labelled {shown(rows)} and {shown(theirs)}: give the same rows, in one order")
+    for theirs in _rows(other):
+        for rows in _rows(one):
+            pairs = zip(rows, theirs, strict=False)
+            if len(rows) != len(theirs) or not all(a == b or (a != a and b != b) for a, b in pairs):
+                raise Refusal(
+                    f"{what} are labelled {shown(rows)} and {shown(theirs)}: give the same rows, in one order, or "
+                    "numbers without labels (np.asarray)"
+                )
 
 
 def _rows(values: Any) -> list[list[Any]]:
-    """The labels of the rows of an array, or of each of several, where they say something."""
+    """The labels of the rows of an array, or of each of several."""
     each = values.values() if isinstance(values, dict) else values if isinstance(values, tuple) else (values,)
-    found = [array.labels[0] for array in map(labelled, each) if array is not None and array.array.ndim]
-    return [labels for labels in found if labels is not None]
+    found = []
+    for array in each:
+        if hasattr(array, "iloc") and hasattr(array, "index"):  # pandas, which labels rows always
+            found.append(array.index.tolist())
+        elif (seen := labelled(array)) is not None and seen.array.ndim and seen.labels[0] is not None:
+            found.append(seen.labels[0])
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -215,13 +216,26 @@ def _arranged(values: Any, names: tuple[str, ...]) -> tuple[Any, tuple[str, ...]
     """
     found = labelled(values)
     if found is None or found.array.ndim < 2:
+        if found is not None and found.array.ndim:
+            _look_at_times(found.labels[0])
         return (values if found is None else found.array), names or ("x",)
     last = found.array.ndim - 1
     channel = _channel(found, names)
     time = found.dims.index("time") if "time" in found.dims else max(i for i in range(last + 1) if i != channel)
     found = found.moved([*(i for i in range(last + 1) if i not in (time, channel)), time, channel])
+    _look_at_times(found.labels[-2])
     names = names or texts(found.labels[-1]) or ("x",)
     return found.along(names, "the channels of the values").array, names
+
+
+def _look_at_times(labels: list[Any] | None) -> None:
+    """Refuse samples whose times, numbers or dates, do not rise: the order of the rows would be that of time."""
+    if labels is None or any(isinstance(label, (str, tuple)) for label in labels):
+        return
+    if not all(bool(one < other) for one, other in pairwise(labels)):
+        falls = all(bool(one > other) for one, other in pairwise(labels))
+        said = "fall, the newest is first: turn them round (values[::-1])" if falls else "rise and fall: sort by them"
+        raise Refusal(f"the times of the values {said}, or give the numbers alone (np.asarray)")
 
 
 def _channel(found: Labelled, names: tuple[str, ...]) -> int:

@@ -326,7 +326,8 @@ def test_rows_of_other_samples_are_refused() -> None:
     refused(lambda: trained(shuffled, otherwise), match)
     refused(lambda: trained(TABLE, CLASSES, test=(shuffled, otherwise)), match)
     refused(lambda: nnflow.data.split_rows(shuffled, otherwise), match)
-    for targets in (CLASSES[shuffled.index], otherwise.values, otherwise.reset_index(drop=True)):
+    refused(lambda: trained(shuffled, otherwise.reset_index(drop=True)), match)  # rows that count are rows, too
+    for targets in (CLASSES[shuffled.index], otherwise.values):
         trained(shuffled, targets)
         nnflow.data.split_rows(shuffled, targets)
 

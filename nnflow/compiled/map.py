@@ -10,6 +10,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
+from operator import ge, le
 from typing import Any, ClassVar
 
 import numpy as np
@@ -33,6 +34,7 @@ from nnflow.workers import on_all_cores, shares
 FUNCTIONS = (types.FunctionType, Dispatcher)  # what numba compiles
 SMALL = 8  # a state of at most so many components lies on the stack, and so does its frame
 WORTH, WORTH_SMALL = 2**14, 2**20  # numbers times steps from which on members are shared out to all cores
+LAST = 100_000  # steps, beyond which compiled code is compared with plain Python no more
 TILE = 2**15  # numbers of recorded states from which observables are computed at a time
 
 
@@ -237,7 +239,7 @@ class CompiledMap(Map):
             self._call(loop, ahead, _given(p), t, self.handed(t, 1), 1, 1, *nothing, *scratch)
             return ahead, None
 
-        self._try_first(loop, p, partial(compare_steps, self, one_step))
+        self._try_first(loop, p, t + steps, partial(compare_steps, self, one_step))
         out, first, escaped = records
 
         def of(rows: slice) -> None:
@@ -246,11 +248,29 @@ class CompiledMap(Map):
 
         self._share_out(of, len(x), steps)
 
-    def _try_first(self, loop: Rule, p: Array, compare: Callable[[Array], None]) -> None:
-        """Compare a loop with plain Python before it is used first, and first with parameters of another magnitude."""
-        if self.guarded and self.check and len(p):
-            ends = np.frexp([np.minimum.reduce(p), np.maximum.reduce(p)])[1]
-            self.once((loop, len(p), ends.tobytes()), lambda: compare(ends_of(p)))
+    def _try_first(self, loop: Rule, p: Array, t: int, compare: Callable[[Array, int], None]) -> None:
+        """Compare a loop with plain Python before it is used first, and again with parameters or steps beyond those.
+
+        What is beyond in t counts if it is by an eighth, and up to 100 000: a power of it may be a number of as many
+        digits in Python.
+        """
+        if not (self.guarded and self.check and len(p)):
+            return
+        low, high, last = np.minimum.reduce(p).tolist(), np.maximum.reduce(p).tolist(), min(t, LAST)
+        known = self._tried.get(loop)
+        if known is not None:
+            inside = all(map(le, known[0], low)) and all(map(ge, known[1], high))
+            if inside and last <= known[2] + known[2] // 8 and len(p) <= known[3]:
+                return
+            low, high, last = list(map(min, known[0], low)), list(map(max, known[1], high)), max(known[2], last)
+        members = max(len(p), known[3] if known else 0)
+        self.once((loop, *low, *high, last, members), lambda: compare(ends_of(p), last))
+        self._tried[loop] = low, high, last, members
+
+    @cached_property
+    def _tried(self) -> dict[Rule, tuple[list[float], list[float], int, int]]:
+        """Where a loop was compared with plain Python: smallest and largest parameters, last step, how many members."""
+        return {}
 
     def _observe(
         self, x: Array, p: Array, t: int, steps: int, every: int, observe: Sequence[str], out: Array, escaped: Any
@@ -263,7 +283,9 @@ class CompiledMap(Map):
         ]
         for loop, (channels, entries) in loops:
             names = [observe[i] for i in channels]
-            self._try_first(loop, p, partial(compare_observed, self, names, partial(self._see, loop, entries)))
+            self._try_first(
+                loop, p, t + steps, partial(compare_observed, self, names, partial(self._see, loop, entries))
+            )
         chosen = [(i, self.column(name)) for i, name in enumerate(observe) if name not in self.observables]
         for first in range(0, steps // every, blocks):
             tile, now = out[:, first : first + blocks], t + first * every
@@ -315,7 +337,7 @@ class CompiledMap(Map):
             self._call(loop, ahead, _given(p), t, self.handed(t, 1), unit, 1, 1, *kept, begin(x), *new_scratch())
             return ahead, factor[:, 0].transpose(0, 2, 1) @ unit
 
-        self._try_first(loop, p, partial(compare_steps, self, one_step, k=k))
+        self._try_first(loop, p, t + steps, partial(compare_steps, self, one_step, k=k))
         p, c, kept = _given(p), self.handed(t, steps), (records.log_stretches, frames, factors)
 
         def of(rows: slice) -> None:
@@ -341,7 +363,7 @@ class CompiledMap(Map):
             self._call(loop, ahead, y, _given(p), t, self.handed(t, 1), 1, 1, 0, *kept)
             return ahead, None
 
-        self._try_first(loop, p, partial(compare_steps, self, one_step))
+        self._try_first(loop, p, t + steps, partial(compare_steps, self, one_step))
         p, c, span = _given(p), self.handed(t, steps), (steps, every, NORMS.index(norm))
 
         def of(rows: slice) -> None:

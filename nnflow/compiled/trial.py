@@ -107,13 +107,14 @@ def ends_of(p: Array) -> Array:
     return ends
 
 
-def compare_steps(map: CompiledMap, compiled: Compiled, p: Array, k: int = 0) -> None:
+def compare_steps(map: CompiledMap, compiled: Compiled, p: Array, last: int, k: int = 0) -> None:
     """Compare a few compiled steps, with the images of `k` unit vectors, with plain Python.
 
     Args:
         map: The map.
         compiled: One compiled step.
         p: Parameters of members: whole numbers that are made of them may outgrow the machine's.
+        last: The last step index.
         k: How many vectors.
 
     Raises:
@@ -122,7 +123,7 @@ def compare_steps(map: CompiledMap, compiled: Compiled, p: Array, k: int = 0) ->
     functions, x = as_plain(map), map.initial_states(len(p), 0)
     kind, unit = next(iter(functions.tangents), ""), np.eye(k, map.dim)
     each = [(functions._replace(p=own), state) for own, state in zip(p, x, strict=True)]
-    for t in (*range(TRIED), *LATE):
+    for t in sorted({*range(TRIED), *LATE, last}):
         try:
             ahead = np.concatenate([of.step(state[None], t) for of, state in each])
             images = np.array([of.images(kind, state, t, unit) for of, state in each]) if kind and k else None
@@ -137,19 +138,21 @@ def compare_steps(map: CompiledMap, compiled: Compiled, p: Array, k: int = 0) ->
                 _compare(map, kind, turned[m] - images[m], turned[m], images[m], state, t)
 
 
-def compare_observed(map: CompiledMap, names: Sequence[str], seen: Callable[..., Array], p: Array) -> None:
+def compare_observed(map: CompiledMap, names: Sequence[str], seen: Callable[..., Array], p: Array, last: int) -> None:
     """Compare observables, as `seen(states (member, time, dim), p, t, c, every)`, with plain Python. Raises Refusal."""
-    functions, known = plain([map.observables[name] for name in names]), np.empty((len(p), TRIED, len(names)))
+    functions, found = plain([map.observables[name] for name in names]), (len(p), TRIED, len(names))
     states = map.initial_states(len(p) * TRIED, 0).reshape(len(p), TRIED, map.dim)
-    try:
-        for (m, t, i), _ in np.ndenumerate(known):
-            known[m, t, i] = call_plain(functions[i], states[m, t], p[m], t, *map.behind(t))
-    except Exception:  # it cannot run as plain Python: nothing is said of it
-        return
-    found = seen(states, p, 0, map.handed(0, TRIED), 1)
-    for m, t, i in np.ndindex(found.shape):
-        ours, theirs = found[m, t, i : i + 1], known[m, t, i : i + 1]
-        _compare(map, f"observable {names[i]}", ours - theirs, ours, theirs, states[m, t], t)
+    for first in sorted({0, *LATE, last}):
+        known = np.empty(found)
+        try:
+            for (m, i, n), _ in np.ndenumerate(known):
+                known[m, i, n] = call_plain(functions[n], states[m, i], p[m], first + i, *map.behind(first + i))
+        except Exception:  # it cannot run as plain Python: nothing is said of it
+            return
+        ours = seen(states, p, first, map.handed(first, TRIED), 1)
+        for m, i, n in np.ndindex(found):
+            one, other = ours[m, i, n : n + 1], known[m, i, n : n + 1]
+            _compare(map, f"observable {names[n]}", one - other, one, other, states[m, i], first + i)
 
 
 def _compare(map: CompiledMap, kind: str, away: Array, found: Array, known: Array, x: Array, t: int) -> None:

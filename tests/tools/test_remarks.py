@@ -131,3 +131,18 @@ def test_a_cycle_is_not_at_rest() -> None:
     scan = Grid(nnflow.maps["logistic"](), r=[2.5, 3.2, 3.5, 3.55])
     found = nnflow.run("lyapunov_spectrum", scan, transient=5000)
     assert found.at_rest.values.tolist() == [True, False, False, False]
+
+
+def test_one_coordinate_put_to_rest_beside_one_that_moves_on() -> None:
+    """The doubled angle falls on 0 after 55 steps, the other one turns for ever."""
+
+    def skew(x: Any, p: Any, t: int, out: Any) -> None:
+        out[0] = (2.0 * x[0]) % 1.0
+        out[1] = (x[1] + 0.6180339887 + 0.1 * x[0]) % 1.0
+
+    map = nnflow.CompiledMap(skew, dim=2, coordinates=("x", "y"))
+    start = nnflow.Ensemble.grid(map, states=[[0.3, 0.2]])
+    with pytest.warns(nnflow.ResolutionWarning, match="see put_to_rest"):
+        found = nnflow.run("zero_one_test", start, observable="x")
+    assert found["put_to_rest"].all()
+    assert not nnflow.run("zero_one_test", start, observable="y")["put_to_rest"].any()

@@ -76,18 +76,45 @@ def put_to_rest(
     """
     if isinstance(before, Recording) or isinstance(after, Recording):
         return {}
-    put = _still(before, after, names, records)
-    if put.any() and (put := put & _rests(after, before, Ensemble.advance)).any():
-        rates = _parting(after, before)
-        put &= (rates > UNSTABLE) & (rates * (after.t - before.t) > -np.log(after.map.resolution))
-        put = _put(before, put, Ensemble.advance, "put_to_rest", "series")
+    put = still = _still(before, after, names, records)
+    if still.any():
+        whole, seen = np.ones(after.map.dim, dtype=bool), _seen(after, names)
+        put = still & (_leaves(before, after, whole) | _leaves(before, after, seen))
+        put = _put(before, put, Ensemble.advance, "put_to_rest", "series", seen)
     note = "where this is true the orbit ended on an unstable point, by rounding or its start: nothing here is of chaos"
     return {"put_to_rest": ("member", put, {"long_name": "whether rounding put the orbit to rest", "note": note})}
 
 
-def _put(before: Ensemble, put: npt.NDArray[np.bool_], go: Go, variable: str, what: str) -> npt.NDArray[np.bool_]:
+def _leaves(before: Ensemble, after: Ensemble, seen: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Whether the coordinates that are seen rest, and a little aside would leave, by more than the digits of a number.
+
+    Returns:
+        ``(member,)``.
+    """
+    resting = _rests(after, before, Ensemble.advance, seen)
+    if not resting.any():
+        return resting
+    rates = _parting(after, before, seen)
+    found = resting & (rates > UNSTABLE) & (rates * (after.t - before.t) > -np.log(after.map.resolution))
+    return np.asarray(found)
+
+
+def _seen(now: Ensemble, names: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """The coordinates that matter, ``(dim,)``: those observed, or all where something else is; others may move on."""
+    own = now.map.coordinates
+    return np.isin(own, names) if set(names) <= set(own) else np.ones(len(own), dtype=bool)
+
+
+def _put(
+    before: Ensemble,
+    put: npt.NDArray[np.bool_],
+    go: Go,
+    variable: str,
+    what: str,
+    seen: npt.NDArray[np.bool_] | slice = slice(None),
+) -> npt.NDArray[np.bool_]:
     """Those that were not at rest from the beginning. Warns of them."""
-    if put.any() and (put := put & ~_rests(before, before, go)).any():
+    if put.any() and (put := put & ~_rests(before, before, go, seen)).any():
         warnings.warn(
             f"orbits have come to rest on an unstable point (see {variable}): rounding has put them there, or their "
             f"start, and their {what} are not those of chaos; take fewer steps, or a parameter a little aside (the "
@@ -115,7 +142,9 @@ def _scale(now: Ensemble, before: Ensemble) -> Array:
     return np.asarray(np.abs(states).max(axis=(0, 2)))
 
 
-def _rests(now: Ensemble, before: Ensemble, go: Go) -> npt.NDArray[np.bool_]:
+def _rests(
+    now: Ensemble, before: Ensemble, go: Go, seen: npt.NDArray[np.bool_] | slice = slice(None)
+) -> npt.NDArray[np.bool_]:
     """Whether neither a step moves the states nor LOOK more: what drifts goes on, what flickers does not.
 
     A cycle whose period divides LOOK is back after LOOK steps, but not after one.
@@ -129,28 +158,30 @@ def _rests(now: Ensemble, before: Ensemble, go: Go) -> npt.NDArray[np.bool_]:
         if resting.any():
             with heard_by(None):  # it is no step of the run
                 ahead = go(ahead, steps)
-            resting &= np.abs(now.difference(ahead.states, now.states)).max(axis=1) <= least
+            resting &= np.abs(now.difference(ahead.states, now.states))[:, seen].max(axis=1) <= least
     return resting
 
 
-def _parting(now: Ensemble, before: Ensemble) -> Array:
+def _parting(now: Ensemble, before: Ensemble, seen: npt.NDArray[np.bool_]) -> Array:
     """How fast copies a little aside of the states part: ln (distance after LOOK steps / distance before) / LOOK.
 
-    The distance before is resolution^¾ of the scale: well above rounding, and room for growth above it. The direction
-    is the same for all, and none that a symmetry might prefer; optimizer memory stays, for it may have to be positive.
-    Both ways are gone, since the map may not be defined on one side.
+    Those coordinates that are seen are moved and measured, for others may move on. The distance before is resolution^¾
+    of the scale: well above rounding, and room for growth above it. The direction is the same for all, and none that a
+    symmetry might prefer; optimizer memory stays, for it may have to be positive. Both ways are gone, since the map may
+    not be defined on one side.
 
     Returns:
         ``(member,)``, the larger one, in nats a step; −inf if neither is finite.
     """
-    way = np.where(now.map.chosen("weights"), np.cos(1.0 + np.arange(now.map.dim)), 0.0)
+    moved = seen & now.map.chosen("weights")
+    way = np.where(moved if moved.any() else seen, np.cos(1.0 + np.arange(now.map.dim)), 0.0)
     aside = now.map.resolution**0.75 * _scale(now, before)[:, None] * way / np.abs(way).max()
     rates = np.full(len(now), -np.inf)
     with heard_by(None), np.errstate(divide="ignore", invalid="ignore"):
         ahead = now.advance(LOOK).states
         for sign in (1.0, -1.0):
             beside = now.with_states(now.states + sign * aside).advance(LOOK).states
-            apart = np.abs(now.difference(beside, ahead)).max(axis=1) / np.abs(aside).max(axis=1)
+            apart = np.abs(now.difference(beside, ahead))[:, seen].max(axis=1) / np.abs(aside).max(axis=1)
             rates = np.fmax(rates, np.log(apart) / LOOK)
     return rates
 
