@@ -363,6 +363,11 @@ class Map:
     preconditioned: ClassVar[bool] = False  # whether the effective curvature is another one than the loss's
 
     @property
+    def many(self) -> int:
+        """From so many members on they have machine code of their own."""
+        return 1
+
+    @property
     def weights(self) -> int:
         """How many of the state's components are weights (the first ones); the rest is optimizer memory."""
         return self.dim - self.memory

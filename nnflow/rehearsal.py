@@ -99,10 +99,19 @@ def _stopping(ensemble: Ensemble) -> Rehearsed:
     return Rehearsed(**{**given, "map": map})
 
 
+def _one(ensemble: Any) -> Any:
+    """One member; where many have machine code of their own, beside copies of itself, so that no other is compiled."""
+    axes = tuple(Axis(axis.name, axis.values[:1], axis.kind) for axis in ensemble.axes)
+    many = ensemble.map.many if isinstance(ensemble, Ensemble) else 1
+    if not 1 < many <= len(ensemble):
+        return ensemble.take([0], axes)
+    return ensemble.take([0] * many, (*axes, Axis("copy", np.arange(many), "member")))
+
+
 def _names(name: str, method: Analysis, ensemble: Ensemble | Recording) -> set[str]:
     """The names in the result of a short run of one member; none if it fails, for it may only have been too short."""
     result: Any = None
-    one: Any = ensemble.take([0], tuple(Axis(axis.name, axis.values[:1], axis.kind) for axis in ensemble.axes))
+    one = _one(ensemble)
     with suppress(Exception), np.errstate(all="ignore"):
         result, _ = without_end(shortened(method)(one))
     if result is None:

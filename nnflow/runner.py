@@ -196,7 +196,9 @@ def _chunk_size(ensemble: Ensemble | Recording) -> int:
     if isinstance(ensemble, Ensemble) and not ensemble.map.threads:
         return len(ensemble)
     share = -(-len(ensemble) // (4 * cores()))
-    return -(-share // 8) * 8 if share > 8 else share
+    size = -(-share // 8) * 8 if share > 8 else share
+    many = ensemble.map.many if isinstance(ensemble, Ensemble) else 1
+    return share if 0 < len(ensemble) % size < many else size  # few are left over, which need machine code of their own
 
 
 def _map(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import nnflow
+from nnflow.compiled import kernels
 from nnflow.map import Map
 from nnflow.straight import lasting, straight
 
@@ -119,3 +120,20 @@ def test_a_block_of_records_in_two_calls() -> None:
     )
     np.testing.assert_array_equal(records, whole)
     np.testing.assert_array_equal(after.states, end.states)
+
+
+@pytest.mark.parametrize("members", [24, 100, 400, 401, 500])
+def test_a_scan_needs_one_machine_code(members: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rehearsal on one member, or a last chunk of a few, would have the loop compiled once more, for few of them."""
+    asked = []
+    made = kernels.orbit
+
+    def orbit(step: Any, shape: Any, checked: bool, many: bool) -> Any:
+        asked.append(many)
+        return made(step, shape, checked, many)
+
+    monkeypatch.setattr(kernels, "orbit", orbit)
+    monkeypatch.setattr("nnflow.runner.cores", lambda: 2)
+    scan = nnflow.Ensemble.grid(nnflow.maps["logistic"](), r=np.linspace(3.6, 4.0, members))
+    nnflow.run("series", scan, steps=8)
+    assert len(set(asked)) == 1

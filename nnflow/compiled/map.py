@@ -121,6 +121,11 @@ class CompiledMap(Map):
     functions: Functions
     constants: Constants | None
 
+    @property
+    def many(self) -> int:
+        """From so many members on a small map has other machine code."""
+        return lanes.FEW if self.dim <= SMALL else 1
+
     def handed(self, t: int, steps: int) -> Constants:
         """What the functions get behind t, for so many steps from t on."""
         return self.constants or ()
