@@ -202,7 +202,7 @@ REFUSED: dict[str, tuple[Loss, str]] = {
     "a mask": (lambda w: w[w > 0].sum() ** 2, "the size of what .* depends on the numbers"),
     "a view of its own strides": (lambda w: (w * 2).as_strided((2,), (2,)).pow(2).sum(), "has no compiled form"),
     "filled": (lambda w: (w * 1).fill_(w[0]).sum() ** 2 + masked(w).sum(), "has no compiled form|takes its places"),
-    "a masked write": (lambda w: masked(w).sum() ** 2, "the size of what .* depends on the numbers"),
+    "a masked write": (lambda w: masked(w).sum() ** 2, "takes its places from w"),
     "branch": (lambda w: (w * w).sum() if w[0] < 0.5 else w.sum(), "cannot be traced: .*data-dependent|get value out"),
     "random": (lambda w: (w * torch.rand(3)).sum(), "aten.rand.default draws random numbers"),
     "many": (lambda w: sum(((w * k).sin() ** 2).sum() for k in range(1500)), f"and {MOST} at most|more than {MOST}"),
