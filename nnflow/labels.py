@@ -200,6 +200,6 @@ def _rows(values: Any) -> list[list[Any]]:
     for array in each:
         if hasattr(array, "iloc") and hasattr(array, "index"):  # pandas, which labels rows always
             found.append(array.index.tolist())
-        elif (seen := labelled(array)) is not None and seen.array.ndim and seen.labels[0] is not None:
-            found.append(seen.labels[0])
+        elif getattr(array, "dims", ()) and array.dims[0] in getattr(array, "coords", ()):  # xarray
+            found.append(array.coords[array.dims[0]].values.tolist())
     return found

@@ -210,7 +210,7 @@ def _first_line(module: str, name: str = "") -> str:
 
 
 def _beginning(source: str, statements: int) -> str:
-    """The first lines of source, with so many statements or headers: all of it takes ten times as long to parse."""
+    """The first lines of source, with so many statements or headers: to parse all of it takes much longer."""
     for token in generate_tokens(StringIO(source).readline):
         statements -= token.type == NEWLINE
         if not statements:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,15 +137,22 @@ def test_compiled_members_side_by_side_give_the_same_bits(
         kept = [stretches.log_stretches, stretches.frames, stretches.factors]
         return [records, after.states, after.escaped, *kept, end.frames, distances, far.neighbors]
 
-    alone = found()
+    alone, counts = found(), []
+
+    def counted(of: Any, rows: Any) -> Any:
+        counts.append(len(rows))
+        return on_all_cores(of, rows)
+
     monkeypatch.setattr("nnflow.workers.cores", lambda: cores)
+    monkeypatch.setattr(nnflow.compiled.map, "on_all_cores", counted)
     for bound in ("WORTH", "WORTH_SMALL"):
         monkeypatch.setattr(nnflow.compiled.map, bound, 1)
     for a, b in zip(alone, found(), strict=True):
         np.testing.assert_array_equal(a, b)
+    assert min(counts) > 1
 
 
-def test_a_run_shares_members_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_of_chunks_has_the_bits_of_a_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for bound in ("WORTH", "WORTH_SMALL"):
         monkeypatch.setattr(nnflow.compiled.map, bound, 1)
     scan = nnflow.Ensemble.grid(nnflow.maps["logistic"](), inits=1, r=np.linspace(3.5, 4.0, 100))

@@ -378,3 +378,15 @@ def test_a_replay_is_kept_where_the_function_fails_itself() -> None:
     with pytest.raises(RuntimeError, match="cholesky"):
         traces.call("step", drawing, torch.linalg.cholesky, -good)
     assert traces.trusted("step", good)
+
+
+def test_a_strangers_operation_is_not_taken_for_torchs_own() -> None:
+    """It bears the name of one of torch's, and does the same below 6."""
+
+    @torch.library.custom_op("strangers::relu", mutates_args=())
+    def relu(x: Tensor) -> Tensor:
+        return x.clamp(0.0, 6.0)
+
+    x = torch.arange(4.0)
+    graph = trace.shortened(trace.traced(lambda x: relu(x) + 1, True, x), (x,))
+    assert torch.equal(graph(x + 10), torch.full((4,), 7.0))

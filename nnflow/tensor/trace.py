@@ -372,9 +372,10 @@ def _listed(result: Any) -> tuple[Any, ...]:
 
 
 def _plain(node: Node) -> Function | None:
-    """Torch's function, or method, of an operation's name; none for what draws or writes into its arguments."""
+    """Torch's function, or method, of the name of one of its own operations; none for what draws or writes."""
     packet: Any = getattr(node.target, "overloadpacket", None)
-    if packet is None or _is_random(node) or _is_mutable(node):
+    own = str(node.target).startswith("aten.")  # a stranger's may bear any name
+    if packet is None or not own or _is_random(node) or _is_mutable(node):
         return None
     name = packet.__name__
     plain: Function | None = getattr(torch, name, None) or getattr(Tensor, name, None)

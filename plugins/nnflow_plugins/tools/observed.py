@@ -102,7 +102,7 @@ def turn_of(ensemble: Ensemble | Recording, name: str) -> float | None:
 def largest_of(series: Array) -> Array:
     """max |x| along the last axis, of the finite values; 0 if there is none."""
     largest = np.maximum(series.max(axis=-1, initial=0.0), 0.0 - series.min(axis=-1, initial=0.0))  # 0, not −0
-    if np.isfinite(largest).all():  # as nearly always, and in a third of the time
+    if np.isfinite(largest).all():  # as nearly always: nothing is masked
         return np.asarray(largest)
     return np.asarray(np.max(np.abs(series), axis=-1, where=np.isfinite(series), initial=0.0))
 

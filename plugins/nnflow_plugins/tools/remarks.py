@@ -79,7 +79,9 @@ def put_to_rest(
     put = still = _still(before, after, names, records)
     if still.any():
         whole, seen = np.ones(after.map.dim, dtype=bool), _seen(after, names)
-        put = still & (_leaves(before, after, whole) | _leaves(before, after, seen))
+        put = still & _leaves(before, after, whole)
+        if not seen.all():
+            put = put | (still & _leaves(before, after, seen))
         put = _put(before, put, Ensemble.advance, "put_to_rest", "series", seen)
     note = "where this is true the orbit ended on an unstable point, by rounding or its start: nothing here is of chaos"
     return {"put_to_rest": ("member", put, {"long_name": "whether rounding put the orbit to rest", "note": note})}
