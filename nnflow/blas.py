@@ -6,9 +6,7 @@ way. The setting is one for the whole process: it is put back when the last of t
 
 from __future__ import annotations
 
-import os
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
@@ -16,22 +14,24 @@ from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
+from nnflow.locks import Lock
+
 _limits = ExitStack()
 _users = 0
-_lock = threading.Lock()
+_lock = Lock()
 
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
     """While it lasts, linear algebra runs in the thread that calls it, in all threads of this process."""
     global _users
-    with _lock:
+    with _lock():
         _users += 1
         _limits.enter_context(_libraries(len(sys.modules)).limit(limits=1, user_api="blas"))
     try:
         yield
     finally:
-        with _lock:
+        with _lock():
             _users -= 1
             if not _users:
                 _limits.close()
@@ -41,11 +41,3 @@ def one_blas_thread() -> Iterator[None]:
 def _libraries(modules: int) -> Any:
     """The libraries with threads of their own, looked for again (a millisecond) once there are other `modules`."""
     return ThreadpoolController()  # type: ignore[no-untyped-call]
-
-
-def _forked() -> None:
-    global _lock
-    _lock = threading.Lock()  # the other thread that held it is not in this process
-
-
-os.register_at_fork(after_in_child=_forked)

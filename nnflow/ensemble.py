@@ -8,7 +8,7 @@ whatever the chunking.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
@@ -617,7 +617,7 @@ class Ensemble:
         steps, every, blocks = whole_blocks(steps, every)
         room("the records of the orbit", len(self), blocks, len(names))
         now, records = replace(self, frame=None, neighbors=None), np.empty((len(self), blocks, len(names)))
-        for block in self._blocks("orbit", steps, every):
+        for block in self._blocks(("orbit", *names), steps, every):
             done = (now.t - self.t) // every
             _, end = now.map.orbit(now.state, now.parameters, now.t, block, every, names, Into(records, done))
             now = now._moved(end)
@@ -644,7 +644,7 @@ class Ensemble:
         entries = 1 + (self.map.dim if "frames" in keep else 0) + (k if "factors" in keep else 0)
         room("the records of the tangent orbit", len(self), blocks, k, entries)
         now, gathered = replace(self, neighbors=None), Gathered(len(self), steps, every, k, self.map.dim, keep)
-        for size in self._blocks("tangent_orbit", steps, 1, most=max(1, STRETCHES // (max(1, len(self)) * k))):
+        for size in self._blocks(("tangent_orbit", k), steps, 1, most=max(1, STRETCHES // (max(1, len(self)) * k))):
             records, end = now.map.tangent_orbit(now.state, now.parameters, now.t, now.frame, size, 1, keep)
             gathered.add(records)
             now = now._moved(end, "frame")
@@ -676,7 +676,7 @@ class Ensemble:
         steps, every, blocks = whole_blocks(steps, every)
         room("the distances", len(self), shape[1], blocks)
         now, seen = replace(self, frame=None).with_neighbors(neighbors), []
-        for block in self._blocks("separation_orbit", steps, every):
+        for block in self._blocks(("separation_orbit", shape[1]), steps, every):
             beside, at = now.neighbors, (now.parameters, now.t)
             distances, end = now.map.separation_orbit(now.state, beside, *at, block, every, norm)
             seen.append(distances)
@@ -689,7 +689,7 @@ class Ensemble:
         tick((end.t - self.t) * len(self))
         return replace(self, state=end.states, t=end.t, escaped=escaped, **{carried: end.frame} if carried else {})
 
-    def _blocks(self, verb: str, steps: int, every: int, least: int = 1, most: int | None = None) -> Iterator[int]:
+    def _blocks(self, verb: Hashable, steps: int, every: int, least: int = 1, most: int | None = None) -> Iterator[int]:
         """Multiples of `every`, of at most `most` times as many steps, that add up to `steps` (see `progress`)."""
         steps, every, count = whole_blocks(steps, every, least)
         refuse_endless(len(self) * steps * self.map.substeps)

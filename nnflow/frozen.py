@@ -18,7 +18,6 @@ import dataclasses
 import dis
 import enum
 import hashlib
-import itertools
 import os
 import random
 import secrets
@@ -38,6 +37,7 @@ from numba.core.types import Type
 
 from nnflow.internals import CFunc, Compiler, Dispatcher, DUFunc, GUFunc, _Intrinsic, builtin_registry
 from nnflow.names import Refusal
+from nnflow.reads import ATTRIBUTE, attributes, codes, globals_of
 from nnflow.unassigned import Careful
 
 Thing = TypeVar("Thing")
@@ -45,9 +45,8 @@ NUMBERS = (int, float, complex, bool, str, bytes)
 PLAIN = (*NUMBERS, type(None), type(...), slice, range, np.dtype, Type, types.CodeType)
 COMPILED = (types.FunctionType, Dispatcher, DUFunc)
 LIBRARIES = ("numba", "llvmlite", "numpy")
-MACHINERY = ("arithmetic", "exchange", "frozen", "machine", "straight", "unassigned")
+MACHINERY = ("arithmetic", "exchange", "frozen", "machine", "reads", "straight", "unassigned")
 DEAF = (GUFunc, CFunc)
-ATTRIBUTE = ("LOAD_ATTR", "LOAD_METHOD")
 UNCHECKED = {"flat": ATTRIBUTE, **dict.fromkeys(("as_strided", "carray", "farray"), ("LOAD_GLOBAL", *ATTRIBUTE))}
 UNFINISHED = b"is being read"
 UNTOLD = "?"  # how the fingerprint of something begins whose contents cannot be told
@@ -191,7 +190,7 @@ class _Reading:
         made = copy if self.interpreted else wrap(copy)
         self.seen[id(whole)] = made, UNFINISHED
         self.within += 1
-        names = {name: cut(value, name) for name, value in _globals(function).items()}
+        names = {name: cut(value, name) for name, value in globals_of(function).items()}
         values, first = self._all(names.values())
         copy.__globals__.update(zip(names, values, strict=True))
         cells = zip(function.__code__.co_freevars, copy.__closure__ or (), function.__closure__ or (), strict=True)
@@ -393,7 +392,7 @@ _Reading._READERS = (
 
 def _refuse_unchecked(function: types.FunctionType) -> None:
     """Refuse what numba compiles without a look at indices, whatever it is told, or cannot call at all."""
-    steps = [step for code in _codes(function.__code__) for step in dis.get_instructions(code)]
+    steps = [step for code in codes(function.__code__) for step in dis.get_instructions(code)]
     used = [step.argval for step in steps if step.opname in UNCHECKED.get(str(step.argval), ())]
     if used:
         raise Refusal(
@@ -406,7 +405,7 @@ def _refuse_unchecked(function: types.FunctionType) -> None:
 
 def _refuse_deaf(function: types.FunctionType) -> None:
     """Refuse what numba.vectorize loses: an error that the function raises, or that an index would."""
-    names = {step.opname for code in _codes(function.__code__) for step in dis.get_instructions(code)}
+    names = {step.opname for code in codes(function.__code__) for step in dis.get_instructions(code)}
     if names & {"RAISE_VARARGS", "BINARY_SUBSCR", "BINARY_SLICE"}:
         raise Refusal(
             f"{function.__qualname__} raises errors or looks into an array, and numba.vectorize drops errors: decorate "
@@ -416,7 +415,7 @@ def _refuse_deaf(function: types.FunctionType) -> None:
 
 def _refuse_draws(function: types.FunctionType) -> None:
     """Refuse random numbers that are not drawn anew from a seed: a map's noise is a function of (seed, t)."""
-    named = list(_globals(function).values())
+    named = list(globals_of(function).values())
     numpy_too = any(value is np for value in named) and "random" in function.__code__.co_names
     if (any(map(_draws, named)) or numpy_too) and "seed" not in function.__code__.co_names:
         raise Refusal(
@@ -449,13 +448,6 @@ def _filled(cell: Any) -> bool:
         return False
 
 
-def _globals(function: types.FunctionType) -> dict[str, Any]:
-    """The globals that a function loads."""
-    steps = (step for code in _codes(function.__code__) for step in dis.get_instructions(code))
-    names = {step.argval for step in steps if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
-    return {name: function.__globals__[name] for name in sorted(names) if name in function.__globals__}
-
-
 def _cut(value: Any, used: frozenset[str], within: frozenset[str]) -> Any:
     """A module of unknown version cut down to those of its contents that are used, its modules to those within."""
     if not isinstance(value, types.ModuleType) or _versioned(value.__name__):
@@ -465,23 +457,9 @@ def _cut(value: Any, used: frozenset[str], within: frozenset[str]) -> Any:
     return _Excerpt(value.__name__, contents)
 
 
-def _codes(code: types.CodeType) -> list[types.CodeType]:
-    """A code object and those within it."""
-    inner = [const for const in code.co_consts if isinstance(const, types.CodeType)]
-    return [code, *(found for const in inner for found in _codes(const))]
-
-
-@lru_cache(maxsize=4096)
 def _used(code: types.CodeType) -> Callable[[Any, str], Any]:
     """What cuts down the value of a name: to what is read of it, or to all that may be if it is handed on."""
-    everything = frozenset(name for part in _codes(code) for name in part.co_names)
-    found: dict[str, frozenset[str]] = {}
-    for part in _codes(code):
-        steps = [step for step in dis.get_instructions(part) if step.opname not in ("CACHE", "EXTENDED_ARG")]
-        for step, after in itertools.pairwise(steps):
-            if step.opname in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF"):
-                read = {after.argval} if after.opname in ATTRIBUTE else everything
-                found[step.argval] = found.get(step.argval, frozenset()) | read
+    found, everything = attributes(code)
     return lambda value, name: _cut(value, found.get(name, everything), everything)
 
 

@@ -12,7 +12,6 @@ non-finite state (-1 = never). This never raises, and never disturbs another mem
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -27,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnflow.labels import in_order
+from nnflow.locks import Lock
 from nnflow.methods import called, careful, try_method
 from nnflow.names import Refusal, WrongKind, check_name, check_scannable, shown, unknown
 from nnflow.readonly import Fixed
@@ -38,7 +38,7 @@ Observable = Callable[[Any, Any, int], Any]
 
 NORMS = ("l1", "l2", "max")
 KEEP = ("frames", "factors")
-_looking = threading.RLock()
+_looking = Lock()
 
 
 class End(NamedTuple):
@@ -470,9 +470,25 @@ class Map:
         Raises:
             Refusal: for an unknown name.
         """
-        if name not in self.coordinates:
+        if name not in self._columns:
             raise Refusal(unknown(f"coordinate of {self.name}", name, self.coordinates))
-        return self.coordinates.index(name)
+        return self._columns[name]
+
+    @cached_property
+    def _columns(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(self.coordinates)}
+
+    def placed(self, names: Sequence[str]) -> tuple[Integers, Integers]:
+        """Which of these names are coordinates: their places among the names, and their columns."""
+        if not self._placed or self._placed[-1][0] is not names:  # a verb asks at each record, of one tuple
+            pairs = [(i, self._columns[name]) for i, name in enumerate(names) if name in self._columns]
+            self._placed[:] = [(names, np.array(pairs, dtype=np.int64).reshape(-1, 2).T)]
+        places, columns = self._placed[-1][1]
+        return places, columns
+
+    @cached_property
+    def _placed(self) -> list[tuple[Sequence[str], Integers]]:
+        return []
 
     def chosen(self, where: str | Sequence[str]) -> npt.NDArray[np.bool_]:
         """Which components are meant.
@@ -510,7 +526,7 @@ class Map:
         """
         names = self.coordinates if observe is None else convert("observe", observe, tuple[str, ...])
         for name in names:
-            if name not in self.coordinates and name not in self.observables:
+            if name not in self._columns and name not in self.observables:
                 known = [*self.coordinates[:12], *(["…"] if self.dim > 12 else []), *self.observables]
                 raise Refusal(unknown(f"observable of {self.name}", name, known, self.structure_hint(name)))
         return tuple(names)
@@ -551,14 +567,14 @@ class Map:
         Returns:
             ``(member,)``.
         """
-        self.once(name, lambda: try_method(self, name))
+        self.once(("observable", name), lambda: try_method(self, "observable", name))
         return np.asarray(called(f"the observable {name} of {self.name!r}", self.observables[name], (len(x),), x, p, t))
 
     def once(self, key: Hashable, look: Callable[[], object]) -> None:
         """Look at something when it is first used, unless `check` is False; again, if it raised or returned False."""
         if not self.check or key in self._seen:
             return
-        with _looking:  # other threads wait for what is found
+        with _looking():  # other threads wait for what is found
             if key in self._seen | self._asked:  # what looks uses it, too
                 return
             self._asked.add(key)
@@ -569,8 +585,8 @@ class Map:
                 self._asked.discard(key)
 
     @cached_property
-    def paces(self) -> dict[str, float]:
-        """Verb → steps of members a second, seen last: it tells how long a call is meant to be, and nothing else."""
+    def paces(self) -> dict[Hashable, float]:
+        """Steps of members a second, of a verb and what it carries, seen last: to choose how long a call takes."""
         return {}
 
     @cached_property
@@ -595,9 +611,10 @@ class Map:
         """
         out = np.empty((len(x), len(names)))
         states = self.to_numpy(x)
-        for i, name in enumerate(names):
-            is_coordinate = name in self.coordinates
-            out[:, i] = states[:, self.column(name)] if is_coordinate else self.observable(name, x, p, t)
+        places, columns = self.placed(names)
+        out[:, places] = states[:, columns]
+        for i in sorted(set(range(len(names))) - set(places.tolist())):
+            out[:, i] = self.observable(names[i], x, p, t)
         out[~np.isfinite(states).all(axis=1)] = np.nan
         return out
 

@@ -88,12 +88,13 @@ def called(of: str, function: Callable[..., Any], shape: tuple[int, ...], *given
     return np.array(array, dtype=np.float64)
 
 
-def try_method(map: Map, kind: str) -> None:
+def try_method(map: Map, kind: str, name: str = "") -> None:
     """Try what a map's author wrote on a few drawn states, with other parameters each.
 
     Args:
         map: A map in numpy.
-        kind: "step", "tangent", or the name of an observable.
+        kind: "step", "tangent" or "observable".
+        name: Of an observable.
 
     Raises:
         Refusal: if it mixes members up, gives something else each time or in another shape, or is no derivative.
@@ -110,7 +111,7 @@ def try_method(map: Map, kind: str) -> None:
         return
     try:
         with np.errstate(all="ignore"):
-            _try_members(map, kind, x, p)
+            _try_members(map, kind, name, x, p)
             if kind == "step":
                 refuse_coarse(map, lambda x: np.asarray(map.step(x, p[:1].repeat(len(x), axis=0), 0)), x)
             if kind == "tangent":
@@ -142,12 +143,12 @@ def refuse_coarse(map: Map, step: Callable[[Array], Array], x: Array) -> None:
         )
 
 
-def _try_members(map: Map, kind: str, x: Array, p: Array) -> None:
+def _try_members(map: Map, kind: str, name: str, x: Array, p: Array) -> None:
     """Refuse a method that mixes members up, or gives something else each time."""
     v = np.random.default_rng(0).standard_normal((len(x), 3 if map.dim != 3 else 4, map.dim))
-    own, rest = kind in ("step", "tangent"), (v,) if kind == "tangent" else ()
-    of = f"the {kind} of {map.name!r}" if own else f"the observable {kind} of {map.name!r}"
-    function = getattr(map, kind) if own else partial(map.observable, kind)
+    rest = (v,) if kind == "tangent" else ()
+    of = " ".join(filter(None, ("the", kind, name, f"of {map.name!r}")))
+    function = partial(map.observable, name) if kind == "observable" else getattr(map, kind)
     together, again = (function(x, p, 0, *rest) for _ in range(2))
     scale = np.abs(together).max(initial=0.0, where=np.isfinite(together))
     if not np.array_equal(together, again, equal_nan=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -29,13 +29,13 @@ def tick(steps: int = 0) -> None:
 
 
 def blocks(
-    paces: dict[str, float], verb: str, members: int, every: int, count: int, most: int | None = None
+    paces: dict[Hashable, float], verb: Hashable, members: int, every: int, count: int, most: int | None = None
 ) -> Iterator[int]:
     """Cut `count` times `every` steps of a verb into calls of a fraction of a second.
 
     Args:
-        paces: Verb → how many steps of members a second were seen last (`Map.paces`).
-        verb: The verb.
+        paces: Of each verb how many steps of members a second were seen last (`Map.paces`).
+        verb: The verb, and what else decides how long a step takes.
         members: How many.
         every: Steps of a record.
         count: How many records.

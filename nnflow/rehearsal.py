@@ -8,9 +8,8 @@ one member: that shows the names of its variables and dims, which may not be tho
 
 from __future__ import annotations
 
-import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -20,6 +19,7 @@ import numpy as np
 from nnflow.analysis import Analysis, check_result, without_end
 from nnflow.axes import Axis
 from nnflow.ensemble import Ensemble
+from nnflow.locks import Lock
 from nnflow.names import Refusal
 from nnflow.recording import Recording
 from nnflow.settings import whole
@@ -39,7 +39,7 @@ class Rehearsed(Ensemble):
         """As if it had been: at step index t + steps."""
         return replace(self, frame=None, neighbors=None, t=self.t + whole("steps", steps, 0))
 
-    def _blocks(self, verb: str, steps: int, every: int, least: int = 1, most: int | None = None) -> Iterator[int]:
+    def _blocks(self, verb: Hashable, steps: int, every: int, least: int = 1, most: int | None = None) -> Iterator[int]:
         raise Enough
 
 
@@ -64,13 +64,13 @@ def rehearse(name: str, method: Analysis, ensemble: Ensemble | Recording, axes: 
 
 
 _silence: list[Any] = []  # what to leave again, once for each rehearsal that goes on
-_changing = threading.Lock()
+_changing = Lock()
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No warnings. Their filters are the whole process's: the first of several threads sets them, the last one back."""
-    with _changing:
+    with _changing():
         if not _silence:
             _silence.append(warnings.catch_warnings())
             _silence[0].__enter__()
@@ -79,7 +79,7 @@ def _quiet() -> Iterator[None]:
     try:
         yield
     finally:
-        with _changing:
+        with _changing():
             _silence.pop()
             if len(_silence) == 1:
                 _silence.pop().__exit__(None, None, None)

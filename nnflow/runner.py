@@ -1,7 +1,8 @@
 """run(): members → chunks → executor → xarray.Dataset. The only place where results are shaped.
 
-Kernels are serial and release the GIL, so the default executor is a thread pool, one thread a core. Time is cut into
-short calls by the ensemble itself, which ticks after each: that moves the progress bar and lets Ctrl-C through.
+Kernels are serial and release the GIL, so the default executor is a thread pool, one thread a core; a single chunk
+shares its members out itself (`workers`). Time is cut into short calls by the ensemble, which ticks after each: that
+moves the progress bar and lets Ctrl-C through.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def test_a_fork_while_another_thread_holds_the_lock_does_not_wait_for_it() -> No
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with blas._lock:
+        with blas._lock():
             held.set()
             done.wait(60)
 

@@ -240,7 +240,7 @@ def test_a_rule_that_numba_cannot_compile_is_named_with_the_reason() -> None:
         out[0] = dict(a=x[0])["a"]  # noqa: C408
 
     bad = nnflow.CompiledMap(rule, name="wrong")
-    with pytest.raises(nnflow.CompilationError, match=r"cannot compile the rule of 'wrong': .*nnflow\.TensorMap"):
+    with pytest.raises(nnflow.CompilationError, match=r"cannot compile a function of 'wrong': .*nnflow\.TensorMap"):
         bad.advance(np.ones((1, 1)), np.empty((1, 0)), 0, 1)
     with pytest.raises(ValueError, match="cannot compile"):
         nnflow.run("orbit_diagram", bad)
@@ -260,7 +260,7 @@ def test_statements_that_numba_does_not_know_are_named() -> None:
 
     for rule in (importing, defining):
         with pytest.raises(
-            nnflow.CompilationError, match=rf"cannot compile the rule of '{rule.__name__}': Use of unsu"
+            nnflow.CompilationError, match=rf"cannot compile a function of '{rule.__name__}': Use of unsu"
         ):
             nnflow.Ensemble.grid(nnflow.CompiledMap(rule)).advance(1)
 

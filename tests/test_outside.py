@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -144,3 +144,119 @@ def test_a_loss_that_draws_by_numpy_is_refused_when_it_is_made() -> None:
     rng = np.random.default_rng(0)
     with pytest.raises(nnflow.Refusal, match="when it is asked again"):
         nnflow.gradient_map(lambda w: (w * w).sum() * rng.random(), 2, backend="tensor")
+
+
+CONFIG = ModuleType("config")
+CONFIG.rate, CONFIG.inner = 0.5, ModuleType("inner")  # type: ignore[attr-defined]
+CONFIG.inner.rate = 0.5  # type: ignore[attr-defined]
+
+
+class Settings:
+    rate = 0.5
+    unused = 0
+
+    class Inner:
+        rate = 0.5
+
+
+class Layer(nn.Module):
+    rate = 0.5
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scaled(x)
+
+    def scaled(self, x: Tensor) -> Tensor:
+        return x * self.weight * self.rate * FACTOR * 2
+
+
+class Own:
+    rate = 0.5
+
+    def rule(self, x: Tensor, p: Any, t: int) -> Tensor:
+        return x * self.rate
+
+
+LAID = Layer()
+PLACES: dict[str, tuple[Any, Any, str]] = {
+    "a module of Python": (lambda x, p, t: x * CONFIG.rate, CONFIG, "CONFIG.rate"),
+    "a module within": (lambda x, p, t: x * CONFIG.inner.rate, CONFIG.inner, "CONFIG.inner.rate"),  # type: ignore[attr-defined]
+    "a class": (lambda x, p, t: x * Settings.rate, Settings, "Settings.rate"),
+    "a class within": (lambda x, p, t: x * Settings.Inner.rate, Settings.Inner, "Settings.Inner.rate"),
+    "the class of an object": (Own().rule, Own, "Own.rate"),
+    "the class of a layer": (lambda x, p, t: LAID(x).detach(), Layer, "Layer.rate"),
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_modules_and_classes_are_read_too(name: str) -> None:
+    """With many members, which have graphs of their own, the old and the new rate went on side by side."""
+    rule, place, told = PLACES[name]
+    map, late = (nnflow.TensorMap(rule, name="rule") for _ in range(2))
+    before = halved(late)
+    halved(late, steps=100)
+    place.rate = 1.0
+    try:
+        with pytest.raises(nnflow.Refusal, match=f"{told}, which 'rule' reads, has changed"):
+            halved(map)
+        for members in (1, 2, 1):
+            with pytest.raises(nnflow.Refusal, match=f"since {told} has changed"):
+                halved(late, members)
+    finally:
+        place.rate = 0.5
+    assert halved(nnflow.TensorMap(rule)) == before
+
+
+def test_the_class_of_a_module_in_training_is_read_and_so_are_its_methods() -> None:
+    def made() -> nnflow.Map:
+        return nnflow.training_map(Layer(), lambda o, y: ((o - y) ** 2).mean(), [[1.0], [2.0]], [[1.0], [2.0]])
+
+    for holder, name in ((Layer, "rate"), (globals(), "FACTOR")):
+        map = made()
+        nnflow.Ensemble.grid(map).advance(3)
+        if isinstance(holder, dict):
+            rebind()
+        else:
+            holder.rate = 0.25
+        try:
+            with pytest.raises(nnflow.Refusal, match=rf"since (Layer\.)?{name} has changed"):
+                nnflow.Ensemble.grid(map).advance(1)
+        finally:
+            if isinstance(holder, dict):
+                rebind()
+            else:
+                holder.rate = 0.5
+
+
+def test_what_is_not_read_may_change() -> None:
+    """Names of attributes are no names of the module that a rule stands in."""
+    global rate, scaled
+    rate = scaled = 1.0
+
+    def rule(x: Tensor, p: Any, t: int) -> Tensor:
+        return Settings.rate * x * p.rate
+
+    map = nnflow.TensorMap(rule, parameters={"rate": 1.0})
+    trained = nnflow.training_map(Layer(), lambda o, y: ((o - y) ** 2).mean(), [[1.0], [2.0]], [[1.0], [2.0]])
+    rate = scaled = Settings.unused = 2
+    assert halved(map) == 0.125
+    nnflow.Ensemble.grid(trained).advance(1)
+
+
+def test_whether_a_layer_trains_is_read() -> None:
+    layer = nn.Sequential(nn.Dropout(0.0))
+    map = nnflow.TensorMap(lambda x, p, t: 0.5 * layer(x))
+    halved(map, steps=100)
+    layer.eval()
+    assert halved(map) == 0.125  # other fields, the same numbers
+    layer[0].p = 1.0
+    layer.train()
+    with pytest.raises(nnflow.Refusal, match="since layer has changed"):
+        halved(map)
+
+
+rate: Any = None
+scaled: Any = None

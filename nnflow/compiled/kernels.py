@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from functools import lru_cache, wraps
 from typing import Any, NamedTuple, cast
 
@@ -11,9 +10,10 @@ from nnflow.compiled.loops import Shape
 from nnflow.compiled.ways import Function, Rule, part, rule
 from nnflow.frozen import fingerprint, own
 from nnflow.internals import Dispatcher
+from nnflow.locks import Lock
 from nnflow.straight import lasting, straight
 
-_building = threading.RLock()
+_building = Lock()
 
 
 class Functions(NamedTuple):
@@ -32,7 +32,7 @@ def once(build: Function) -> Function:
 
     @wraps(build)
     def found(*arguments: Any) -> Any:
-        with _building:
+        with _building():
             return built(*arguments)
 
     return cast(Function, found)

@@ -20,7 +20,15 @@ from nnflow.compiled import kernels, lanes
 from nnflow.compiled.kernels import Functions
 from nnflow.compiled.loops import Constants, Shape
 from nnflow.compiled.observing import Component
-from nnflow.compiled.trial import compare_observed, compare_steps, ends_of, try_derivatives
+from nnflow.compiled.trial import (
+    Bent,
+    Compiled,
+    compare_hessian,
+    compare_observed,
+    compare_steps,
+    ends_of,
+    try_derivatives,
+)
 from nnflow.compiled.ways import Rule
 from nnflow.frozen import frozen
 from nnflow.guard import VECTORS, Call, call_plain, is_intrinsic, try_out
@@ -204,9 +212,14 @@ class CompiledMap(Map):
         if self.functions.hessian is None:
             return np.asarray(super().curvature(x, p, t, v))
         out = np.empty_like(v, dtype=np.float64)
-        loop = kernels.curvature(self.functions.hessian, self._shape, self.check)
-        self._call(loop, np.array(x), p, t, self.handed(t, 1), np.ascontiguousarray(v, dtype=np.float64), out)
-        return out
+        loop, x, p = kernels.curvature(self.functions.hessian, self._shape, self.check), _given(x), _given(p)
+
+        def bend(x: Array, p: Array, t: int, v: Array, out: Array) -> Array:
+            self._call(loop, np.array(x), _given(p), t, self.handed(t, 1), np.array(v, dtype=np.float64), out)
+            return out
+
+        self._meet_bend(loop, p, t, bend)
+        return bend(x, p, t, v, out)
 
     def observable(self, name: str, x: Array, p: Array, t: int) -> Array:
         """One observable of every member, ``(member,)``."""
@@ -239,12 +252,12 @@ class CompiledMap(Map):
         loop = kernels.orbit(self.functions.rule, self._shape, self.check, len(x) >= lanes.FEW)
         scratch = np.empty((2, 1, self.dim))
 
-        def one_step(x: Array, p: Array, t: int) -> tuple[Array, None]:
+        def one_step(x: Array, p: Array, t: int, v: Array) -> tuple[Array, None]:
             ahead, nothing = np.array(x), (np.empty(0, dtype=np.int64), np.empty((len(x), 0, 0)), 0, begin(x))
             self._call(loop, ahead, _given(p), t, self.handed(t, 1), 1, 1, *nothing, *scratch)
             return ahead, None
 
-        self._try_first(loop, p, t + steps, partial(compare_steps, self, one_step))
+        self._meet(loop, p, t + steps, one_step)
         out, first, escaped = records
 
         def of(rows: slice) -> None:
@@ -252,6 +265,14 @@ class CompiledMap(Map):
             self._call(loop, x[rows], p[rows], t, c, steps, every, columns, out[rows], first, escaped[rows], *scratch)
 
         self._share_out(of, len(x), steps)
+
+    def _meet(self, loop: Rule, p: Array, last: int, one_step: Compiled, k: int = 0) -> None:
+        """Compare a loop, which carries k vectors along, with what it should do, before it is used first."""
+        self._try_first(loop, p, last, partial(compare_steps, self, one_step, k=k))
+
+    def _meet_bend(self, loop: Rule, p: Array, t: int, bend: Bent) -> None:
+        """The same for the loop of the Hessian."""
+        self._try_first(loop, p, t, partial(compare_hessian, self, bend))
 
     def _try_first(self, loop: Rule, p: Array, t: int, compare: Callable[[Array, int], None]) -> None:
         """Compare a loop with plain Python before it is used first, and again with parameters or steps beyond those.
@@ -336,13 +357,13 @@ class CompiledMap(Map):
         def new_scratch() -> tuple[Array, ...]:
             return (*np.empty((2, 1, dim)), *np.empty((2, k, dim)), *np.empty((2, k, k)))
 
-        def one_step(x: Array, p: Array, t: int) -> tuple[Array, Array]:
-            ahead, unit, factor = np.array(x), np.tile(np.eye(k, dim), (len(x), 1, 1)), np.empty((len(x), 1, k, k))
+        def one_step(x: Array, p: Array, t: int, v: Array) -> tuple[Array, Array]:
+            ahead, turned, factor = np.array(x), np.tile(v, (len(x), 1, 1)), np.empty((len(x), 1, k, k))
             kept = (np.empty((len(x), 1, k)), np.empty((len(x), 0, k, dim)), factor)
-            self._call(loop, ahead, _given(p), t, self.handed(t, 1), unit, 1, 1, *kept, begin(x), *new_scratch())
-            return ahead, factor[:, 0].transpose(0, 2, 1) @ unit
+            self._call(loop, ahead, _given(p), t, self.handed(t, 1), turned, 1, 1, *kept, begin(x), *new_scratch())
+            return ahead, factor[:, 0].transpose(0, 2, 1) @ turned
 
-        self._try_first(loop, p, t + steps, partial(compare_steps, self, one_step, k=k))
+        self._meet(loop, p, t + steps, one_step, k)
         p, c, kept = _given(p), self.handed(t, steps), (records.log_stretches, frames, factors)
 
         def of(rows: slice) -> None:
@@ -363,12 +384,12 @@ class CompiledMap(Map):
         loop = kernels.separation_orbit(self.functions.rule, self._shape, self.check)
         scratch = np.empty((1, self.dim))
 
-        def one_step(x: Array, p: Array, t: int) -> tuple[Array, None]:
+        def one_step(x: Array, p: Array, t: int, v: Array) -> tuple[Array, None]:
             ahead, y, kept = np.array(x), x[:, None].copy(), (np.empty((len(x), 1, 1)), begin(x), scratch)
             self._call(loop, ahead, y, _given(p), t, self.handed(t, 1), 1, 1, 0, *kept)
             return ahead, None
 
-        self._try_first(loop, p, t + steps, partial(compare_steps, self, one_step))
+        self._meet(loop, p, t + steps, one_step)
         p, c, span = _given(p), self.handed(t, steps), (steps, every, NORMS.index(norm))
 
         def of(rows: slice) -> None:
@@ -401,7 +422,7 @@ class CompiledMap(Map):
                 ) from error
             reason = " ".join(line.strip() for line in str(error).splitlines() if line.strip())[:600]
             raise CompilationError(
-                f"numba cannot compile the rule of {self.name!r}: {reason} "
+                f"numba cannot compile a function of {self.name!r}: {reason} "
                 "Write it as rule(x, p, t, out) in numba's subset of Python, or use nnflow.TensorMap."
             ) from error
         except IndexError as error:

@@ -27,8 +27,11 @@ LATE = (100, 10_000)  # … and two later ones: powers of a whole t outgrow mach
 CLOSE = 1e-6  # … of which they may be so far off, relatively: a helper may round to 32 bits …
 ROUNDING = 1e-12  # … or so far in all: a conserved quantity less its value is rounding alone, and in another order
 
-Compiled = Callable[[Array, Array, int], tuple[Array, Array | None]]
-"""One compiled step: states (member, dim), p, t -> the next states, and the images (member, k, dim) of unit vectors."""
+Compiled = Callable[[Array, Array, int, Array], tuple[Array, Array | None]]
+"""One compiled step: states (member, dim), p, t, vectors (k, dim) -> the next states, the vectors' images if it has any
+(member, k, dim)."""
+Bent = Callable[[Array, Array, int, Array, Array], Array]
+"""A compiled Hessian: states (member, dim), p, t, vectors (member, k, weights), out -> out, the products."""
 
 
 class Plain(NamedTuple):
@@ -131,11 +134,27 @@ def compare_steps(map: CompiledMap, compiled: Compiled, p: Array, last: int, k: 
             raise
         except Exception:  # it cannot run as plain Python, here or on the way: nothing is said of it
             return
-        found, turned = compiled(x, p, t)
+        found, turned = compiled(x, p, t, unit)
         for m, state in enumerate(x):
             _compare(map, "rule", map.difference(found[m], ahead[m]), found[m], ahead[m], state, t)
             if images is not None and turned is not None:
                 _compare(map, kind, turned[m] - images[m], turned[m], images[m], state, t)
+
+
+def compare_hessian(map: CompiledMap, bend: Bent, p: Array, last: int) -> None:
+    """Compare products with the compiled Hessian with plain Python. Raises Refusal where they differ."""
+    function, x = plain(map.functions).hessian, map.initial_states(len(p), 0)
+    vectors = np.tile(np.eye(MEMBERS, map.weights)[: map.weights], (len(p), 1, 1))
+    for t in sorted({*range(TRIED), *LATE, last}):
+        known = np.full_like(vectors, np.nan)
+        try:
+            for own, state, v, out in zip(p, x, vectors, known, strict=True):
+                call_plain(function, state, own, t, *map.behind(t), v, out=out)
+        except Exception:  # it cannot run as plain Python: nothing is said of it
+            return
+        found = bend(x, p, t, vectors, np.empty_like(vectors))
+        for one, other, state in zip(found, known, x, strict=True):
+            _compare(map, "hessian", one - other, one, other, state, t)
 
 
 def compare_observed(map: CompiledMap, names: Sequence[str], seen: Callable[..., Array], p: Array, last: int) -> None:

@@ -35,8 +35,11 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from nnflow.internals import tree_flatten, tree_unflatten
+from nnflow.locks import Lock
 from nnflow.names import Refusal
-from nnflow.tensor.trace import TRIALS, Calls, Drawing, Function, owned, tensors_in, traced
+from nnflow.tensor.graph import Function, tensors_in, traced
+from nnflow.tensor.modes import one_at_a_time
+from nnflow.tensor.trace import TRIALS, Calls, Drawing, owned
 
 MOVED = 2.0**10  # units of the last place by which arguments are moved: sums of a million terms are off by less
 CHOICES = {
@@ -47,7 +50,6 @@ CHOICES = {
     "fallback_random": True,  # torch's own numbers
     "cpp_cache_precompile_headers": False,  # they would go into the folder for temporary files, whatever it is told
 }
-_one_at_a_time = threading.Lock()
 
 
 def compiler(device: torch.device, noise: int | None) -> str:
@@ -90,7 +92,7 @@ class _Kind:
     def __init__(self) -> None:
         self.code: Function | None = None
         self.agreed = 0
-        self.lock = threading.Lock()
+        self.lock = Lock()
 
 
 class Compiled(Calls[_Kind]):
@@ -104,7 +106,7 @@ class Compiled(Calls[_Kind]):
         flat = list(tensors_in(arguments))
         known = self.known(kind, flat)
         if known.code is None:
-            with known.lock:
+            with known.lock():
                 known.code = known.code or self._made(kind, drawing, function, arguments)
         with drawing():
             out = known.code(*flat)
@@ -173,7 +175,7 @@ def _excess(found: Tensor, known: Tensor, moved: Tensor) -> Tensor:
 
 def _by_inductor(graph: GraphModule, flat: list[Tensor]) -> Function:
     """The machine code of a graph."""
-    with _one_at_a_time, _folder(_kept_in()), warnings.catch_warnings():
+    with one_at_a_time(), _folder(_kept_in()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from nnflow.internals import compile_fx  # takes seconds
 

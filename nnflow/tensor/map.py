@@ -24,13 +24,14 @@ from nnflow.differences import Misfit, misfit
 from nnflow.internals import TorchDispatchMode, custom_function_call, tree_leaves
 from nnflow.map import NORMS, End, Into, Map, TangentRecords, new_records, tangent_records
 from nnflow.methods import refuse_coarse
-from nnflow.names import Refusal, WrongKind, unknown
+from nnflow.names import Refusal, WrongKind, shown, unknown
 from nnflow.readonly import Fixed
 from nnflow.settings import convert, whole
+from nnflow.tensor.graph import only_tensors, tensors_in
 from nnflow.tensor.inductor import Compiled, compiler
 from nnflow.tensor.modes import everyday, forward_mode, seeded, threads_of_torch
 from nnflow.tensor.outside import Outside
-from nnflow.tensor.trace import Calls, Traces, tensors_in, timeless
+from nnflow.tensor.trace import Calls, Traces, timeless
 from nnflow.typing import Array, Integers
 from nnflow.workers import on_all_cores
 
@@ -283,7 +284,15 @@ class TensorMap(Map):
 
     def moment(self, t: int) -> Any:
         """What the rule gets in place of t: t itself, or what `clock` makes of it."""
-        return t if self.clock is None else self.clock(t)
+        if self.clock is None:
+            return t
+        now = self.clock(t)
+        if not only_tensors(now):
+            raise Refusal(
+                f"the clock of {self.name!r} gives {shown(now)} at t = {t}: give a tensor, or a tuple of tensors (of "
+                "anything else a trace would keep what it saw)"
+            )
+        return now
 
     def _one(self, now: Any, x: Tensor, p: Tensor) -> Tensor:
         with self._explained("rule"):
@@ -328,14 +337,16 @@ class TensorMap(Map):
         Yields:
             Nothing. Raises Refusal for a rule that gives other numbers then.
         """
-        if self.check and not self._first:
-            one = x[:1].clone(), p[:1].clone()
+        finite = torch.isfinite(x).all(dim=1).nonzero().ravel().tolist() if self.check and not self._first else []
+        if finite:
+            member = slice(finite[0], finite[0] + 1)
+            one = x[member].clone(), p[member].clone()
             self._first.append(_First(*one, t, self._step_anew(*one, t)))
             self._ask_again()
             if not self.differentiated and self.dtype == torch.float64:
                 self._look_for_steps(*one, t)
         yield
-        if self.check:
+        if self._first:
             first = self._first[0]
             first.taken += steps
             if first.taken >= 2 * first.asked:
@@ -605,10 +616,12 @@ class TensorMap(Map):
         """The named coordinates and observables, ``(member, channel)``; NaN for a member that has escaped."""
         states, seen = self.to_numpy(x), dict[Any, Any]()
         out = np.empty((len(states), len(names)))
-        for i, name in enumerate(names):
-            part = self.observables.get(name)
+        places, columns = self.placed(names)
+        out[:, places] = states[:, columns]
+        for i in sorted(set(range(len(names))) - set(places.tolist())):
+            part = self.observables[names[i]]
             if not isinstance(part, Component):
-                out[:, i] = self.observable(name, x, p, t) if part else states[:, self.column(name)]
+                out[:, i] = self.observable(names[i], x, p, t)
                 continue
             if part.function not in seen:
                 seen[part.function] = self._watch(part.function, x, p, t)

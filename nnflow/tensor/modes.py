@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,6 +10,8 @@ from functools import cache
 import numpy as np
 import torch
 from torch.func import jvp
+
+from nnflow.locks import Lock
 
 
 @contextmanager
@@ -41,13 +42,15 @@ def threads_of_torch(count: int) -> Iterator[None]:
 
 
 _AUTOCAST = ("cpu", "cuda")
-_forward_lock = threading.RLock()
+one_at_a_time = Lock()
+"""For what torch has one of in a process: random numbers, choices of kernels, levels of forward mode. One lock for all
+of them, so that no two threads wait for each other's."""
 
 
 @contextmanager
 def forward_mode() -> Iterator[None]:
     """One forward-mode derivative at a time: torch counts their levels for the whole process, not for each thread."""
-    with _forward_lock:
+    with one_at_a_time():
         _load_forward_rules()
         yield
 
@@ -66,9 +69,13 @@ def seeded(seed: int | None, t: int, device: torch.device) -> Iterator[None]:
     if seed is None:
         yield
         return
-    with one_at_a_time, torch.random.fork_rng(devices=[device] if device.type != "cpu" else []):
+    with drawing_apart(device):
         torch.manual_seed(int(np.random.SeedSequence([seed, t]).generate_state(1, np.uint64)[0] >> 1))
         yield
 
 
-one_at_a_time = threading.RLock()  # what belongs to the whole process: random numbers, choices of kernels
+@contextmanager
+def drawing_apart(*devices: torch.device) -> Iterator[None]:
+    """Torch's random numbers for this thread alone, and as they were afterwards."""
+    with one_at_a_time(), torch.random.fork_rng(devices=[each for each in devices if each.type != "cpu"]):
+        yield

@@ -10,16 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nnflow.reads import attributes, globals_of
+
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype)
 MOST = 2**12  # entries of a container, or numbers of an array, that are looked at
 DEEP = 6
+BIRTH = ("__init__", "__new__", "__init_subclass__", "__repr__", "extra_repr")  # methods that no call reads by
 LIBRARIES = ("torch", "numpy", "nnflow", "math", "builtins")
 
 Seen = tuple[str, Callable[[], Any], Any]
@@ -29,7 +32,8 @@ class Outside:
     """What functions read beside their arguments, as it is when this is made.
 
     Args:
-        functions: Those of the user, partial ones and methods among them; what else can be called is left aside.
+        functions: Those of the user, partial ones and methods among them; of a class, its methods. What else can be
+            called is left aside.
     """
 
     def __init__(self, functions: Iterable[Any]) -> None:
@@ -40,11 +44,11 @@ class Outside:
         return next((name for name, now, before in self._seen if not _same(before, _held(now))), "")
 
 
-def _read_by(function: Any, known: set[int], depth: int) -> Iterator[Seen]:
+def _read_by(function: Any, known: set[Any], depth: int) -> Iterator[Seen]:
     """What a function reads, and what is read by the functions that it reads; of a library's, what is handed to it."""
     while not isinstance(function, FunctionType) or hasattr(function, "__wrapped__"):
         if isinstance(function, MethodType):
-            yield _noted(type(function.__self__).__name__, partial(getattr, function, "__self__"))
+            yield from _read_of(type(function.__self__).__name__, partial(getattr, function, "__self__"), known, depth)
             function = function.__func__
         elif isinstance(function, partial):
             yield _noted("an argument", partial(getattr, function, "args"))
@@ -53,6 +57,8 @@ def _read_by(function: Any, known: set[int], depth: int) -> Iterator[Seen]:
         elif hasattr(function, "__wrapped__"):
             function = function.__wrapped__
         else:
+            if isinstance(function, type):
+                yield from _read_by_methods(function, known, depth)
             return
     if id(function) in known or depth > DEEP:
         return
@@ -60,37 +66,65 @@ def _read_by(function: Any, known: set[int], depth: int) -> Iterator[Seen]:
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
     read: dict[str, Callable[[], Any]] = {name: partial(getattr, cell, "cell_contents") for name, cell in cells}
     if not _of_library(function):
-        space = function.__globals__
-        read |= {name: partial(space.__getitem__, name) for name in _names(function.__code__) if name in space}
+        read |= {name: partial(function.__globals__.__getitem__, name) for name in globals_of(function)}
         yield _noted("a default", partial(getattr, function, "__defaults__"))
+    of, everything = attributes(function.__code__)
     for name, now in read.items():
         value = _held(now)
-        if not (isinstance(value, (ModuleType, type)) or _of_library(function)):
-            yield _noted(name, now)
-        if isinstance(value, (FunctionType, MethodType, partial)) and (depth == 0 or not _of_library(value)):
+        if not _of_library(function):
+            yield from _read_of(name, now, known, depth, of.get(name, everything), everything)
+        elif isinstance(value, (FunctionType, MethodType, partial)) and (depth == 0 or not _of_library(value)):
             yield from _read_by(value, known, depth + 1)
 
 
+def _read_of(
+    name: str,
+    now: Callable[[], Any],
+    known: set[Any],
+    depth: int,
+    used: frozenset[str] = frozenset(),
+    within: frozenset[str] = frozenset(),
+) -> Iterator[Seen]:
+    """What is read of a thing: itself, or of a module or a class those contents that are used, and theirs within."""
+    value = _held(now)
+    if isinstance(value, (ModuleType, type)):
+        if _of_library(value) or (id(value), used) in known or depth > DEEP:
+            return
+        known.add((id(value), used))
+        for part in sorted(part for part in used if hasattr(value, part)):
+            yield from _read_of(f"{name}.{part}", partial(getattr, value, part), known, depth + 1, within, within)
+        return
+    yield _noted(name, now)
+    if isinstance(value, (FunctionType, MethodType, partial)):
+        if depth == 0 or not _of_library(value):
+            yield from _read_by(value, known, depth + 1)
+    elif not _of_library(type(value)):
+        yield from _read_of(type(value).__name__, partial(type, value), known, depth, used, within)
+        yield from _read_by_methods(type(value), known, depth + 1)
+
+
+def _read_by_methods(kind: type, known: set[Any], depth: int) -> Iterator[Seen]:
+    """What the methods of a class read, also of the class itself; of those that make an object of it, not."""
+    owners = [owner for owner in kind.__mro__ if not _of_library(owner)]
+    held = {name: value for owner in owners for name, value in vars(owner).items() if name not in BIRTH}
+    methods = {name: value for name, value in held.items() if isinstance(value, FunctionType)}
+    used = frozenset((*methods, *(name for each in methods.values() for name in attributes(each.__code__)[1])))
+    yield from _read_of(kind.__name__, lambda: kind, known, depth, used, used)
+
+
 def _of_library(value: Any) -> bool:
-    return str(getattr(value, "__module__", "")).split(".")[0] in LIBRARIES
+    home = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", "")
+    return str(home).split(".")[0] in LIBRARIES
 
 
 def _noted(name: str, now: Callable[[], Any]) -> Seen:
     return name, now, _kept(_held(now), 0)
 
 
-def _names(code: CodeType) -> Iterator[str]:
-    """The names that code, and what is defined in it, may look up in its module."""
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _names(constant)
-
-
 def _held(now: Callable[[], Any]) -> Any:
     try:
         return now()
-    except (KeyError, ValueError):  # a name that is gone, or not yet there
+    except (KeyError, ValueError, AttributeError):  # a name that is gone, or not yet there
         return None
 
 
@@ -104,7 +138,8 @@ def _kept(value: Any, depth: int) -> Any:
     if isinstance(value, np.ndarray) and value.size <= MOST and value.dtype.kind != "O":
         return ("array", value.copy())
     if isinstance(value, nn.Module):
-        return ("module", value, [_kept(each, depth) for each in (*value.parameters(), *value.buffers())])
+        parts = [_kept(each, depth) for each in (*value.parameters(), *value.buffers())]
+        return ("module", value, parts, _plain_fields(value))
     if depth >= DEEP:
         return ("object", value)
     if isinstance(value, (list, tuple)):
@@ -114,6 +149,14 @@ def _kept(value: Any, depth: int) -> Any:
     if not isinstance(value, FunctionType) and not _of_library(type(value)) and hasattr(value, "__dict__"):
         return ("fields", value, {key: _kept(each, depth + 1) for key, each in vars(value).items()})
     return ("object", value)
+
+
+def _plain_fields(module: nn.Module) -> list[dict[str, Any]]:
+    """The numbers and texts that a module and its parts hold beside their parameters: whether it trains, its rates."""
+    return [
+        {name: held for name, held in vars(part).items() if isinstance(held, PLAIN) and not name.startswith("_")}
+        for part in module.modules()
+    ]
 
 
 def _same(before: Any, value: Any) -> bool:
@@ -132,6 +175,7 @@ def _same(before: Any, value: Any) -> bool:
         held = value.detach().numpy(force=True) if rest[1] is not None else None
         return bool(value._version == rest[0]) and (held is None or np.array_equal(held, rest[1], equal_nan=True))
     if kind == "module":
-        return all(map(_same, rest[0], (*value.parameters(), *value.buffers())))
+        parts = [*value.parameters(), *value.buffers()]
+        return len(parts) == len(rest[0]) and all(map(_same, rest[0], parts)) and _plain_fields(value) == rest[1]
     held = vars(value) if kind == "fields" else value
     return kind == "object" or all(key in held and _same(part, held[key]) for key, part in rest[0].items())

@@ -26,7 +26,7 @@ from nnflow.systems.tapes.elementwise import ELEMENTWISE, LOGICAL, PLAIN
 from nnflow.systems.tapes.loops import Tape
 from nnflow.systems.tapes.reductions import OF_ALL, REDUCTIONS
 from nnflow.systems.tapes.writer import MOST, Unwritable, Writer
-from nnflow.tensor.trace import refuse_changing_sizes
+from nnflow.tensor.graph import refuse_changing_sizes
 
 MOVES: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(

@@ -19,7 +19,7 @@ from nnflow.systems.training.inputs import Inputs, outputs_of, parts, told
 from nnflow.systems.training.losses import plain_attention
 from nnflow.systems.training.task import Task
 from nnflow.tensor import TensorMap
-from nnflow.tensor.modes import seeded
+from nnflow.tensor.modes import drawing_apart, seeded
 
 
 def try_out(task: Task) -> None:
@@ -31,7 +31,7 @@ def try_out(task: Task) -> None:
     Raises:
         Refusal: (a ValueError) with what does not fit.
     """
-    with torch.random.fork_rng(devices=[task.device] if task.device.type == "cuda" else []):
+    with drawing_apart(task.device):
         before = torch.random.get_rng_state()
         loss, named = _loss_of(task, task.inputs, task.targets, "")
         drawn = not torch.equal(before, torch.random.get_rng_state())

@@ -9,7 +9,8 @@ A small fully connected network in float64 gets the compiled rule; any other mod
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch.utils.data import DataLoader
@@ -155,14 +156,18 @@ def training_map(
         optimiser(optimizer, defaults, groups=task.groups)
         try_out(task)
         compare_pieces(task)
-        asked = backend == "tensor" or compile or torch_threads > 1
-        chosen = "" if asked else _network(task, defaults, backend)
-        settings = {"check": check, "source": source, "torch_threads": torch_threads, "compile": compile}
-        tensor = tensor_training(task, optimizer, schedule, defaults, str(chosen), **settings)
-        if check:  # with torch on the module itself, unless torch could not train that at all
-            trainable = not any(p.is_inference() for p in module.parameters())
-            with tensor.uncompiled():
-                attest(tensor, task, *((module, loss_fn) if trainable else (task.module, task.loss_fn)))
+        chosen = _chosen(task, defaults, backend, compile, torch_threads)
+        settings: dict[str, Any] = {
+            "check": check,
+            "source": source,
+            "torch_threads": torch_threads,
+            "compile": compile,
+        }
+        made = partial(tensor_training, task, optimizer, defaults=defaults, reason=str(chosen), **settings)
+        tensor = made(schedule=schedule)
+        if check:  # where a schedule begins with 0 nothing moves: compared as it is without one
+            still = schedule is not None and schedule(0) == 0
+            attest(made(schedule=None) if still else tensor, task, module, loss_fn)
             tensor.remember()
         return tensor if isinstance(chosen, str) else _compiled(task, tensor, chosen, check)
 
@@ -208,8 +213,12 @@ def _read(inputs: Any, targets: Any, test: Any, batch: int | None, shuffle: int 
     return found.inputs, found.targets, test, found.batch if batch is None else batch
 
 
-def _network(task: Task, defaults: Collection[str], backend: str) -> Perceptron | str:
-    """The network that is compiled; where tensors are chosen instead, the reason."""
+def _chosen(task: Task, defaults: Collection[str], backend: str, compile: bool, torch_threads: int) -> Perceptron | str:
+    """The network that is compiled; where it is tensors instead, the reason ("": they are asked for by name)."""
+    if backend == "tensor":
+        return ""
+    if compile or torch_threads > 1:
+        return "compile = True" if compile else f"torch_threads = {torch_threads}"
     work, size = sum(task.sizes) * task.order.size, task.inputs.nbytes + task.targets.nbytes
     if backend == "auto" and (work > FEW or size > SMALL):
         return f"{sum(task.sizes)} weights times {task.order.size} rows a step, {size} bytes of data: it is large"
@@ -236,5 +245,6 @@ def _compiled(task: Task, tensor: TensorTraining, network: Perceptron, check: bo
         "source": tensor.source,
         "entries": task.entries,
         "peer": peer(tensor, task) if check else None,
+        "whole_peer": peer(cast(TensorTraining, tensor.whole()), task) if check and task.order.batch else None,
     }
     return perceptron_map(network, tensor.optimizer, **settings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -13,7 +13,9 @@ import numpy as np
 
 from nnflow.compiled import CompiledMap, Component, glue
 from nnflow.compiled.loops import Constants
-from nnflow.map import End, Into, TangentRecords, generator
+from nnflow.compiled.trial import Bent, Compiled
+from nnflow.compiled.ways import Rule
+from nnflow.map import generator
 from nnflow.names import Refusal
 from nnflow.schedules import Schedule, factors
 from nnflow.systems.optimisers.compiled import compiled_descent
@@ -24,32 +26,48 @@ from nnflow.typing import Array
 
 
 class Peer(NamedTuple):
-    """What the tensor backend makes of a state at t = 0, and how far rounding may put another backend from it.
+    """What the tensor backend makes of a state, and how far rounding may put another backend from it.
 
     Attributes:
         x: The state, ``(1, dim)``.
         p: The parameters, ``(1, parameter)``.
+        t: The step index.
         v: A tangent vector, ``(dim,)``.
         after: The next state, ``(dim,)``.
         moved: The image of the tangent vector, ``(dim,)``.
+        bent: The Hessian times its first entries, ``(weights,)``.
         off_after: How far rounding may put another next state from this one.
-        off_moved: How far rounding may put another image from this one.
+        off_moved: The same of the image.
+        off_bent: The same of the product.
     """
 
     x: Array
     p: Array
+    t: int
     v: Array
     after: Array
     moved: Array
+    bent: Array
     off_after: float
     off_moved: float
+    off_bent: float
+
+    @staticmethod
+    def compare(what: str, found: Array, known: Array, room: float) -> None:
+        """Refuse what is elsewhere than the tensor backend has it."""
+        apart = np.abs(found - known).max()
+        if not apart <= room:
+            raise Refusal(
+                f"{what} of the compiled network is {apart:.3g} off that of the tensor backend: use backend='tensor', "
+                "and tell us of the module (check=False goes on anyway)"
+            )
 
 
 class CompiledTraining(CompiledMap, TrainingMap):
     """A small fully connected network in training, compiled.
 
     Not tried out as plain Python, which would take longer than to compile it: its kernels are this package's own. With
-    a `peer`, each verb is compared with the tensor backend when it is first used, in its own machine code.
+    a `peer`, each loop is compared with the tensor backend when it is first used.
     """
 
     guarded = False
@@ -64,56 +82,32 @@ class CompiledTraining(CompiledMap, TrainingMap):
         data = super().handed(t, steps)
         return data if self.schedule is None else (*data, t, factors(self.schedule, t, steps))
 
-    def orbit(
-        self, x: Any, p: Any, t: int, steps: int, every: int, observe: Sequence[str], into: Into | None = None
-    ) -> tuple[Array, End]:
-        """As for any compiled map. Raises Refusal if the first use differs from the tensor backend."""
-        orbit = super().orbit
-        self._meet(("orbit", *observe), lambda peer: orbit(peer.x, peer.p, 0, 1, 1, observe)[1])
-        return orbit(x, p, t, steps, every, observe, into)
-
-    def tangent_orbit(
-        self, x: Any, p: Any, t: int, frame: Any, steps: int, every: int, keep: Sequence[str] = ()
-    ) -> tuple[TangentRecords, End]:
-        """As for any compiled map. Raises Refusal if the first use differs from the tensor backend."""
-        orbit, k = super().tangent_orbit, frame.shape[1]
-
-        def carried(peer: Peer) -> End:
-            v = np.concatenate([peer.v[None], generator(0, "frame").standard_normal((k - 1, self.dim))])
-            records, end = orbit(peer.x, peer.p, 0, v[None].copy(), 1, 1)
-            return end._replace(frame=np.exp(records.log_stretches[0, 0, 0]) * end.frame[0, 0])
-
-        self._meet(("tangent_orbit", k), carried)
-        return orbit(x, p, t, frame, steps, every, keep)
-
-    def separation_orbit(
-        self, x: Any, y: Any, p: Any, t: int, steps: int, every: int, norm: str = "l1"
-    ) -> tuple[Array, End]:
-        """As for any compiled map. Raises Refusal if the first use differs from the tensor backend."""
-        orbit = super().separation_orbit
-        self._meet(
-            "separation_orbit",
-            lambda peer: orbit(peer.x, peer.x[:, None].copy(), peer.p, 0, 1, 1)[1]._replace(frame=None),
-        )
-        return orbit(x, y, p, t, steps, every, norm)
-
-    def _meet(self, verb: Hashable, end_of: Callable[[Peer], End]) -> None:
-        """Compare where a verb ends with what the tensor backend makes of the same state, once."""
+    def _meet(self, loop: Rule, p: Array, last: int, one_step: Compiled, k: int = 0) -> None:
         peer = self.peer
-        if peer is not None:
-            self.once(("met", verb), lambda: _compare(verb, end_of(peer), peer))
+        if peer is None:
+            return
+        rest = generator(0, "frame").standard_normal((max(k - 1, 0), self.dim))
 
+        def compare() -> None:
+            ahead, turned = one_step(peer.x, peer.p, peer.t, np.concatenate([peer.v[None], rest]))
+            peer.compare("a step", ahead[0], peer.after, peer.off_after)
+            if turned is not None:
+                peer.compare("a tangent vector", turned[0, 0], peer.moved, peer.off_moved)
 
-def _compare(verb: Hashable, end: End, peer: Peer) -> None:
-    """Refuse a verb that ends elsewhere than the tensor backend does."""
-    apart = np.abs(end.states[0] - peer.after).max(), 0.0
-    if end.frame is not None:
-        apart = apart[0], np.abs(end.frame - peer.moved).max()
-    if apart[0] > peer.off_after or apart[1] > peer.off_moved:
-        raise Refusal(
-            f"{verb}: the compiled network is {apart[0]:.3g} off the tensor backend after one step, its tangent "
-            f"{apart[1]:.3g}: use backend='tensor', and tell us of the module (check=False goes on anyway)"
-        )
+        self.once(("met", loop), compare)
+
+    def _meet_bend(self, loop: Rule, p: Array, t: int, bend: Bent) -> None:
+        peer = self.peer
+        if peer is None:
+            return
+
+        def compare() -> None:
+            v = peer.v[None, None, : self.weights]
+            peer.compare(
+                "the Hessian", bend(peer.x, peer.p, peer.t, v, np.empty_like(v))[0, 0], peer.bent, peer.off_bent
+            )
+
+        self.once(("met", loop), compare)
 
 
 def perceptron_map(
@@ -129,6 +123,7 @@ def perceptron_map(
     name: str = "perceptron",
     source: str = "",
     peer: Peer | None = None,
+    whole_peer: Peer | None = None,
     entries: tuple[str, ...] = (),
     **defaults: float,
 ) -> CompiledTraining:
@@ -152,7 +147,8 @@ def perceptron_map(
         ranges: Parameter → (low, high) where the map is usually studied.
         name: What the map is called.
         source: Where the map comes from.
-        peer: What the map is compared with at the first use of each verb.
+        peer: What each loop of the map is compared with at its first use.
+        whole_peer: The same for the map whose steps see all data.
         entries: The names in a `state_dict()` of the module (default: those of the layout).
         **defaults: Defaults of the optimizer's parameters (weight_decay is one only if it is given).
 
@@ -161,7 +157,8 @@ def perceptron_map(
     """
     settings: dict[str, Any] = {
         "schedule": schedule, "layout": layout, "initial": initial, "start": start, "structure": structure,
-        "ranges": ranges, "name": name, "source": source, "entries": entries, **defaults,
+        "ranges": ranges, "name": name, "source": source, "entries": entries,
+        "peer": whole_peer, **defaults,
     }  # fmt: skip
     again = partial(perceptron_map, replace(network, batch=None, shuffle=None), optimizer, **settings)
     parameters = optimiser(optimizer, defaults, compiled=True)

@@ -16,6 +16,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 from nnflow.internals import tree_leaves
 from nnflow.names import Refusal
 from nnflow.systems.failures import FAILURES, first_line
+from nnflow.tensor.modes import drawing_apart
 
 
 class Loaded(NamedTuple):
@@ -61,7 +62,7 @@ def loaded(data: Any, shuffled: bool = False, whole: bool = False) -> Loaded:
     if count == 0:
         raise Refusal(f"the {type(data).__name__} gives no samples")
     collate = default_collate if loader is None else loader.collate_fn
-    with torch.random.fork_rng(devices=[]):  # around both, for what is drawn by torch to be seen
+    with drawing_apart():  # around both, for what is drawn by torch to be seen
         found, again = (_read(dataset, count, size or count, collate) for _ in range(2))
     if not _same(found, again):
         raise Refusal(

@@ -40,7 +40,7 @@ Loss = Callable[..., Tensor]  # of the flat weights, and of running averages tha
 @contextmanager
 def plain_attention() -> Iterator[None]:
     """Attention by its formula, without the fused kernels."""
-    with one_at_a_time, sdpa_kernel(SDPBackend.MATH):
+    with one_at_a_time(), sdpa_kernel(SDPBackend.MATH):
         fast = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
         try:
@@ -52,7 +52,7 @@ def plain_attention() -> Iterator[None]:
 @contextmanager
 def plain_recurrence() -> Iterator[None]:
     """Recurrent layers by their formula: in float32 oneDNN has a kernel without a forward-mode derivative."""
-    with one_at_a_time:
+    with one_at_a_time():
         enabled, *_ = torch.backends.mkldnn.set_flags(False, _fp32_precision=None)  # type: ignore[no-untyped-call]
         try:
             yield
@@ -106,7 +106,7 @@ class Network:
         """The loss on some rows in training, and what the running averages are after it."""
         counts = [part.num_features for part in self.norms.values() for _ in KEPT]
         each = iter(torch.split(averages, counts))
-        with one_at_a_time:
+        with one_at_a_time():
             self.averages = {name: (next(each), next(each)) for name in self.norms}
             try:
                 value = self.loss(w, inputs, targets)

@@ -54,6 +54,12 @@ def names_of(module: nn.Module) -> dict[str, str]:
     return {name: first[id(parameter)] for name, parameter in module.named_parameters(remove_duplicate=False)}
 
 
+def is_bias(name: str) -> bool:
+    """Whether a parameter of this name, dotted, is a bias; also one that is computed from another."""
+    own = name.partition("parametrizations.")[2].partition(".")[0] or name.rpartition(".")[2]
+    return "bias" in own
+
+
 def fix(module: nn.Module) -> nn.Module:
     """Make constants (buffers) of the parameters that require no gradients, in place."""
     for part in module.modules():

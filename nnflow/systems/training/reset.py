@@ -13,7 +13,9 @@ from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from nnflow.names import Refusal
 from nnflow.systems.failures import FAILURES, first_line
+from nnflow.systems.training.modules import is_bias
 from nnflow.systems.training.state import Layout, checkpoint, fitting
+from nnflow.tensor.modes import drawing_apart
 from nnflow.typing import Array
 from nnflow.values import real
 
@@ -37,13 +39,13 @@ class Reset:
         _refuse_two_ways(module)
         states = np.zeros((n, sum(p.numel() for p in module.parameters()) + self.memory))
         reset = np.zeros((n, sum(len(module.get_buffer(name)) for name in self.averages)))
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        with drawing_apart(), torch.no_grad():
             for i in range(n):
                 torch.manual_seed(seed_of(seed, i))
                 for name, parameter in module.named_parameters():
                     holder = module.get_submodule(name.rpartition(".")[0])
                     listed = isinstance(holder, (nn.ParameterList, nn.ParameterDict))
-                    if listed or ("bias" not in name and parameter.ndim > 1):
+                    if listed or (not is_bias(name) and parameter.ndim > 1):
                         parameter.fill_(torch.nan)
                 module.apply(_reset)  # children first: what holds them has the last word
                 _all_drawn(module)
@@ -74,7 +76,7 @@ class Given:
 
     def _weights(self, seed: int) -> Array:
         """The weights that the function gives; what it draws by torch comes from the seed, too."""
-        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        with drawing_apart(), torch.enable_grad():
             torch.manual_seed(seed)
             try:
                 found = self.init(seed)

@@ -24,7 +24,7 @@ from nnflow.systems.training import losses
 from nnflow.systems.training.answers import Answers, answers_of
 from nnflow.systems.training.averages import averages_of, forget, refuse_untold
 from nnflow.systems.training.inputs import Inputs, Several, inputs_of, outputs_of, rows, told, told_as
-from nnflow.systems.training.modules import converted, fix, names_of, refuse
+from nnflow.systems.training.modules import converted, fix, is_bias, names_of, refuse
 from nnflow.systems.training.reset import Given, Reset
 from nnflow.systems.training.state import Drawn, Layout
 from nnflow.tensor import placed
@@ -119,10 +119,15 @@ class Task:
         return torch.as_tensor(values, dtype=kind, device=device or self.device)
 
     @property
+    def rows(self) -> int:
+        """Of the larger one of training and test data."""
+        return max(len(self.targets), 0 if self.test is None else len(self.test[1]))
+
+    @property
     def functions(self) -> list[Any]:
         """What the user has written: loss, observables, and how his modules go forward."""
         parts = [part for part in self.module.modules() if not type(part).__module__.startswith("torch.")]
-        return [self.loss_fn, *self.observables.values(), *(type(part).forward for part in parts)]
+        return [self.loss_fn, *self.observables.values(), *dict.fromkeys(map(type, parts))]
 
     @property
     def weights(self) -> Array:
@@ -140,9 +145,7 @@ class Task:
             return Given(self.init, self.layout, self.entries, self.rest(memory))
         if self.scale is None:
             return Reset(self.module, memory, [name for name, _ in self.averages])
-        base = [
-            p.detach().double().numpy().ravel() * ("bias" not in name) for name, p in self.module.named_parameters()
-        ]
+        base = [p.detach().double().numpy().ravel() * (not is_bias(name)) for name, p in self.module.named_parameters()]
         rest = self.rest(memory)
         return Drawn(self.layout, len(rest), self.scale, np.concatenate([*base, rest]))
 
@@ -179,7 +182,8 @@ def task_of(
     check_same_rows(inputs, targets, "the rows of inputs and targets")
     tests = None if test is None else _tests(*test, inputs)
     order = Order(len(samples), batch, shuffle)
-    _look_at_pieces(microbatch, order, batch_norm)
+    most = max(order.samples, len(tests[0]) if tests else 0)
+    _look_at_pieces(microbatch, order, most, batch_norm)
     layout = tuple((name, tuple(p.shape)) for name, p in own.named_parameters())
     return Task(
         module=own,
@@ -195,7 +199,7 @@ def task_of(
         noise=noise,
         probe=None if probe is None else inputs_of(told_as(probe, inputs, "probe"), "probe"),
         observables=dict(observables or {}),
-        microbatch=microbatch or max(len(samples), len(tests[0]) if tests else 0),
+        microbatch=microbatch or most,
         name=name or type(module).__name__.lower(),
         entries=tuple(module.state_dict()),
         layout=layout,
@@ -225,10 +229,10 @@ def _look_at(scale: float | None, init: Any, test: Any, noise: int | None) -> No
         raise Refusal(f"noise = {noise!r}: give the seed of the noise, a whole number from 0 on")
 
 
-def _look_at_pieces(microbatch: int | None, order: Order, batch_norm: str | None) -> None:
+def _look_at_pieces(microbatch: int | None, order: Order, most: int, batch_norm: str | None) -> None:
     """Refuse microbatches of no size, and those of a batch that is normed."""
-    if microbatch is not None and not 1 <= microbatch <= order.samples:
-        raise Refusal(f"microbatch = {microbatch}: give 1 to {order.samples} samples, or None for all at once")
+    if microbatch is not None and not 1 <= microbatch <= most:
+        raise Refusal(f"microbatch = {microbatch}: give 1 to {most} samples, or None for all at once")
     if batch_norm is not None and microbatch is not None and microbatch < order.size:
         raise Refusal(f"microbatch = {microbatch}: a batch is normed as a whole: give batch={microbatch}, or more")
 

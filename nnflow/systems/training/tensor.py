@@ -46,7 +46,8 @@ def tensor_training(
     **settings: Any,
 ) -> TensorTraining:
     """The tensor map of a task, `reason` being why it is one; `settings` are those of a `TensorMap`."""
-    without = replace(task, order=Order(task.order.samples))
+    order = Order(task.order.samples)
+    without = replace(task, order=order, microbatch=task.rows if task.batch_norm else task.microbatch)
     again = partial(tensor_training, without, optimizer, schedule, defaults, reason, **settings)
     parameters = optimiser(optimizer, defaults, groups=task.groups)
     coordinates = coordinate_names(task.layout, optimizer, task.averages)

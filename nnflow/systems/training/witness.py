@@ -33,7 +33,7 @@ from nnflow.systems.training.losses import Network, batch_loss, pieces, plain_at
 from nnflow.systems.training.modules import trainable
 from nnflow.systems.written import OFF, Written
 from nnflow.tensor import everyday
-from nnflow.tensor.modes import seeded
+from nnflow.tensor.modes import drawing_apart, seeded
 from nnflow.typing import Array
 
 if TYPE_CHECKING:
@@ -68,6 +68,13 @@ class Witness(NamedTuple):
 
 def attest(map: TensorTraining, task: Task, module: nn.Module, loss_fn: Callable[[Any, Any], Any]) -> None:
     """Compare a tensor map with torch on the user's own module and loss. Raises Refusal with what differs most."""
+    if any(p.is_inference() for p in module.parameters()):  # torch could not train that at all: the copy, then
+        module, loss_fn = task.module, task.loss_fn
+    with map.uncompiled():
+        _attest(map, task, module, loss_fn)
+
+
+def _attest(map: TensorTraining, task: Task, module: nn.Module, loss_fn: Callable[[Any, Any], Any]) -> None:
     _watch_reads(task, module)
     ours, near, far = witnesses(task, partial(_slope_of_map, map, task))
     kind = trainable(module)[0].dtype
@@ -179,7 +186,7 @@ def differs(ours: Slope, theirs: Slope, room: Slope) -> bool:
 
 def _compare(task: Task, ours: Slope, theirs: Slope, room: Slope) -> None:
     """Refuse a gradient or a loss that differs by more than the room."""
-    apart = np.nan_to_num(np.abs(ours.gradient - theirs.gradient))
+    apart = _distance(ours.gradient, theirs.gradient)
     if most(apart) > room.gradient:
         worst = int(apart.argmax())
         raise Refusal(
@@ -187,12 +194,12 @@ def _compare(task: Task, ours: Slope, theirs: Slope, room: Slope) -> None:
             f"itself, and {ours.gradient[worst]:.6g} for the map: a hook, a detached or patched part, or a number type "
             "that changes on the way is not followed; write it into forward or the loss (check=False goes on anyway)"
         )
-    if abs(ours.loss - theirs.loss) > room.loss:
+    if not abs(ours.loss - theirs.loss) <= room.loss:
         raise Refusal(
             f"the loss of the module itself is {theirs.loss:.9g}, of the map {ours.loss:.9g}: something in the module "
             "or the loss is not followed by the map's copy; write it into forward (check=False goes on anyway)"
         )
-    moved = np.nan_to_num(np.abs(ours.averages - theirs.averages))
+    moved = _distance(ours.averages, theirs.averages)
     if most(moved) > room.averages:
         worst = int(moved.argmax())
         name = [name for name, shape in task.averages for _ in range(shape[0])][worst]
@@ -201,6 +208,13 @@ def _compare(task: Task, ours: Slope, theirs: Slope, room: Slope) -> None:
             f"{ours.averages[worst]:.6g} for the map: a norm layer of another kind; batch_norm='batch' does without "
             "averages (check=False goes on anyway)"
         )
+
+
+def _distance(ours: Array, theirs: Array) -> Array:
+    """How far two are apart; infinite where one alone is no number."""
+    alike = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
+    with np.errstate(invalid="ignore"):
+        return np.where(alike, 0.0, np.nan_to_num(np.abs(ours - theirs), nan=np.inf, posinf=np.inf))
 
 
 def most(values: Array) -> float:
@@ -288,7 +302,7 @@ def untouched(thing: Any) -> Iterator[None]:
     for part in thing.modules():
         _hold(vars(part), held)
     try:
-        with torch.random.fork_rng(devices=sorted({p.device for p, _ in gradients if p.is_cuda}, key=str)):
+        with drawing_apart(*sorted({p.device for p, _ in gradients}, key=str)):
             yield
     finally:
         for value, before in held.values():
