@@ -648,7 +648,23 @@ class Ensemble:
             records, end = now.map.tangent_orbit(now.state, now.parameters, now.t, now.frame, size, 1, keep)
             gathered.add(records)
             now = now._moved(end, "frame")
+        self._look_at_differences(now)
         return gathered.records, now
+
+    def _look_at_differences(self, after: Ensemble) -> None:
+        """Warn of differences in place of a tangent that depend on their width, at both ends of a member's orbit."""
+        if self.map.exact_tangent or not self.map.check or self.map.substeps > 1:
+            return
+        known = np.flatnonzero((self.escaped < 0) & (after.escaped < 0))[:1]
+        ends = [(at.take(known), at.t) for at in (self, after)] if known.size else []
+        if ends and all(self.map.unsettled(at.states, at.parameters, t, at.frames[:, :2]) for at, t in ends):
+            warnings.warn(
+                f"{self.map.name} has no tangent, and differences in its place change by more than a thousandth when "
+                f"they are taken narrower, at {after.states[known[0]]} say: the map bends on a finer scale; give it a "
+                "tangent, or a box that tells how large its states are",
+                ResolutionWarning,
+                stacklevel=3,
+            )
 
     def separation_orbit(self, neighbors: Any, steps: int, every: int = 1, norm: str = "l1") -> tuple[Array, Ensemble]:
         """Distances of perturbed states from the orbit, at t, t + every, ….

@@ -72,9 +72,9 @@ def numba_mapping(map: Map, clock: bool = False) -> NumbaMapping:
             "which puts t into the state as its last component"
         )
     if map.constants is None:
-        return _mapping_once(map.functions, map._shape, clock, map.check, map.name, ())
+        return _mapping_once(map.functions, map.tangent_shape, clock, map.check, map.name, ())
     schedule = getattr(map, "schedule", None)
-    return _mapping(map.functions, map._shape, clock, map.check, map.name, map.constants, schedule)
+    return _mapping(map.functions, map.tangent_shape, clock, map.check, map.name, map.constants, schedule)
 
 
 def _handing(constants: Constants, schedule: Schedule | None) -> Callable[[int], Constants]:

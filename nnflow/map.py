@@ -38,6 +38,7 @@ Observable = Callable[[Any, Any, int], Any]
 
 NORMS = ("l1", "l2", "max")
 KEEP = ("frames", "factors")
+LEAST, FLOOR = 1e-8, 1e-4  # of the largest coordinate, and in all: so large is each taken, for the width of differences
 _looking = Lock()
 
 
@@ -266,10 +267,11 @@ class Map:
     def tangent(self, x: Any, p: Any, t: int, v: Any) -> Any:
         """The Jacobian at x_t times each row of ``v (member, k, dim)``; here by central differences.
 
-        J v ≈ (f(x + h v) − f(x − h v)) / 2h, of width h |v| = eps^⅓ √s, s being the largest component of x_t and x_t+1:
-        the relative error is about 1e-10 for a map that bends on the scale of 1, 1e-5 for one that bends on the scale
-        1e-6 or 1e6 of its states, or on the scale 1 where its states are that small or large. Where the map jumps
-        between the two states, the quotient is that of the jump. Write the exact tangent where it is known.
+        J v ≈ (f(x + h v) − f(x − h v)) / 2h, h = 1 / |v / w|, by widths w of each coordinate: w = eps^⅓ u √(s/u), and
+        no less than eps^⅔ s. There s is the larger one of |x_t| and |x_t+1| in this coordinate, and u its unit: what
+        the `box` reaches to, where one is given (and then s ≥ u), else 1 (and s ≥ 1e-4). The relative error is about
+        1e-10 for a map that bends on the scale of u, 1e-5 for one that bends on the scale 1e-6 or 1e6 of it. Where the
+        map jumps between the two states, the quotient is that of the jump. Write the exact tangent where it is known.
 
         Args:
             x: States ``(member, dim)``.
@@ -280,16 +282,56 @@ class Map:
         Returns:
             ``(member, k, dim)`` float64.
         """
+        return self._quotients(x, p, t, v, 1.0)[0]
+
+    def _quotients(self, x: Any, p: Any, t: int, v: Any, narrower: float) -> tuple[Array, Array]:
+        """Central differences of a width that is so many times narrower, and h, ``(member, k, 1)``."""
         x, v = np.asarray(x, dtype=np.float64), np.asarray(v, dtype=np.float64)
-        size = np.maximum(np.abs(x).max(axis=1), np.abs(self.step(x, p, t)).max(axis=1))[:, None]
-        scale = np.cbrt(np.finfo(float).eps) * np.sqrt(np.where(size > 0, size, 1.0))
-        out = np.empty_like(v)
+        width = self._widths(np.maximum(np.abs(x), np.abs(self.step(x, p, t)))) / narrower
+        way = v / width[:, None]
+        longest = np.abs(way).max(axis=2, keepdims=True)
+        longest = np.where(longest > 0, longest, 1.0)
+        length = longest * np.sqrt(((way / longest) ** 2).sum(axis=2, keepdims=True))
+        out, h = np.empty_like(v), 1.0 / np.where(length > 0, length, 1.0)
         for j in range(v.shape[1]):
-            length = np.sqrt((v[:, j] ** 2).sum(axis=1, keepdims=True))
-            h = scale / np.where(length > 0, length, 1.0)
-            ahead, behind = self.step(x + h * v[:, j], p, t), self.step(x - h * v[:, j], p, t)
-            out[:, j] = self.difference(ahead, behind) / (2 * h)
-        return out
+            ahead, behind = self.step(x + h[:, j] * v[:, j], p, t), self.step(x - h[:, j] * v[:, j], p, t)
+            out[:, j] = self.difference(ahead, behind) / (2 * h[:, j])
+        return out, h
+
+    def unsettled(self, x: Array, p: Array, t: int, v: Array) -> npt.NDArray[np.bool_]:
+        """Where differences in place of a tangent depend on how wide they are: the map bends on a finer scale.
+
+        Args:
+            x: States ``(member, dim)``.
+            p: Parameters ``(member, parameter)``.
+            t: The step index.
+            v: Tangent vectors ``(member, k, dim)``.
+
+        Returns:
+            ``(member,)``: whether those an eighth as wide are others, by more than a thousandth and than rounding.
+        """
+        with np.errstate(all="ignore"):
+            (wide, _), (narrow, h) = (self._quotients(x, p, t, v, share) for share in (1.0, 8.0))
+            rounding = 64 * np.finfo(float).eps * np.maximum(np.abs(x).max(axis=1), 1.0)[:, None, None] / h
+            close = np.abs(wide - narrow) <= 1e-3 * np.abs(narrow).max(axis=2, keepdims=True) + rounding
+        return np.asarray(~close.all(axis=(1, 2)))
+
+    def _widths(self, size: Array) -> Array:
+        """How far each coordinate is moved to either side, from its size; both ``(member, dim)``."""
+        units, eps = np.array(self.units), np.finfo(float).eps
+        largest = np.fmax.reduce(size, axis=1, keepdims=True)
+        size = np.maximum(size, np.where(units > 0, units, np.maximum(LEAST * largest, FLOOR)))
+        unit = np.where(units > 0, units, 1.0)
+        width: Array = np.maximum(np.cbrt(eps) * unit * np.sqrt(size / unit), np.cbrt(eps) ** 2 * size)
+        return width
+
+    @cached_property
+    def units(self) -> tuple[float, ...]:
+        """On what scale each coordinate lives, by the box; 0 where that says nothing: the unit cube is the default."""
+        low, high = np.array(self.box)
+        told = self.initial is None and (low.any() or (high != 1).any())
+        reach: Array = np.maximum(np.abs(low), np.abs(high))
+        return tuple(reach.tolist()) if told else (0.0,) * self.dim
 
     def curvature(self, x: Any, p: Any, t: int, v: Any) -> Any:
         """The loss Hessian at x_t times each row of ``v (member, k, weights)``; only training maps have one.

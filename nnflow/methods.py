@@ -103,8 +103,8 @@ def try_method(map: Map, kind: str, name: str = "") -> None:
     count += count == map.dim  # of another number than components, to tell rows from columns
     p = np.tile(list(map.parameters.values()), (count, 1)).astype(np.float64)
     p += 1e-3 * np.arange(count)[:, None] * np.maximum(np.abs(p), 1.0)
-    for column, name in zip(p.T, map.parameters, strict=True):
-        column[:] = column.clip(*map.limits.get(name, (-np.inf, np.inf)))
+    for column, parameter in zip(p.T, map.parameters, strict=True):
+        column[:] = column.clip(*map.limits.get(parameter, (-np.inf, np.inf)))
     try:
         x = map.initial_states(count, 0)
     except Exception:  # where nothing can be drawn, nothing is said

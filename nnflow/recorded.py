@@ -11,6 +11,7 @@ import csv
 import re
 from collections.abc import Iterator, Sequence
 from io import StringIO
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -365,6 +366,7 @@ def _header(rows: list[list[str]]) -> list[str]:
     if texts and numbers:
         raise Refusal(f"the first row has numbers and {texts[0]!r}: give a row of names, or numbers in every row")
     if not texts and not _pandas_columns(rows):
+        _refuse_decimal_commas(rows)
         return []
     names = [cell.lstrip("# ") if i == 0 else cell for i, cell in enumerate(rows[0])]
     names = [name or f"Unnamed: {i}" for i, name in enumerate(names)]
@@ -372,6 +374,17 @@ def _header(rows: list[list[str]]) -> list[str]:
     if twice:
         raise Refusal(f"two columns are named {twice[0]!r}")
     return names
+
+
+def _refuse_decimal_commas(rows: list[list[str]]) -> None:
+    """Refuse whole numbers beside whole numbers of which some begin with 0: "0,063" is one number somewhere."""
+    for left, right in pairwise(zip(*rows, strict=True)):
+        odd = [f"{one},{other}" for one, other in zip(left, right, strict=True) if re.fullmatch("0[0-9]+", other)]
+        if odd and all(map(WHOLE.fullmatch, left)) and all(map(str.isdigit, right)):
+            raise Refusal(
+                f"{odd[0]!r} may be one number with a decimal comma, or two, the second with a 0 before it: write "
+                "numbers with a point, or without zeros before them"
+            )
 
 
 def _pandas_columns(rows: list[list[str]]) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy.typing as npt
 
 from nnflow.axes import Axis, chosen_members, named, step_indices, whole_blocks
 from nnflow.ensemble import Ensemble
+from nnflow.indices import is_index, unevenness
 from nnflow.labels import Labelled, labelled, texts
 from nnflow.map import Map
 from nnflow.names import Refusal, WrongKind, shown, unknown
@@ -37,8 +40,11 @@ class Recording:
             `escaped` tells it.
 
     Raises:
-        Refusal: (a ValueError) for values of another shape or with other labels, two channels of one name, or a `t`
-            beyond the end.
+        Refusal: (a ValueError) for values of another shape or with other labels, two channels of one name, a `t` beyond
+            the end, and a frame whose first column may tell the time: give the `names` if it was measured.
+
+    Warns:
+        UserWarning: where the times that the rows are labelled by are not equally spaced, for the samples are taken so.
 
     >>> Recording([1.0, 2.0, 3.0, 4.0]).orbit(4, every=2)[0].ravel()
     array([1., 3.])
@@ -217,25 +223,60 @@ def _arranged(values: Any, names: tuple[str, ...]) -> tuple[Any, tuple[str, ...]
     found = labelled(values)
     if found is None or found.array.ndim < 2:
         if found is not None and found.array.ndim:
-            _look_at_times(found.labels[0])
+            _look_at_times(found.labels[0], found.dims[0])
         return (values if found is None else found.array), names or ("x",)
     last = found.array.ndim - 1
     channel = _channel(found, names)
     time = found.dims.index("time") if "time" in found.dims else max(i for i in range(last + 1) if i != channel)
     found = found.moved([*(i for i in range(last + 1) if i not in (time, channel)), time, channel])
-    _look_at_times(found.labels[-2])
-    names = names or texts(found.labels[-1]) or ("x",)
+    _look_at_times(found.labels[-2], found.dims[-2])
+    own = texts(found.labels[-1])
+    if len(own) > 1 and not names:
+        _look_at_first(own[0], found.array[..., 0])
+    names = names or own or ("x",)
     return found.along(names, "the channels of the values").array, names
 
 
-def _look_at_times(labels: list[Any] | None) -> None:
-    """Refuse samples whose times, numbers or dates, do not rise: the order of the rows would be that of time."""
+def _look_at_first(name: str, column: Any) -> None:
+    """Refuse a first column that may tell the time or count the rows: it would be analyzed as if measured."""
+    try:
+        index = is_index(name, np.asarray(column, dtype=np.float64), first=True)
+    except (TypeError, ValueError):  # dates, say: refused as no numbers
+        return
+    if index is not False:
+        raise Refusal(
+            f"column {name} may tell the time or count the rows: make it the index (frame.set_index({name!r})), leave "
+            "it out, or give names=… of all columns if it was measured"
+        )
+
+
+def _look_at_times(labels: list[Any] | None, name: Any) -> None:
+    """Refuse samples whose times, numbers or dates, do not rise: the order of the rows would be that of time.
+
+    Raises:
+        Refusal: if they fall, or do not go one way.
+
+    Warns:
+        UserWarning: where they are not equally spaced.
+    """
     if labels is None or any(isinstance(label, (str, tuple)) for label in labels):
         return
     if not all(bool(one < other) for one, other in pairwise(labels)):
         falls = all(bool(one > other) for one, other in pairwise(labels))
         said = "fall, the newest is first: turn them round (values[::-1])" if falls else "rise and fall: sort by them"
         raise Refusal(f"the times of the values {said}, or give the numbers alone (np.asarray)")
+    if words := unevenness(str(name or "the index"), np.array([_stamps(labels)]), [str(each) for each in labels]):
+        warnings.warn(f"{words}; the samples are taken as equally spaced", UserWarning, stacklevel=4)
+
+
+def _stamps(labels: list[Any]) -> list[float]:
+    """Times as numbers; dates of one day of the month each, or of its last, as months."""
+    if not all(hasattr(label, "timestamp") for label in labels):
+        return [float(label) for label in labels]
+    for days in (labels, [label + timedelta(days=1) for label in labels]):
+        if len({(label.day, label.hour, label.minute, label.second) for label in days}) == 1:
+            return [12.0 * label.year + label.month for label in days]
+    return [label.timestamp() for label in labels]
 
 
 def _channel(found: Labelled, names: tuple[str, ...]) -> int:

@@ -201,6 +201,15 @@ class Patient(nn.BatchNorm2d):
         return out
 
 
+def test_the_loss_of_all_data_is_normed_as_a_whole() -> None:
+    """Also where a batch was at most as large as what goes through the module at once."""
+    module = net(nn.BatchNorm2d)
+    cut, whole = (made(module, batch_norm="state", batch=4, microbatch=size) for size in (4, None))
+    v = RNG.normal(size=(1, 1, whole.weights))
+    bent = [nnflow.Ensemble.grid(map).of_all_data().curvature(v) for map in (cut, whole)]
+    assert np.array_equal(*bent)
+
+
 WRONG: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], str]] = {
     "untold": (lambda: net(nn.BatchNorm2d), {}, "1 is a BatchNorm2d in training mode.*batch_norm='state'.*'batch'"),
     "an instance norm": (lambda: net(TRACKED["instance norm"]), {}, "1 is a InstanceNorm2d in training mode"),

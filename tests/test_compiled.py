@@ -515,3 +515,81 @@ def flatten_tangent(dim: int) -> Callable[..., None]:
             out[i] = v[0] + 1e-9 * v[i]
 
     return tangent
+
+
+def ricker(scale: float, exact: bool, box: bool) -> nnflow.CompiledMap:
+    """A population of that size: x exp(3 (1 − x/scale))."""
+
+    def rule(x: Array, p: Array, t: int, out: Array) -> None:
+        out[0] = x[0] * math.exp(3.0 * (1.0 - x[0] / p[0]))
+
+    def tangent(x: Array, p: Array, t: int, v: Array, out: Array) -> None:
+        out[0] = math.exp(3.0 * (1.0 - x[0] / p[0])) * (1.0 - 3.0 * x[0] / p[0]) * v[0]
+
+    settings: dict[str, Any] = {"box": ([0.1 * scale], [scale])} if box else {}
+    return nnflow.CompiledMap(rule, tangent if exact else None, parameters={"scale": scale}, **settings)
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1e-9, 1e-3, 1e18, 1e30])
+def test_differences_are_as_wide_as_the_box_says(scale: float) -> None:
+    """At 1e-9 the exponent was .477 for .376, at 1e-12 22, at 1e-15 NaN and at 1e18 −inf, without a word."""
+    found, known = (nnflow.run("lyapunov_spectrum", ricker(scale, exact, True), steps=2000) for exact in (False, True))
+    assert found.exponent.item() == pytest.approx(known.exponent.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e-9, 1e-6])
+def test_differences_that_are_too_wide_are_told(scale: float) -> None:
+    start = nnflow.Ensemble.grid(ricker(scale, False, False), states=[[0.3 * scale]])
+    with pytest.warns(nnflow.ResolutionWarning, match="differences in its place change by more than a thousandth"):
+        nnflow.run("lyapunov_spectrum", start, steps=500)
+
+
+def test_differences_of_coordinates_of_unlike_sizes() -> None:
+    """A population of 1e-3 beside a pressure of 1e6: its exponent was 17 for .377; both widths were the pressure's."""
+
+    def rule(x: Array, p: Array, t: int, out: Array) -> None:
+        out[0] = x[0] * math.exp(3.0 * (1.0 - x[0] / 1e-3))
+        out[1] = 1e6 + 0.5 * (x[1] - 1e6) + x[0]
+
+    def tangent(x: Array, p: Array, t: int, v: Array, out: Array) -> None:
+        out[0] = math.exp(3.0 * (1.0 - x[0] / 1e-3)) * (1.0 - 3.0 * x[0] / 1e-3) * v[0]
+        out[1] = 0.5 * v[1] + v[0]
+
+    start: dict[str, Any] = {"states": [[3e-4, 1e6]]}
+    found, known = (
+        nnflow.run("lyapunov_spectrum", nnflow.Ensemble.grid(map, **start), steps=2000).exponent.values
+        for map in (nnflow.CompiledMap(rule, dim=2), nnflow.CompiledMap(rule, tangent, dim=2))
+    )
+    np.testing.assert_allclose(found, known, atol=1e-3)
+
+
+def doubled(x: Array, p: Array, t: int, out: Array) -> None:
+    out[0] = 2.0 * x[0]
+
+
+def settling(x: Array, p: Array, t: int, out: Array) -> None:
+    out[0] = x[0] - 0.5 * (math.exp(x[0]) - 1.0)
+
+
+@pytest.mark.parametrize(("rule", "exponent", "steps"), [(doubled, math.log(2.0), 900), (settling, math.log(0.5), 900)])
+def test_differences_of_states_that_grow_for_ever_or_settle_at_zero(rule: Any, exponent: float, steps: int) -> None:
+    """Doubled 76 times, a width below the distance of neighboring numbers gave −inf; at 0 there is no size at all."""
+    start = nnflow.Ensemble.grid(nnflow.CompiledMap(rule), states=[[0.3]])
+    found = nnflow.run("lyapunov_spectrum", start, steps=steps, transient=0 if rule is doubled else 100)
+    assert found.exponent.item() == pytest.approx(exponent, abs=1e-6)
+
+
+def test_the_definition_has_the_same_widths() -> None:
+    """Coordinates at 0, of unlike sizes, and beyond what can be squared; with a box, and without."""
+
+    def rule(x: Array, p: Array, t: int, out: Array) -> None:
+        out[0], out[1], out[2] = 0.5 * x[0] + 1e-3 * x[2], 3.0 * x[1], x[2] * (1.0 - x[2]) + x[0]
+
+    states = np.array([[0.0, 0.0, 0.0], [1e-12, 1e160, 0.3], [3.0, 1e-5, 1e-9]])
+    for box in (None, ([-2.0, 0.0, -1e-3], [1.0, 5.0, 1e-3])):
+        map = nnflow.CompiledMap(rule, dim=3, box=box, check=False)
+        frame = np.tile(np.eye(3), (3, 1, 1))
+        records, _ = map.tangent_orbit(states, np.empty((3, 0)), 0, frame, 1, 1, ("factors",))
+        known = map.tangent(states, np.empty((3, 0)), 0, frame)
+        stretched = np.linalg.norm(known[:, 0], axis=1)
+        np.testing.assert_allclose(np.exp(records.log_stretches[:, 0, 0]), stretched, rtol=1e-6)

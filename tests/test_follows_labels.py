@@ -203,7 +203,8 @@ def test_an_axis_in_float32_stays_true() -> None:
 
 # ------------------------------------------------------------------------------------------------------- recordings
 
-A, B = np.arange(5.0), np.arange(5.0) ** 2
+A = np.array([0.0, 3.0, 1.0, 4.0, 2.0])
+B = A**2
 FRAME = pd.DataFrame({"a": A, "b": B})
 ARRAY = xr.DataArray([A, B], dims=("channel", "time"), coords={"channel": ["a", "b"]})
 RECORDED: dict[str, Any] = {
@@ -338,3 +339,37 @@ def test_a_state_is_put_into_a_module_by_its_labels() -> None:
     told = pd.Series(state, index=map.coordinates).iloc[::-1]
     module = map.load_state(torch.nn.Linear(3, 2), told)
     np.testing.assert_array_equal(map.state_of(module), state)
+
+
+def test_a_first_column_that_tells_the_time_is_not_analyzed() -> None:
+    """As `pd.read_csv` gives it; K of the step count was −0.04, "regular", and of the loss beside it 0.995."""
+    loss = np.random.default_rng(0).normal(size=50)
+    counts: dict[str, Any] = {
+        "step": np.arange(50), "epoch": np.arange(50)[::-1], "time": np.cumsum(0.5 + loss**2),
+        "Unnamed: 0": np.arange(50), "n": 3 * np.arange(50) + 7,
+    }  # fmt: skip
+    for name, column in counts.items():
+        frame = pd.DataFrame({name: column, "loss": loss})
+        refused(lambda frame=frame: Recording(frame), f"column {name} may tell the time .*set_index")
+        assert Recording(frame, (name, "loss")).names == (name, "loss")
+        assert Recording(frame[["loss"]]).names == ("loss",)
+        assert Recording(frame[[name]]).names == (name,)  # alone, it was measured
+    assert Recording(pd.DataFrame({"x": loss, "step": np.arange(50)})).names == ("x", "step")
+
+
+def test_times_that_are_not_equally_spaced_are_told() -> None:
+    """What else: dates, months of unlike lengths, which are equally spaced, their last days, and a hole."""
+    days = pd.date_range("2020-01-01", periods=12, freq="D")
+    hole = days[:11].append(days[11:] + pd.Timedelta(days=3))
+    uneven: list[Any] = [[0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12], np.arange(12.0) ** 2, hole]
+    for index in uneven:
+        with pytest.warns(UserWarning, match="not equally spaced: .* the samples are taken as equally spaced"):
+            assert Recording(pd.Series(np.arange(12.0), index=index)).samples == 12
+    with pytest.warns(UserWarning, match="time is not equally spaced"):
+        Recording(xr.DataArray(np.zeros((3, 1)), dims=("time", "channel"), coords={"time": [0, 1, 5]}))
+    even: list[Any] = [
+        0.1 * np.arange(12), days, pd.date_range("2020-01-01", periods=12, freq="MS"),
+        pd.date_range("2020-01-31", periods=12, freq="ME"), pd.date_range("2020-01-01", periods=12, freq="YS"),
+    ]  # fmt: skip
+    for index in even:
+        assert Recording(pd.Series(np.arange(12.0), index=index)).samples == 12

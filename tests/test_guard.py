@@ -656,7 +656,11 @@ def rounded(x: Array, p: Array, t: int, out: Array) -> None:
     out[0] = np.round(3.9 * x[0] * (1.0 - x[0]), 6)
 
 
-@pytest.mark.parametrize("rule", [in_singles, singles_inside, rounded])
+def rounded_finely(x: Array, p: Array, t: int, out: Array) -> None:
+    out[0] = np.round(3.9 * x[0] * (1.0 - x[0]), 10)
+
+
+@pytest.mark.parametrize("rule", [in_singles, singles_inside, rounded, rounded_finely])
 def test_a_rule_in_coarser_numbers_is_refused(rule: Any) -> None:
     """Differences of it are 0, and its exponent was −inf; what else: one component of several, and other backends."""
     with pytest.raises(nnflow.Refusal, match="computes x0 in coarser numbers than float64"):
@@ -739,3 +743,33 @@ def test_a_start_on_a_border_is_not_coarse() -> None:
     assert nnflow.CompiledMap(border, dim=1, box=([0.0], [0.0])).dim == 1
     clamped = nnflow.TensorMap(lambda x, p, t: x.clamp(max=1.0), dim=1)
     assert nnflow.Ensemble.grid(clamped, states=[[1.0]]).advance(1).states == [[1.0]]
+
+
+def descent(x: Array, p: Array, t: int, out: Array) -> None:
+    out[0] = x[0] - p[0] * x[0] ** 3
+
+
+def of_descent(x: Array, p: Array, t: int, v: Array, out: Array) -> None:
+    out[0] = (1.0 - 3.0 * p[0] * x[0] ** 2) * v[0]
+
+
+def test_a_hessian_that_is_another_one_when_compiled_is_refused() -> None:
+    """Rule and tangent were compared with plain Python, the Hessian with nothing: 2 ** -t is 0 when compiled."""
+
+    def halved(x: Array, p: Array, t: int, V: Array, out: Array) -> None:
+        for j in range(V.shape[0]):
+            out[j, 0] = 2**-t * V[j, 0] * 3.0 * x[0] ** 2
+
+    def copied(x: Array, p: Array, t: int, V: Array, out: Array) -> None:
+        y = np.empty_like(x)
+        y[0] = 1.5 * x[0]
+        for j in range(V.shape[0]):
+            out[j, 0] = 2.0 * x[0] * y[0] * V[j, 0]
+
+    settings: Any = {"dim": 1, "parameters": {"eta": 0.1}}
+    one, p, v = np.array([[3]]), np.array([[0.1]]), np.ones((1, 1, 1))
+    with pytest.raises(nnflow.Refusal, match="the hessian of .* as plain Python and 0 when compiled"):
+        nnflow.CompiledMap(descent, of_descent, hessian=halved, **settings).curvature(one, p, 2, v)
+    right = nnflow.CompiledMap(descent, of_descent, hessian=copied, **settings)
+    for x in (one, one.astype(float), np.asfortranarray(one.astype(np.float32))):  # whole states are floats, too
+        assert right.curvature(x, p, 0, v).item() == 27.0

@@ -257,6 +257,15 @@ OBSERVABLES: dict[str, Any] = {
 }
 
 
+@pytest.mark.parametrize("name", ["step", "tangent", "initial", "observable"])
+def test_an_observable_of_any_name_is_tried(name: str) -> None:
+    """One that was called like a method was taken for that, and not tried."""
+    map = Saddle(dim=2, observables={name: OBSERVABLES["by the largest of all members"]})
+    nnflow.Ensemble.grid(map).advance(1)
+    with pytest.raises(nnflow.Refusal, match=f"the observable {name} of 'map' gives .* beside others"):
+        nnflow.Ensemble.grid(map, inits=2).orbit(3, observe=name)
+
+
 @pytest.mark.parametrize("name", OBSERVABLES)
 @pytest.mark.parametrize("inits", [1, 2, 3])
 def test_an_observable_that_is_none_is_refused(name: str, inits: int) -> None:

@@ -17,6 +17,7 @@ from torch.nn.utils.prune import random_unstructured
 
 import nnflow
 from nnflow.systems.training.compiled import CompiledTraining
+from nnflow.systems.training.modules import is_bias
 from nnflow.systems.training.state import TrainingMap
 from nnflow.systems.training.tensor import TensorTraining
 from nnflow.typing import Array
@@ -327,6 +328,20 @@ def test_states_of_a_given_scale() -> None:
     assert np.array_equal(train(scale=2.0).initial_states(3, 1), 2 * train(scale=1.0).initial_states(3, 1))
 
 
+def test_a_bias_is_told_by_its_own_name() -> None:
+    """And not by that of the module that it is in; that of a parametrization is one, too."""
+    module = nn.Sequential(OrderedDict(bias_net=nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 3)))).double()
+    assert [is_bias(name) for name, _ in module.named_parameters()] == [False, True, False, True]
+    assert [is_bias(name) for name in ("in_proj_bias", "a.bias_ih_l0", "a.parametrizations.bias.original")] == [
+        True
+    ] * 3
+    assert not is_bias("bias.parametrizations.weight.original0")
+    map = nnflow.training_map(module, cross_entropy, X, LABELS, scale=1.0)
+    state = dict(zip(map.coordinates, map.initial_states(1, 0)[0], strict=True))
+    assert {state[f"bias_net.0.weight[{i}]"] for i in range(4)} == {1.0}
+    assert np.abs([value for name, value in state.items() if name.startswith("bias_net.1.weight")]).min() > 0
+
+
 def test_a_module_without_reset_needs_states_or_a_scale() -> None:
     map = train(Residual())
     with pytest.raises(ValueError, match=r"Residual has parameters but no reset_parameters\(\): give states, or scale"):
@@ -468,7 +483,7 @@ def test_which_backend_was_chosen_is_said_with_the_reason(monkeypatch: pytest.Mo
     for module, data, settings, backend, reason in (
         (plain, few, {}, "compiled", None),
         (plain, few, {"backend": "tensor"}, "tensor", None),
-        (plain, few, {"torch_threads": 2}, "tensor", None),
+        (plain, few, {"torch_threads": 2}, "tensor", "torch_threads = 2"),
         (nn.Sequential(nn.Linear(4, 3), nn.GELU()), few, {}, "tensor", "the module is no Sequential of plain Linear"),
         (plain, few, {"clip_norm": 1.0}, "tensor", "it has groups of parameters, or clips gradients"),
         (nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3)), few, {}, "tensor", "43 weights times 6 rows a step"),

@@ -431,3 +431,15 @@ def test_a_recording_keeps_its_own_values() -> None:
     values[0] = 99.0
     assert all(recording.orbit(4)[0].max() == 3.0 for recording in recordings)
     assert recordings[0].advance(1).cube is recordings[0].cube
+
+
+@pytest.mark.parametrize("text", ["0,125\n-0,006\n1,5\n", "11,580371\n3,004250\n", "1,2,03\n4,5,60\n"])
+def test_what_may_be_a_decimal_comma_is_refused(tmp_path: Path, text: str) -> None:
+    """The whole numbers before the commas were analyzed; a whole number begins with no 0."""
+    with pytest.raises(nnflow.Refusal, match="may be one number with a decimal comma"):
+        read(tmp_path, text)
+
+
+def test_other_columns_of_whole_numbers_are_not(tmp_path: Path) -> None:
+    for text in ("0,1\n3,0\n2,5\n", "0.5,01\n0.7,02\n", "1,-05\n2,3\n"):
+        assert read(tmp_path, text, "x1").recording.names == ("x1",)

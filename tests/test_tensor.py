@@ -346,6 +346,36 @@ def test_a_clock_gives_tensors_in_place_of_t() -> None:
     assert any(known.agreed for known in map._traces._kinds.values())
 
 
+def test_a_clock_gives_nothing_that_a_trace_would_keep() -> None:
+    """A number in the tuple was that of the first calls for good: 0, 0, 0 in place of 0, 1, 3."""
+    map = nnflow.TensorMap(lambda x, p, now: 0 * x + now[0], clock=lambda t: (t // 100, torch.tensor(float(t))))
+    with pytest.raises(nnflow.Refusal, match=r"the clock of .* at t = 0: give a tensor, or a tuple of tensors"):
+        nnflow.Ensemble.grid(map, states=[[0.0]]).advance(1)
+    nested = nnflow.TensorMap(lambda x, p, now: x + now[0][0], clock=lambda t: ((torch.tensor(1.0),), None))
+    assert nnflow.Ensemble.grid(nested, states=[[0.0]]).advance(2).states.item() == 2.0
+
+
+def test_a_first_member_that_has_escaped_stops_no_other() -> None:
+    """A rule that torch cannot compute at NaN was tried at the first member, whatever that was."""
+
+    def rule(x: Tensor, p: Any, t: int) -> Tensor:
+        factor = torch.linalg.cholesky(torch.eye(1, dtype=x.dtype) * (1 + x[0] * x[0]))
+        return p.a * x * x * factor[0] / factor[0].detach()
+
+    map = nnflow.TensorMap(lambda x, p, t: rule(x, p, t), parameters={"a": 1.0}, check=False)
+    ended = nnflow.Ensemble.grid(map, states=[[3.0], [0.5]]).advance(20)
+    assert ended.escaped[0] > 0 > ended.escaped[1]
+    anew = nnflow.TensorMap(lambda x, p, t: p.a * torch.linalg.cholesky(x[None]).ravel(), parameters={"a": 0.5})
+    states = np.array([[np.nan], [0.25], [0.5]])
+    on = nnflow.Ensemble.grid(anew, states=[[1.0]] * 3).with_states(states).advance(3)
+    assert np.isnan(on.states[0]).all()
+    assert np.isfinite(on.states[1:]).all()
+    drawing = nnflow.TensorMap(lambda x, p, t: x * torch.rand(()))
+    started = nnflow.Ensemble.grid(drawing, states=[[1.0]] * 2).with_states(states[:2])
+    with pytest.raises(nnflow.Refusal, match="when it is asked again"):
+        started.advance(3)
+
+
 def test_unknown_parameters_in_a_rule() -> None:
     by_order = nnflow.TensorMap(lambda x, p, t: p[0] * x * (p[-1] - x), parameters={"r": 3.9, "one": 1.0})
     assert nnflow.Ensemble.grid(by_order, states=[[0.5]]).advance(1).states.item() == 3.9 / 4

@@ -7,6 +7,7 @@ import types
 from collections import deque
 from collections.abc import Callable
 from functools import cache, partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nnflow
+from nnflow.systems.training import witness
 from nnflow.systems.training.compiled import CompiledTraining
 
 RNG = np.random.default_rng(0)
@@ -708,20 +710,63 @@ def test_check_false_goes_without_and_says_so() -> None:
 
 @pytest.mark.slow
 def test_a_compiled_map_that_is_off_the_tensor_backend_is_refused() -> None:
-    """Each verb at its first use, in its own machine code: here the peer is made to be wrong."""
+    """Each loop at its first use: here the peer is made to be wrong."""
     map = train(small())
     assert isinstance(map, CompiledTraining)
     assert map.peer is not None
     start = nnflow.Ensemble.grid(map)
     verbs: list[Callable[[nnflow.Ensemble], Any]] = [
         lambda e: e.advance(1), lambda e: e.orbit(1), lambda e: e.with_frame(2).tangent_orbit(1),
-        lambda e: e.separation_orbit(e.states[:, None], 1),
+        lambda e: e.separation_orbit(e.states[:, None], 1), lambda e: e.curvature(np.ones((1, 1, map.weights))),
     ]  # fmt: skip
     for verb in verbs:
         verb(start)
     right = map.peer
-    for wrong in ({"after": right.after + 1e-6}, {"moved": right.moved + 1e-6}):
-        map.__dict__.update(peer=right._replace(**wrong), _seen=set())  # what is compiled stays
-        for verb in verbs if "after" in wrong else verbs[2:3]:
-            with pytest.raises(nnflow.Refusal, match="off the tensor backend after one step"):
+    for wrong, of in {"after": verbs[:4], "moved": verbs[2:3], "bent": verbs[4:]}.items():
+        map.__dict__.update(peer=right._replace(**{wrong: getattr(right, wrong) + 1e-6}), _seen=set())
+        for verb in of:  # what is compiled stays
+            with pytest.raises(nnflow.Refusal, match="of the compiled network is .* off that of the tensor backend"):
                 verb(start)
+
+
+def test_a_compiled_map_is_compared_where_something_moves() -> None:
+    """At t = 0 a schedule may begin with 0; and the map of all data has a peer of its own."""
+    for schedule, first in ((lambda t: min(1.0, t / 10), 1), (None, 0), (lambda t: float(t >= 7), 7)):
+        map = train(small(), schedule=schedule, batch=6)
+        for each in (map, map.whole()):
+            peer = each.peer
+            assert peer is not None
+            assert peer.t == first
+            assert min(np.abs(peer.after - peer.x[0]).max(), np.abs(peer.moved - peer.v).max()) > 1e-3
+    assert map.whole().peer.after.tolist() != map.peer.after.tolist()
+
+
+def test_a_map_that_begins_with_no_steps_is_compared_as_it_goes_on() -> None:
+    """With a rate of 0, no step and no tangent showed what the map would do."""
+
+    class Detached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(4, 3).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.inner(x)
+            return out * out.detach().sigmoid()
+
+    for schedule in (None, lambda t: min(1.0, t / 10)):
+        with pytest.raises(nnflow.Refusal, match="by differences of the map's own"):
+            train(Detached(), schedule=schedule)
+
+
+def test_no_number_is_not_taken_for_one() -> None:
+    """A gradient that one of the two does not have was compared with that of the other as if it were 0."""
+    task: Any = SimpleNamespace(parameter_at=lambda i: f"w[{i}]", averages=())
+    none, some = np.array([1.0, np.nan]), np.array([1.0, 2.0])
+    room: Any = witness.Slope(1e-9, np.float64(1e-9), np.float64(0.0))  # type: ignore[arg-type]
+    for ours, theirs in ((none, some), (some, none)):
+        with pytest.raises(nnflow.Refusal, match=r"the gradient of w\[1\]"):
+            witness._compare(task, witness.Slope(1.0, ours), witness.Slope(1.0, theirs), room)
+    with pytest.raises(nnflow.Refusal, match="the loss of the module itself"):
+        witness._compare(task, witness.Slope(np.nan, some), witness.Slope(1.0, some), room)
+    same = np.array([np.inf, np.nan])
+    witness._compare(task, witness.Slope(1.0, same), witness.Slope(1.0, same.copy()), room)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nnflow.compiled.frames import gram_schmidt, inner_product
+from nnflow.compiled.frames import gram_schmidt
 from nnflow.compiled.memory import sealed, stack
 from nnflow.compiled.ways import Rule, part, rule
 from nnflow.machine import loop
@@ -21,6 +21,7 @@ from nnflow.typing import Array, Integers
 
 Constants = tuple[Any, ...]
 ROOT = 6.055454452393343e-06  # the third root of the rounding unit: where central differences are most exact
+LEAST, FLOOR = 1e-8, 1e-4  # as in nnflow.map: constants of machine code stand in this folder, part of its fingerprint
 
 
 class Shape(NamedTuple):
@@ -32,6 +33,7 @@ class Shape(NamedTuple):
     small: bool  # whether a state, and so a frame, lies on the stack …
     width: int  # … and then the vectors of a frame; elsewhere 1
     constants: bool = False  # whether the map's functions are given its constants
+    units: tuple[float, ...] = ()  # of each component, for differences in place of a tangent (see `Map.units`)
 
     def ignoring(self, arguments: int) -> int | None:
         """So many arguments, if the map's functions know of no constants."""
@@ -405,19 +407,28 @@ def one_after_the_other(step: Rule, frame_tangent: Rule) -> Rule:
 @lru_cache(maxsize=256)
 def by_differences(step: Rule, shape: Shape) -> Rule:
     """Build the tangent map on a frame by central differences of the rule, as wide as `Map.tangent` has them."""
-    dim, periods, dot = shape.dim, np.array(shape.periods), inner_product(shape.dim)
+    dim, periods, units = shape.dim, np.array(shape.periods), np.array(shape.units)
 
     @rule
     def frame_tangent(x: Array, p: Array, t: int, c: Constants, v: Array, out: Array) -> None:
-        ahead, behind = np.empty(dim), np.empty(dim)
+        ahead, behind, width = np.empty(dim), np.empty(dim), np.empty(dim)
         step(x, p, t, c, ahead)
-        size = 0.0
+        largest = 0.0
         for i in range(dim):
-            size = max(size, abs(x[i]), abs(ahead[i]))
-        reach = np.sqrt(size) if size > 0.0 else 1.0
+            width[i] = max(abs(x[i]), abs(ahead[i]))
+            largest = max(largest, width[i])
+        for i in range(dim):
+            unit, least = (units[i], units[i]) if units[i] > 0.0 else (1.0, max(LEAST * largest, FLOOR))
+            size = max(width[i], least)
+            width[i] = max(ROOT * unit * np.sqrt(size / unit), ROOT * ROOT * size)
         for j in range(v.shape[0]):
-            length = np.sqrt(dot(v, j, j))
-            h = ROOT * reach / (length if length > 0.0 else 1.0)
+            longest, square = 0.0, 0.0
+            for i in range(dim):
+                longest = max(longest, abs(v[j, i] / width[i]))
+            longest = longest if longest > 0.0 else 1.0
+            for i in range(dim):
+                square += (v[j, i] / width[i] / longest) ** 2
+            h = 1.0 / (longest * np.sqrt(square)) if square > 0.0 else 1.0
             step(sealed(x + h * v[j]), p, t, c, ahead)
             step(sealed(x - h * v[j]), p, t, c, behind)
             for i in range(dim):

@@ -351,7 +351,7 @@ class CompiledMap(Map):
         frames = frames if records.frames is None else records.frames
         factors = factors if records.factors is None else records.factors
         x, frame, escaped = np.array(x, dtype=np.float64), np.array(frame, dtype=np.float64), begin(x)
-        shape = self._shape._replace(width=k) if self._shape.small else self._shape
+        shape = self.tangent_shape._replace(width=k) if self._shape.small else self.tangent_shape
         loop = kernels.tangent_orbit(self.functions, shape, self.check)
 
         def new_scratch() -> tuple[Array, ...]:
@@ -410,6 +410,11 @@ class CompiledMap(Map):
         """What the loops depend on; the vectors of a frame on the stack come to it."""
         periods = tuple(float(self.periods.get(name, 0.0)) for name in self.coordinates)
         return Shape(self.dim, len(self.parameters), periods, self.dim <= SMALL, 1, self.constants is not None)
+
+    @cached_property
+    def tangent_shape(self) -> Shape:
+        """The same for a loop that carries vectors along, by differences if there is no tangent."""
+        return self._shape if self.exact_tangent else self._shape._replace(units=self.units)
 
     def _call(self, loop: Any, *arguments: Any) -> None:
         """Call a loop. Raises CompilationError, with the reason, if numba cannot compile the rule."""

@@ -769,7 +769,7 @@ class TensorMap(Map):
     def advance(self, x: Any, p: Any, t: int, steps: int) -> End:
         """`steps` steps from step index t; no record."""
         p, (x, escaped) = self.native(p), _settle(self.native(x), None, t)
-        start = x
+        start = _standing_in(x, escaped)
         with self._asked_again(x, p, t, steps):
             for s in range(t, t + steps):
                 x, escaped = _settle(self.step(_safe(x, escaped, start), p, s), escaped, s + 1)
@@ -782,7 +782,7 @@ class TensorMap(Map):
         """As `Map.orbit`, all members at once; the records are numpy."""
         records, first = into or new_records(len(x), steps // every, len(observe))
         p, (x, escaped) = self.native(p), _settle(self.native(x), None, t)
-        start = x
+        start = _standing_in(x, escaped)
         with self._asked_again(x, p, t, steps):
             for s in range(t, t + steps):
                 if (s - t) % every == 0:
@@ -798,7 +798,7 @@ class TensorMap(Map):
     ) -> tuple[TangentRecords, End]:
         """As `Map.tangent_orbit`, all members at once; frames stay on the device, the records are numpy."""
         p, frame, (x, escaped) = self.native(p), self.native(frame), _settle(self.native(x), None, t)
-        (members, k, dim), start = frame.shape, x
+        (members, k, dim), start = frame.shape, _standing_in(x, escaped)
         records = tangent_records(members, steps // every, k, dim, keep)
         with self._asked_again(x, p, t, steps):
             for block in range(steps // every):
@@ -825,7 +825,7 @@ class TensorMap(Map):
         members, count, dim = y.shape
         copies, copied = y.reshape(-1, dim), p.repeat_interleave(count, dim=0)
         copies, gone = _settle(copies, None, t)
-        start, beside = x, copies
+        start, beside = _standing_in(x, escaped), _standing_in(copies, gone)
         distances = np.empty((members, count, steps // every))
         with self._asked_again(x, p, t, steps):
             for s in range(t, t + steps):
@@ -897,8 +897,16 @@ def _settle(x: Tensor, escaped: Tensor | None, t: int) -> tuple[Tensor, Tensor |
     return torch.where(bad[:, None], torch.nan, x), torch.where(bad & (escaped < 0), t, escaped)
 
 
+def _standing_in(x: Tensor, escaped: Tensor | None) -> Tensor:
+    """States to compute with in place of those that escape: where each started, or the first that is finite did."""
+    if escaped is None:
+        return x
+    finite = torch.isfinite(x).all(dim=1)
+    return torch.where(finite[:, None], x, x[finite.to(torch.int8).argmax()])
+
+
 def _safe(x: Tensor, escaped: Tensor | None, start: Tensor) -> Tensor:
-    """States with those that have escaped where they started: the rule of one member is not to fail for all of them."""
+    """States with others in place of those that have escaped: the rule of one member is not to fail for all of them."""
     if escaped is None:
         return x
     return torch.where((escaped >= 0)[:, None], start.nan_to_num(0.0, 0.0, 0.0), x)

@@ -129,3 +129,21 @@ def test_a_window_that_saturates_does_not_count() -> None:
         assert float(found.exponent.median()) == pytest.approx(rate, rel=0.15)
     larger = nnflow.run("network_lyapunov", nnflow.maps["tent"](), perturbation=1e-5)
     assert not larger.counted
+
+
+@pytest.mark.parametrize(
+    ("rate", "short", "counted"),
+    [(0.5, 0.01, True), (0.69, 0.03, True), (0.75, 0.09, True), (0.8, 0.15, False), (1.0, 0.35, False)],
+)
+def test_by_how_much_saturation_shortens_what_is_counted(rate: float, short: float, counted: bool) -> None:
+    """As the docstring says it of 1e-8: d(t) is as large as the attractor after 18/rate steps, the window has 30."""
+
+    def rule(x: Any, p: Any, t: int, out: Any) -> None:
+        out[0] = (p[0] * x[0] + 0.1234567) % 1.0
+
+    map = nnflow.CompiledMap(rule, parameters={"slope": 1.5}, box=([0.01], [0.99]))
+    found = nnflow.run(
+        "network_lyapunov", nnflow.Ensemble.grid(map, inits=20, slope=[math.exp(rate)]), perturbation=1e-8
+    )
+    assert rate * (1 - short) < found.exponent.mean() < rate * 1.005
+    assert (found.counted.mean() > 0.5) == counted

@@ -52,6 +52,7 @@ class ClippedLyapunov(Analysis):
             threshold 2/η is (1 − smallest)/2. Where −smallest exceeds largest the strongest stretch is a flip,
             elsewhere negative curvature.
         at_rest (…): Whether the orbit ended on a fixed point (one of chaos is put there by rounding, which warns).
+        put_to_rest (…): Whether rounding has put it there, or some of its coordinates on an unstable point.
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
@@ -93,7 +94,7 @@ class ClippedLyapunov(Analysis):
             "exponent": (("member", "clipped"), exponent, unit),
             "largest": (("member", "time"), edges[:, :, 0], {"long_name": "largest eigenvalue of the tangent map"}),
             "smallest": (("member", "time"), edges[:, :, 1], {"long_name": "smallest eigenvalue of the tangent map"}),
-            "at_rest": at_rest(
+            **at_rest(
                 ensemble,
                 now,
                 total[:, 0],

@@ -31,6 +31,7 @@ class FiniteTimeLyapunov(Analysis):
         exponent (…, time, index): Nats per iteration, `time` being the first step of the stretch. NaN from the stretch
             on in which a member escapes.
         at_rest (…): Whether the orbit ended on a fixed point (one of chaos is put there by rounding, which warns).
+        put_to_rest (…): Whether rounding has put it there, or some of its coordinates on an unstable point.
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
@@ -77,7 +78,7 @@ class FiniteTimeLyapunov(Analysis):
             "time": ("time", starts, {"long_name": "first step of the stretch", "units": "iterations"}),
             "index": ("index", np.arange(1, self.k + 1)),
             "exponent": (("member", "time", "index"), exponent, unit),
-            "at_rest": resting,
+            **resting,
             "escaped": ("member", now.escaped),
             "after": ("member", now),
         }

@@ -213,7 +213,7 @@ class LocalExpansion(Analysis):
             "seed_point": ("seed_point", time, {"long_name": "seed time", "units": "iterations"}),
             **{name: (("member", "seed_point"), part, units.get(name, {})) for name, part in parts.items()},
             "median_rate": ("member", np.array(medians), {"long_name": "median rate of the kept seeds", **unit}),
-            **put_to_rest(ensemble, after, (name,), records),
+            **put_to_rest(ensemble, after),
             "escaped": ("member", after.escaped),
             "after": ("member", after),
         }

@@ -89,6 +89,7 @@ class LyapunovSpectrum(Analysis):
         exponent_per_epoch (…, index): Nats per epoch, of a map whose step sees a part of its data.
         at_rest (…): Whether the orbit ended on a fixed point: one of chaos is there by rounding, and its exponent is
             that of the point (a warning says so, too).
+        put_to_rest (…): Whether rounding has put it there, or some of its coordinates on an unstable point.
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
@@ -143,7 +144,7 @@ class LyapunovSpectrum(Analysis):
             ensemble, now, total.max(axis=1), lambda at, n: at.with_vectors(now.frame).tangent_orbit(n, n)[1]
         )
         result = self._result(np.sort(total / steps, axis=1)[:, ::-1], means, now, steps)
-        return {**result, "at_rest": resting}
+        return {**result, **resting}
 
     def work(self, ensemble: Any) -> int:
         """How many member-steps it will take."""

@@ -23,6 +23,7 @@ from nnflow.authors import (
     one_of,
     project_out,
 )
+from nnflow_plugins.tools.remarks import put_to_rest
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -41,6 +42,7 @@ class Separation(Analysis):
         layer_distance (…, [size,] perturbation, layer, time): On request, the same within each layer.
         unresolved (…, [size]): The share of perturbations near or below the floating-point resolution of the state
             (also a warning): what grows from those is rounding.
+        put_to_rest (…): Whether rounding, or its start, has put the orbit on an unstable point (a warning, too).
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
@@ -103,6 +105,7 @@ class Separation(Analysis):
             "distance": ((*dims, "perturbation", "time"), np.ascontiguousarray(seen[..., 0, :]), what),
             **(per_layer if self.layers else {}),
             "unresolved": (dims, unresolved),
+            **put_to_rest(ensemble, after),
             "escaped": ("member", after.escaped),
             "after": ("member", after),
         }

@@ -36,6 +36,7 @@ class TwoOrbitLyapunov(Analysis):
             a second neighbor that is much nearer, and the rounding of the latter: 0 as long as differences are carried
             along linearly.
         at_rest (…): Whether the orbit ended on a fixed point (one of chaos is put there by rounding, which warns).
+        put_to_rest (…): Whether rounding has put it there, or some of its coordinates on an unstable point.
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
@@ -98,7 +99,7 @@ class TwoOrbitLyapunov(Analysis):
         return {
             "exponent": ("member", exponent, unit),
             "asymmetry": ("member", bent, {"long_name": "asymmetry of two neighbours", "note": note}),
-            "at_rest": resting,
+            **resting,
             "escaped": ("member", now.escaped),
             "after": ("member", now),
         }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from nnflow.authors import Analysis, Ensemble, Result, at_least
+from nnflow_plugins.tools.remarks import put_to_rest
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -28,6 +29,7 @@ class Displacement(Analysis):
         path (…, weight): Path length.
         initial (…, weight): |w_0|.
         relative (…): Σ |w_T − w_0| / Σ |w_0| over the weights.
+        put_to_rest (…): Whether rounding, or its start, has put the orbit on an unstable point (a warning, too).
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
@@ -75,6 +77,7 @@ class Displacement(Analysis):
             "path": (("member", "weight"), np.where(np.isnan(net), np.nan, path), {"long_name": "path length"}),
             "initial": (("member", "weight"), np.abs(start)),
             "relative": ("member", relative),
+            **put_to_rest(ensemble, now),
             "escaped": ("member", now.escaped),
             "after": ("member", now),
         }

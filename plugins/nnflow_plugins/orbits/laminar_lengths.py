@@ -203,7 +203,7 @@ class LaminarLengths(Analysis):
             "width": (("member", "length"), np.tile(np.diff(edges), (len(found), 1)), unit),
             **{name: ("member", np.array([row[i] for row in found]), rounding) for i, name in enumerate(names)},
             "histogram": (("member", "length"), np.array([row[-1] for row in found])),
-            **put_to_rest(ensemble, after, (name,), records),
+            **put_to_rest(ensemble, after),
             "escaped": ("member", after.escaped),
             "after": ("member", after),
         }

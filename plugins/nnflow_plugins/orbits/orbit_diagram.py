@@ -80,7 +80,7 @@ class OrbitDiagram(Analysis):
             "sample": ("sample", samples, {"long_name": "step of the sample after the transient"}),
             "value": (("member", "sample"), values, {"long_name": name}),
             "period": ("member", period, {"long_name": "period, 0 = none found", **told_of(ensemble)}),
-            **put_to_rest(ensemble, after, (name,), values[:, :, None]),
+            **put_to_rest(ensemble, after),
             "escaped": ("member", escaped),
             **({"after": ("member", after)} if self.ends else {}),
         }

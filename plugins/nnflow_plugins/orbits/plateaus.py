@@ -296,7 +296,7 @@ class Plateaus(Analysis):
             "spread": (dims, np.array([row["spread"] for row in rows]), {"long_name": f"range of {name}"}),
             "flat": (dims, np.array([row["flat"] for row in rows])),
             **{key: ("member", np.array([row[key] for row in rows])) for key in SUMMARY},
-            **put_to_rest(ensemble, after, (name,), records),
+            **put_to_rest(ensemble, after),
             "escaped": ("member", after.escaped),
             "after": ("member", after),
         }

@@ -22,6 +22,7 @@ from nnflow.authors import (
     one_of,
     room,
 )
+from nnflow_plugins.tools.remarks import put_to_rest
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -38,6 +39,8 @@ class Series(Analysis):
         value (…, channel, time): The channels named by what they are: observables and coordinates; `distance`, from the
             state before the transient; `projection0`, …, components along random unit vectors. NaN once a member has
             escaped.
+        put_to_rest (…): Of orbits of a map, whether rounding, or its start, has put the orbit on an unstable point (a
+            warning, too).
         escaped (…): The step index of the first non-finite state, -1 = never.
 
     Raises:
@@ -86,6 +89,7 @@ class Series(Analysis):
             "channel": ("channel", np.array(names)),
             "time": ("time", np.arange(start, now.t, self.every), {"long_name": "step", "units": "iterations"}),
             "value": (("member", "channel", "time"), np.ascontiguousarray(values.transpose(0, 2, 1))),
+            **put_to_rest(ensemble, now),
             "escaped": ("member", now.escaped),
             "after": ("member", now),
         }

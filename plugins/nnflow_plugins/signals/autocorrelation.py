@@ -116,7 +116,7 @@ class Autocorrelation(Analysis):
         return {
             "lag": ("lag", np.arange(self.lags + 1) * self.every, {"units": "iterations"}),
             **{name: (("member", "lag"), np.array(part), told_of(ensemble)) for name, part in parts.items()},
-            **put_to_rest(ensemble, after, (name,), records),
+            **put_to_rest(ensemble, after),
             "escaped": ("member", after.escaped),
             "after": ("member", after),
         }

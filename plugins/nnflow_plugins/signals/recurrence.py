@@ -557,7 +557,7 @@ class Recurrence(Analysis):
         result["threshold"] = ("member", thresholds, {"long_name": f"threshold, distance of {name}", "note": FLOOR})
         if self.matrix:
             result |= self._matrices([matrix for _, _, matrix in members], attrs)
-        result |= put_to_rest(ensemble, after, names, records)
+        result |= put_to_rest(ensemble, after)
         return {**result, "escaped": ("member", after.escaped), "after": ("member", after)}
 
     def _member(

@@ -76,7 +76,7 @@ class TrajectoryAutocorrelation(Analysis):
                 np.array(found),
                 {"long_name": "autocorrelation of the trajectory", **told_of(ensemble)},
             ),
-            **put_to_rest(ensemble, after, names, records),
+            **put_to_rest(ensemble, after),
             "escaped": ("member", after.escaped),
             "after": ("member", after),
         }

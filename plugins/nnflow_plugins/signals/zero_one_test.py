@@ -402,7 +402,7 @@ class ZeroOneTest(Analysis):
         return {
             "K": ("member", np.max(k, axis=0), {"long_name": f"K of {seen}", **told_of(ensemble)}),
             "drift": ("member", np.max(drifts, axis=0), {"long_name": "drift", "threshold": DRIFT_THRESHOLD}),
-            **put_to_rest(ensemble, after, (name,), records),
+            **put_to_rest(ensemble, after),
             "escaped": ("member", after.escaped),
             "after": ("member", after),
         }
