@@ -41,7 +41,7 @@ from timing import timed
 
 from nnflow import Ensemble, maps, training_map
 from nnflow.data import iris_split
-from nnflow.tensor.map import ROOM
+from nnflow.tensor.members import ROOM
 
 pytestmark = pytest.mark.usefixtures("one_core")
 RESULTS = Path(__file__).with_name("results")

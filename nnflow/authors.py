@@ -24,21 +24,21 @@ if TYPE_CHECKING:
     from nnflow.ensemble import Ensemble as Ensemble
     from nnflow.ensemble import ResolutionWarning as ResolutionWarning
     from nnflow.machine import loop as loop
-    from nnflow.map import NORMS as NORMS
-    from nnflow.map import Gathered as Gathered
     from nnflow.map import generator as generator
-    from nnflow.map import length as length
-    from nnflow.map import orthonormalise as orthonormalise
-    from nnflow.map import project_out as project_out
     from nnflow.names import Refusal as Refusal
     from nnflow.names import WrongKind as WrongKind
     from nnflow.progress import heard_by as heard_by
     from nnflow.progress import tick as tick
     from nnflow.recording import Recording as Recording
+    from nnflow.records import Gathered as Gathered
     from nnflow.room import room as room
     from nnflow.typing import Array as Array
     from nnflow.typing import Integers as Integers
     from nnflow.values import real as real
+    from nnflow.vectors import NORMS as NORMS
+    from nnflow.vectors import length as length
+    from nnflow.vectors import orthonormalise as orthonormalise
+    from nnflow.vectors import project_out as project_out
 
 OFFERED = {
     "nnflow.analysis": (
@@ -51,14 +51,9 @@ OFFERED = {
     ),
     "nnflow.ensemble": ("Ensemble", "ResolutionWarning"),
     "nnflow.recording": ("Recording",),
-    "nnflow.map": (
-        "generator",  # random numbers from a seed and a purpose
-        "NORMS",
-        "length",  # the norm of a difference of states
-        "orthonormalise",
-        "project_out",
-        "Gathered",  # records of single steps put together to those of blocks
-    ),
+    "nnflow.map": ("generator",),  # random numbers from a seed and a purpose
+    "nnflow.records": ("Gathered",),  # records of single steps put together to those of blocks
+    "nnflow.vectors": ("NORMS", "length", "orthonormalise", "project_out"),  # of differences of states, and of frames
     "nnflow.curvature": ("Extreme", "largest", "quadrature", "broadened"),  # of a Hessian, by its products with vectors
     "nnflow.machine": ("loop",),  # compile what Python calls, to be kept on disk …
     "nnflow.compiled.ways": ("kernel",),  # … and what is called in there

@@ -19,24 +19,15 @@ import numpy.typing as npt
 from nnflow.axes import Axis, check_shape, chosen_members, named, step_indices, whole_blocks
 from nnflow.ended import ended
 from nnflow.labels import in_order, labelled
-from nnflow.map import (
-    NORMS,
-    End,
-    Gathered,
-    Into,
-    Map,
-    TangentRecords,
-    begin,
-    generator,
-    project_out,
-    settle,
-)
+from nnflow.map import Map, generator
 from nnflow.names import Refusal, WrongKind, shown, unknown
 from nnflow.progress import blocks, tick
 from nnflow.readonly import fixed
+from nnflow.records import End, Gathered, Into, TangentRecords, begin, settle
 from nnflow.room import refuse_endless, room
 from nnflow.settings import checked, convert, numbers, whole
 from nnflow.typing import Array, Integers
+from nnflow.vectors import NORMS, project_out
 
 STRETCHES = 2**18  # log-stretches of single steps that are held at a time
 

@@ -3,12 +3,11 @@
 Other files import these names from here; `tests/test_internals.py` names what a new version no longer has. Each is
 imported when it is first asked for, so that nothing of torch is loaded for numba's sake.
 
-Beyond names, three habits of numba are relied upon: the option `_nrt=False` compiles without reference counting (loops
-own no array, and it costs more than a step of a small map); `dispatcher._cache` may be replaced; and functions that are
-linked in are weak symbols, which is numba issue #10486 (the process that compiles runs other code than the next one).
-And of torch: operations have a `_schema` and an `_overloadname`; a parametrized layer's class is derived from the plain
-one, and modules keep their parts in `_modules` and `_parameters`; an optimizer has `_optimizer_step_pre_hooks` and
-`_post_hooks`, and the step that a scheduler puts in place is marked `_wrapped_by_lr_sched`.
+`USED` has what is imported, `ATTRIBUTES` what is asked of objects by a private name, or given under one. Beyond names,
+functions that numba links in are weak symbols, which is numba issue #10486 (the process that compiles runs other code
+than the next one); a layer that torch parametrizes is of a class that is derived from the plain one; an optimizer has
+`_optimizer_step_pre_hooks` and `_post_hooks`, and the step that a scheduler puts in place is marked
+`_wrapped_by_lr_sched`.
 """
 
 from __future__ import annotations
@@ -96,6 +95,33 @@ USED = {
     "tree_leaves": ("torch.utils._pytree", "the tensors among what an operation gets and gives"),
     "tree_unflatten": ("torch.utils._pytree", "and back"),
 }
+
+ATTRIBUTES = {
+    "_DropoutNd": "torch.nn.modules.dropout: every dropout layer is one",
+    "_backward_hooks": "of a torch module: calls that a map would leave out; the next five as well",
+    "_backward_pre_hooks": "of a torch module",
+    "_cache": "of a dispatcher of numba: may be replaced",
+    "_can_compile": "of a dispatcher of numba: whether its signatures are fixed",
+    "_compiler": "of a dispatcher of numba: has the class of its passes",
+    "_defn": "of an intrinsic of numba: the function that defines it",
+    "_final_module": "of numba's library of machine code: what is linked, before it is optimized",
+    "_forward_hooks": "of a torch module",
+    "_forward_pre_hooks": "of a torch module",
+    "_fp32_precision": "of torch.backends.mkldnn.set_flags: a setting that is left as it is",
+    "_getvalue": "of a proxy of a structure in numba: the structure",
+    "_is_zerotensor": "of a tensor: a derivative that is 0 has no memory",
+    "_memo": "of numba's Environment: those that there are, by name",
+    "_modules": "of a torch module: its parts by name",
+    "_nrt": "an option of numba: without it, no reference counting (loops own no array; it costs more than a step)",
+    "_overloadname": "of an operation of torch: for messages",
+    "_post_accumulate_grad_hooks": "of a torch parameter: calls that a map would leave out",
+    "_rebuild": "of numba's CompileResult: from what is on the disk",
+    "_reduce": "of numba's CompileResult: for the disk",
+    "_schema": "of an operation of torch: whether it writes, and what it takes",
+    "_unique_ids": "of numba's FunctionIdentity: the counter",
+    "_version": "of a tensor: counts what was written into it",
+}
+"""Private names of attributes and arguments of other libraries, and why they are used."""
 
 
 def __getattr__(name: str) -> Any:

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from nnflow.map import End, Gathered, Into, Map, TangentRecords, begin
+from nnflow.map import Map
 from nnflow.names import Refusal, WrongKind, shown
+from nnflow.records import End, Gathered, Into, TangentRecords, begin
 from nnflow.room import refuse_endless
 from nnflow.settings import whole
 from nnflow.typing import Array

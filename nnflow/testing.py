@@ -19,12 +19,13 @@ import xarray as xr
 
 from nnflow.analysis import Analysis, refuse_reserved
 from nnflow.ensemble import Ensemble
-from nnflow.map import Map, project_out
+from nnflow.map import Map
 from nnflow.names import Refusal
 from nnflow.results import load, save
 from nnflow.runner import run
 from nnflow.settings import as_json
 from nnflow.typing import Array
+from nnflow.vectors import project_out
 
 STATES = 100  # states of an orbit at which a step and a tangent are compared
 EXACT = 1e-13  # relative: the compiled and the plain step of the same rule

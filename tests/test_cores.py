@@ -22,7 +22,7 @@ from torch import nn
 
 import nnflow
 import nnflow.compiled.map
-import nnflow.tensor.map
+import nnflow.tensor.members
 from nnflow.workers import on_all_cores
 
 MEMBERS, LEARNT = 12, 30  # steps until all is replayed
@@ -38,7 +38,7 @@ def threads() -> Iterator[None]:
 @pytest.fixture
 def small_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """Groups of a few members each."""
-    monkeypatch.setattr(nnflow.tensor.map, "ROOM", 2**18)
+    monkeypatch.setattr(nnflow.tensor.members, "ROOM", 2**18)
 
 
 @cache
@@ -92,10 +92,10 @@ def test_groups_side_by_side_give_the_same_bits(small_room: None, monkeypatch: p
         counted.append(len(tasks))
         return on_all_cores(function, tasks)
 
-    monkeypatch.setattr(nnflow.tensor.map, "on_all_cores", watched)
+    monkeypatch.setattr(nnflow.tensor.members, "on_all_cores", watched)
     beside = numbers(scan())
     assert min(counted) > 1
-    monkeypatch.setattr(nnflow.tensor.map, "on_all_cores", lambda function, tasks: list(map(function, tasks)))
+    monkeypatch.setattr(nnflow.tensor.members, "on_all_cores", lambda function, tasks: list(map(function, tasks)))
     for a, b in zip(beside, numbers(scan()), strict=True):
         np.testing.assert_array_equal(a, b)
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import nnflow
-from nnflow.map import project_out
+from nnflow.vectors import project_out
 
 RNG = np.random.default_rng(8)
 X, LABELS = RNG.normal(size=(20, 2)), RNG.integers(0, 3, 20)

@@ -214,7 +214,7 @@ def test_a_rehearsal_and_observables_compile_nothing(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("nnflow.workers.parent_process", object)
     nnflow.run("sharpness", nnflow.Ensemble.grid(trained(True), inits=6), k=1, steps=2, every=1)
     assert {shape[0] for shape in made} == {6}
-    monkeypatch.setattr("nnflow.tensor.map.ROOM", 2**14)  # for one member
+    monkeypatch.setattr("nnflow.tensor.members.ROOM", 2**14)  # for one member
     start = nnflow.Ensemble.grid(trained(True), inits=3)
     calls: list[Any] = []
     call = inductor.Compiled.call

@@ -42,6 +42,38 @@ def test_no_other_file_reaches_inside(path: Path) -> None:
             assert not inside, f"{path.name} imports {name}: let it stand in internals.py"
 
 
+PUBLIC = ("_asdict", "_make", "_replace", "_exit")  # of named tuples, and of os
+
+
+def private_names(path: Path) -> set[str]:
+    """Attributes that are used, and arguments that are given, under a name with one underscore before it."""
+    tree = ast.parse(path.read_text())
+    asked = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    given = {node.arg or "" for node in ast.walk(tree) if isinstance(node, ast.keyword)}
+    return {name for name in asked | given if name.startswith("_") and not name.startswith("__")}
+
+
+def own_names(path: Path) -> set[str]:
+    """What a file defines or assigns, also as a field of self."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and isinstance(node.ctx, ast.Store):
+            found |= {node.attr} if node.value.id == "self" else set()
+    return found
+
+
+def test_private_names_of_others_are_told() -> None:
+    """Those used are those told, and each of them is."""
+    files = [path for path in ROOT.rglob("*.py") if path.name != "internals.py"]
+    own = set().union(*map(own_names, files))
+    used = set().union(*map(private_names, files)) - own - {*PUBLIC, *internals.USED}
+    assert used == set(internals.ATTRIBUTES)
+
+
 def test_the_versions_that_have_them_are_bounded() -> None:
     needed = [line for line in requires("nnflow") or () if line.startswith(("numba", "torch")) and "extra" not in line]
     assert len(needed) == 2

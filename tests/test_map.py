@@ -13,9 +13,10 @@ import pytest
 import torch
 
 import nnflow
-from nnflow.map import End, length, orthonormalise
+from nnflow.records import End
 from nnflow.testing import check_map
 from nnflow.typing import Array
+from nnflow.vectors import length, orthonormalise
 
 
 class Rotation(nnflow.Map):

@@ -283,7 +283,7 @@ def test_as_many_members_go_at_a_time_as_there_is_room_for(monkeypatch: pytest.M
     (made,) = map._bytes.values()
     assert made >= 8 * 2 * 3, "two squares and products, and the state itself"
     for room, count in ((made * 6, 1), (made * 5, 2), (made * 2, 3), (made - 1, 6)):
-        monkeypatch.setattr("nnflow.tensor.map.ROOM", room)
+        monkeypatch.setattr("nnflow.tensor.members.ROOM", room)
         calls.clear()
         close(map.step(STATES, p, 0), whole)
         assert len(calls) == count
@@ -302,7 +302,7 @@ def test_training_without_room_for_all_is_the_same(monkeypatch: pytest.MonkeyPat
     x, p, v = map.initial_states(7, 0), np.full((7, len(map.parameters)), 0.1), np.ones((7, 2, 2))
     found = []
     for room in (2**29, 1):
-        monkeypatch.setattr("nnflow.tensor.map.ROOM", room)
+        monkeypatch.setattr("nnflow.tensor.members.ROOM", room)
         seen = map.observe(x, p, 0, ("loss",))
         found.append([map.step(x, p, 0), map.tangent(x, p, 0, v), map.curvature(x, p, 0, v), seen])
     for one, other in zip(*found, strict=True):
@@ -370,8 +370,9 @@ def test_a_first_member_that_has_escaped_stops_no_other() -> None:
     on = nnflow.Ensemble.grid(anew, states=[[1.0]] * 3).with_states(states).advance(3)
     assert np.isnan(on.states[0]).all()
     assert np.isfinite(on.states[1:]).all()
-    drawing = nnflow.TensorMap(lambda x, p, t: x * torch.rand(()))
-    started = nnflow.Ensemble.grid(drawing, states=[[1.0]] * 2).with_states(states[:2])
+    calls = iter(range(1, 100))
+    counting = nnflow.TensorMap(lambda x, p, t: x * next(calls))  # looked at where there is something to see
+    started = nnflow.Ensemble.grid(counting, states=[[1.0]] * 2).with_states(states[:2])
     with pytest.raises(nnflow.Refusal, match="when it is asked again"):
         started.advance(3)
 

@@ -33,10 +33,12 @@ from nnflow.compiled.ways import Rule
 from nnflow.frozen import frozen
 from nnflow.guard import VECTORS, Call, call_plain, is_intrinsic, try_out
 from nnflow.internals import Dispatcher
-from nnflow.map import NORMS, End, Into, Map, TangentRecords, begin, new_records, tangent_records
+from nnflow.map import Map
 from nnflow.names import Refusal, WrongKind, shown, unknown
+from nnflow.records import End, Into, TangentRecords, begin, new_records, tangent_records
 from nnflow.straight import UNREADABLE, reads
 from nnflow.typing import Array
+from nnflow.vectors import NORMS
 from nnflow.workers import on_all_cores, shares
 
 FUNCTIONS = (types.FunctionType, Dispatcher)  # what numba compiles

@@ -6,55 +6,37 @@ map: forward over reverse, so no Hessian is ever formed). States and frames stay
 
 from __future__ import annotations
 
-import threading
-import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial, wraps
-from typing import Any, NamedTuple
+from functools import cached_property, wraps
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import jvp, vmap
+from torch.func import jvp
 from torch.overrides import TorchFunctionMode
 
 from nnflow.differences import Misfit, misfit
-from nnflow.internals import TorchDispatchMode, custom_function_call, tree_leaves
-from nnflow.map import NORMS, End, Into, Map, TangentRecords, new_records, tangent_records
+from nnflow.internals import custom_function_call
 from nnflow.methods import refuse_coarse
-from nnflow.names import Refusal, WrongKind, shown, unknown
+from nnflow.names import Refusal, WrongKind, unknown
 from nnflow.readonly import Fixed
+from nnflow.records import End, Into, TangentRecords, new_records, tangent_records
 from nnflow.settings import convert, whole
-from nnflow.tensor.graph import only_tensors, tensors_in
-from nnflow.tensor.inductor import Compiled, compiler
-from nnflow.tensor.modes import everyday, forward_mode, seeded, threads_of_torch
+from nnflow.tensor.frames import orthonormalise, safe, settle, standing_in, steps_of
+from nnflow.tensor.inductor import compiler
+from nnflow.tensor.members import Call, MemberMap
+from nnflow.tensor.modes import forward_mode, threads_of_torch
 from nnflow.tensor.outside import Outside
-from nnflow.tensor.trace import Calls, Traces, timeless
-from nnflow.typing import Array, Integers
-from nnflow.workers import on_all_cores
+from nnflow.tensor.trace import timeless
+from nnflow.typing import Array
+from nnflow.vectors import NORMS
 
 TensorRule = Callable[[Tensor, "Named", Any], Tensor]
 Gradient = Callable[[Tensor, Any], Tensor]
 UNSEEN = "by torch's forward mode, which does not see through detach(), or an autograd.Function without the right jvp"
-_NUMBERS = (
-    "it is called once for all members, so x holds no single numbers: write torch.where for if, torch.stack for "
-    "torch.tensor([...]), and tensor operations for float(x), .item(), .tolist() and numpy"
-)
-ADVICE = {
-    ".item()": _NUMBERS,
-    "data-dependent": _NUMBERS,
-    "doesn't have storage": _NUMBERS,
-    "detach views": _NUMBERS,
-    "random operation": "it draws random numbers, so a step is no fixed map: draw them before the map is made",
-    "inplace": "it writes into a tensor that it made: build the result with torch.stack or torch.cat, or write into "
-    "torch.zeros_like(x)",
-}  # words of torch -> what to do
-STEPPING = ("step", "tangent", "both", "curvature", "gradient")  # kinds of calls that are compiled, if any are
-OF_WEIGHTS = ("curvature", "gradient")  # calls of a function (w, t), others are of one (x, p, t)
-ROOM = 2**23  # bytes that the operations of a step may make: so many members of a grouped map go at a time …
-ROOM_OF_DEVICE = 2**32  # … and on an accelerator, which wants much work at a time
 
 
 class Named(dict[str, Tensor]):
@@ -120,21 +102,7 @@ def _as_made(verb: Callable[..., Any]) -> Callable[..., Any]:
     return called
 
 
-class Call(NamedTuple):
-    """What is done for each member."""
-
-    kind: Hashable  # names it among the calls of a map
-    function: Callable[..., Any]  # of the moment, and of one member's tensors
-    origin: Callable[..., Any] | None = None  # what it calls, by which one knows whether it looks at t; None: no replay
-    within: tuple[Callable[[], Any], ...] = ()  # the modes of torch that it needs
-
-    @property
-    def what(self) -> str:
-        """What it calls, for messages."""
-        return "loss" if self.kind in OF_WEIGHTS else "rule" if isinstance(self.kind, str) else "observable"
-
-
-class TensorMap(Map):
+class TensorMap(MemberMap):
     """A map x' = f(x, p, t), its rule written for one member on torch tensors.
 
     The first tangent is compared with differences of the rule, as is each in which the rule uses `detach` or an
@@ -176,16 +144,10 @@ class TensorMap(Map):
 
     in_numpy = False
     threads = False
-    grouped = False  # whether only so many members go at a time as there is room for
     differentiated = False  # whether steps and tangents were compared with others when the map was made
     rule: TensorRule
     gradient: Gradient | None
-    device: torch.device
     dtype: torch.dtype
-    clock: Callable[[int], tuple[Any, ...]] | None
-    noise: int | None
-    compiled: str
-    torch_threads: int
     calls: tuple[Any, ...]
     limit: Callable[[Named, int], Any] | None
 
@@ -245,16 +207,6 @@ class TensorMap(Map):
                 "that does not, or give clock=, a function from t to tensors"
             )
 
-    @contextmanager
-    def uncompiled(self) -> Iterator[None]:
-        """Let this thread call what is compiled as it is: comparisons are made once, with shapes of their own."""
-        before = self._now.__dict__.get("uncompiled", False)
-        self._now.uncompiled = True
-        try:
-            yield
-        finally:
-            self._now.uncompiled = before
-
     # -- numpy and back --------------------------------------------------------------------------------------------
 
     def native(self, x: Any) -> Tensor:
@@ -282,18 +234,6 @@ class TensorMap(Map):
     def _named(self, p: Tensor) -> Named:
         return Named(zip(self.parameters, p.clone(), strict=True))  # it may write into its p
 
-    def moment(self, t: int) -> Any:
-        """What the rule gets in place of t: t itself, or what `clock` makes of it."""
-        if self.clock is None:
-            return t
-        now = self.clock(t)
-        if not only_tensors(now):
-            raise Refusal(
-                f"the clock of {self.name!r} gives {shown(now)} at t = {t}: give a tensor, or a tuple of tensors (of "
-                "anything else a trace would keep what it saw)"
-            )
-        return now
-
     def _one(self, now: Any, x: Tensor, p: Tensor) -> Tensor:
         with self._explained("rule"):
             out = self.rule(x.clone(), self._named(p), now)  # it may write into its x
@@ -306,22 +246,6 @@ class TensorMap(Map):
                 "dtype=…, or the modules that it calls of the same type"
             )
         return out.to(self.dtype)
-
-    @contextmanager
-    def _explained(self, what: str) -> Iterator[None]:
-        """Say of what torch cannot batch which function it is in, and what to write instead."""
-        try:
-            yield
-        except (Refusal, MemoryError, Warning):
-            raise
-        except Exception as error:
-            reason = str(error).partition("\n")[0]
-            if isinstance(error, torch.OutOfMemoryError) or "allocate" in reason:
-                raise
-            if not isinstance(error, RuntimeError):
-                reason = f"{type(error).__name__}: {reason}"
-            told = next((advice for words, advice in ADVICE.items() if words in reason), "")
-            raise Refusal(f"the {what} of {self.name!r} fails{self._when()}: {told or reason}") from error
 
     def step(self, x: Any, p: Any, t: int) -> Tensor:
         """One step of every member ``(member, dim)``. Raises Refusal if it cannot be batched."""
@@ -629,127 +553,6 @@ class TensorMap(Map):
         out[~np.asarray(np.isfinite(states)).all(axis=1)] = np.nan
         return out
 
-    def each(self, call: Call, t: int, *members: Tensor) -> Any:
-        """Apply a function of one member to all members.
-
-        Args:
-            call: What is called, with the moment and one tensor for each of `members`.
-            t: The step index.
-            *members: ``(member, …)`` each.
-
-        Returns:
-            ``(member, …)``, or a tuple of such.
-        """
-        self._now.t = t  # for messages
-        with everyday(), threads_of_torch(self.torch_threads), torch.no_grad():
-            members = tuple((part.clone() if part.is_inference() else part).contiguous() for part in members)
-            now, count = self.moment(t), len(members[0])
-            size = self._group_of(call, now, members) if self.grouped and count > 1 else count
-            if size >= count:
-                return self._all(call, now, members)
-            groups = [[part[i : i + size] for part in members] for i in range(0, count, size)]
-            parts = self._side_by_side(call, t, now, groups)
-            several = isinstance(parts[0], tuple)
-            return tuple(map(torch.cat, zip(*parts, strict=True))) if several else torch.cat(parts)
-
-    def _side_by_side(self, call: Call, t: int, now: Any, groups: list[list[Tensor]]) -> list[Any]:
-        """The same for several groups: one after the other until all are replayed, and then on all cores."""
-        plain = self._is_plain(call)
-
-        def of(group: list[Tensor]) -> Any:
-            self._now.t = t
-            as_here = self.uncompiled() if plain else nullcontext()
-            with as_here, everyday(), threads_of_torch(self.torch_threads), torch.no_grad():
-                return self._all(call, now, group)
-
-        known: Calls[Any] = self._traces if plain else self._codes
-        first = (now,) if self.clock else ()
-        ready = call.origin and self.device.type == "cpu" and all(known.trusted(call.kind, *first, *g) for g in groups)
-        return on_all_cores(of, groups) if ready else [self._all(call, now, group) for group in groups]
-
-    def _is_plain(self, call: Call) -> bool:
-        """Whether a call is not one of those that are compiled."""
-        return not self.compiled or call.kind not in STEPPING or self._now.__dict__.get("uncompiled", False)
-
-    def _all(self, call: Call, now: Any, members: Sequence[Tensor]) -> Any:
-        """The same for a group, by a replay of what was done for another one where that can be."""
-        function, given = self._of_group(call, now), (now, *members) if self.clock else members
-        drawing = partial(seeded, self.noise, self._now.t, self.device)
-        if len(members[0]) == 1 and call.kind not in self._batched:
-            with drawing():
-                function(*given, batched=True)  # refuses what several members could not do
-            self._batched.add(call.kind)
-        if call.origin and (self.clock or timeless(call.origin, 1 if call.kind in OF_WEIGHTS else 2)):
-            known: Calls[Any] = self._traces if self._is_plain(call) else self._codes
-            with self._explained(call.what):
-                return known.call(call.kind, drawing, function, *given)
-        with drawing():
-            return function(*given)
-
-    def _of_group(self, call: Call, now: Any) -> Callable[..., Any]:
-        """A call as a function of the members' tensors; of a map with a clock, of the moment before them."""
-
-        def function(*given: Any, batched: bool = False) -> Any:
-            at, *rest = given if self.clock else (now, *given)
-            with ExitStack() as stack, warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "There is a performance drop")  # one by one: slower, and right
-                for mode in call.within:
-                    stack.enter_context(mode())
-                out = (self._together if batched else self._mapped)(partial(call.function, at), *rest)
-            return tuple(map(_held, out)) if isinstance(out, tuple) else _held(out)
-
-        return function
-
-    @cached_property
-    def _traces(self) -> Traces:
-        return Traces(self.name)
-
-    @cached_property
-    def _codes(self) -> Compiled:
-        return Compiled(self.name)
-
-    def _when(self) -> str:
-        return f" at t = {self._now.t}" if hasattr(self._now, "t") else ""
-
-    @cached_property
-    def _now(self) -> threading.local:
-        return threading.local()
-
-    def _mapped(self, function: Callable[..., Any], *rows: Tensor) -> Any:
-        """A function of one row for all rows: at once, or, if there is one, by itself, which is faster."""
-        if len(rows[0]) > 1:
-            return self._together(function, *rows)
-        out = function(*(part[0] for part in rows))
-        return tuple(part[None] for part in out) if isinstance(out, tuple) else out[None]
-
-    def _together(self, function: Callable[..., Any], *rows: Tensor) -> Any:
-        return vmap(function, randomness="error" if self.noise is None else "same")(*rows)
-
-    @cached_property
-    def _batched(self) -> set[Hashable]:
-        """The kinds of calls that were once tried as if there were several members."""
-        return set()
-
-    def _group_of(self, call: Call, now: Any, members: Sequence[Tensor]) -> int:
-        """So many members for which there is room at a time."""
-        room = ROOM if self.device.type == "cpu" else ROOM_OF_DEVICE
-        return max(1, room // self._made(call, now, *members))
-
-    def _made(self, call: Call, now: Any, *members: Tensor) -> int:
-        """How many bytes the operations of a function make for one member: found out once, at its first step."""
-        kind = call.kind, members[-1].shape[1:], *(part.shape for part in tensors_in((now,)))
-        if kind not in self._bytes:
-            one, first = [values[:1].clone() for values in members], (now,) if self.clock else ()
-            with _Bytes() as seen, seeded(self.noise, self._now.t, self.device):  # type: ignore[no-untyped-call]
-                self._of_group(call, now)(*first, *one, batched=True)  # what was called before changes no number
-            self._batched.add(call.kind)
-            self._bytes[kind] = max(1, seen.total)
-        return self._bytes[kind]
-
-    @cached_property
-    def _bytes(self) -> dict[Hashable, int]:
-        return {}
-
     def _derivatives(self, function: Callable[[Tensor], Tensor], x: Tensor, v: Tensor) -> Tensor:
         """The derivatives of a function at ``x (dim,)`` along the rows of ``v (k, dim)``."""
         out: Tensor = self._mapped(lambda v: jvp(function, (x,), (v,))[1], v)
@@ -768,12 +571,12 @@ class TensorMap(Map):
     @_as_made
     def advance(self, x: Any, p: Any, t: int, steps: int) -> End:
         """`steps` steps from step index t; no record."""
-        p, (x, escaped) = self.native(p), _settle(self.native(x), None, t)
-        start = _standing_in(x, escaped)
+        p, (x, escaped) = self.native(p), settle(self.native(x), None, t)
+        start = standing_in(x, escaped)
         with self._asked_again(x, p, t, steps):
             for s in range(t, t + steps):
-                x, escaped = _settle(self.step(_safe(x, escaped, start), p, s), escaped, s + 1)
-        return End(x, None, t + steps, _steps(escaped, len(x)))
+                x, escaped = settle(self.step(safe(x, escaped, start), p, s), escaped, s + 1)
+        return End(x, None, t + steps, steps_of(escaped, len(x)))
 
     @_as_made
     def orbit(
@@ -781,37 +584,37 @@ class TensorMap(Map):
     ) -> tuple[Array, End]:
         """As `Map.orbit`, all members at once; the records are numpy."""
         records, first = into or new_records(len(x), steps // every, len(observe))
-        p, (x, escaped) = self.native(p), _settle(self.native(x), None, t)
-        start = _standing_in(x, escaped)
+        p, (x, escaped) = self.native(p), settle(self.native(x), None, t)
+        start = standing_in(x, escaped)
         with self._asked_again(x, p, t, steps):
             for s in range(t, t + steps):
                 if (s - t) % every == 0:
-                    seen = self.observe(_safe(x, escaped, start), p, s, observe)
-                    seen[_steps(escaped, len(x)) >= 0] = np.nan
+                    seen = self.observe(safe(x, escaped, start), p, s, observe)
+                    seen[steps_of(escaped, len(x)) >= 0] = np.nan
                     records[:, first + (s - t) // every] = seen
-                x, escaped = _settle(self.step(_safe(x, escaped, start), p, s), escaped, s + 1)
-        return records, End(x, None, t + steps, _steps(escaped, len(x)))
+                x, escaped = settle(self.step(safe(x, escaped, start), p, s), escaped, s + 1)
+        return records, End(x, None, t + steps, steps_of(escaped, len(x)))
 
     @_as_made
     def tangent_orbit(
         self, x: Any, p: Any, t: int, frame: Any, steps: int, every: int, keep: Sequence[str] = ()
     ) -> tuple[TangentRecords, End]:
         """As `Map.tangent_orbit`, all members at once; frames stay on the device, the records are numpy."""
-        p, frame, (x, escaped) = self.native(p), self.native(frame), _settle(self.native(x), None, t)
-        (members, k, dim), start = frame.shape, _standing_in(x, escaped)
+        p, frame, (x, escaped) = self.native(p), self.native(frame), settle(self.native(x), None, t)
+        (members, k, dim), start = frame.shape, standing_in(x, escaped)
         records = tangent_records(members, steps // every, k, dim, keep)
         with self._asked_again(x, p, t, steps):
             for block in range(steps // every):
                 if records.frames is not None:
                     records.frames[:, block] = self.to_numpy(frame)
                 for s in range(t + block * every, t + (block + 1) * every):
-                    ahead, frame = self.step_and_tangent(_safe(x, escaped, start), p, s, frame)
-                    x, escaped = _settle(ahead, escaped, s + 1)
-                frame, factor = _orthonormalise(frame, escaped)
+                    ahead, frame = self.step_and_tangent(safe(x, escaped, start), p, s, frame)
+                    x, escaped = settle(ahead, escaped, s + 1)
+                frame, factor = orthonormalise(frame, escaped)
                 records.log_stretches[:, block] = self.to_numpy(torch.log(torch.diagonal(factor, dim1=1, dim2=2)))
                 if records.factors is not None:
                     records.factors[:, block] = self.to_numpy(factor)
-        return records, End(x, frame, t + steps, _steps(escaped, len(x)))
+        return records, End(x, frame, t + steps, steps_of(escaped, len(x)))
 
     @_as_made
     def separation_orbit(
@@ -821,20 +624,20 @@ class TensorMap(Map):
         if norm not in NORMS:
             raise Refusal(unknown("norm", norm, NORMS))
         order = {"l1": 1.0, "l2": 2.0, "max": float("inf")}[norm]
-        p, y, (x, escaped) = self.native(p), self.native(y), _settle(self.native(x), None, t)
+        p, y, (x, escaped) = self.native(p), self.native(y), settle(self.native(x), None, t)
         members, count, dim = y.shape
         copies, copied = y.reshape(-1, dim), p.repeat_interleave(count, dim=0)
-        copies, gone = _settle(copies, None, t)
-        start, beside = _standing_in(x, escaped), _standing_in(copies, gone)
+        copies, gone = settle(copies, None, t)
+        start, beside = standing_in(x, escaped), standing_in(copies, gone)
         distances = np.empty((members, count, steps // every))
         with self._asked_again(x, p, t, steps):
             for s in range(t, t + steps):
                 if (s - t) % every == 0:
                     d = self.difference(copies.reshape(members, count, dim), x[:, None])
                     distances[:, :, (s - t) // every] = self.to_numpy(torch.linalg.vector_norm(d, order, dim=2))
-                copies, gone = _settle(self.step(_safe(copies, gone, beside), copied, s), gone, s + 1)
-                x, escaped = _settle(self.step(_safe(x, escaped, start), p, s), escaped, s + 1)
-        return distances, End(x, copies.reshape(members, count, dim), t + steps, _steps(escaped, len(x)))
+                copies, gone = settle(self.step(safe(copies, gone, beside), copied, s), gone, s + 1)
+                x, escaped = settle(self.step(safe(x, escaped, start), p, s), escaped, s + 1)
+        return distances, End(x, copies.reshape(members, count, dim), t + steps, steps_of(escaped, len(x)))
 
 
 @dataclass
@@ -849,23 +652,6 @@ class _First:
     asked: int = 0
 
 
-def _held(out: Any) -> Any:
-    """A result with memory: a derivative that is 0 has none."""
-    return torch.zeros_like(out) if isinstance(out, Tensor) and out._is_zerotensor() else out
-
-
-class _Bytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up what all operations make, whether or not it is kept: at least as much as is ever held at once."""
-
-    total = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if not func.is_view:
-            self.total += sum(part.nbytes for part in tree_leaves(out) if isinstance(part, Tensor))
-        return out
-
-
 class _Cuts(TorchFunctionMode):
     """Sees whether a function cuts a derivative off, or brings one of its own: those may be no derivatives."""
 
@@ -877,58 +663,3 @@ class _Cuts(TorchFunctionMode):
 
 
 _CUTTING = (Tensor.detach, torch.detach, custom_function_call)  # vmap itself refuses detach_ and .data
-
-
-def _settle(x: Tensor, escaped: Tensor | None, t: int) -> tuple[Tensor, Tensor | None]:
-    """Make every state that is not finite NaN, for good, and note the step index of its first such state.
-
-    Returns:
-        The states, and the step indices, −1 where there is none; None for no state at all, as nearly always (an
-        accelerator is not asked: it would have to wait).
-    """
-    asked = escaped is None and x.device.type == "cpu"
-    if asked and bool(torch.isfinite(x.sum())):
-        return x, None
-    if escaped is None:
-        escaped = torch.full((len(x),), -1, dtype=torch.int64, device=x.device)
-    bad = ~torch.isfinite(x).all(dim=1) | (escaped >= 0)
-    if asked and not bool(bad.any()):  # finite states whose sum is not
-        return x, None
-    return torch.where(bad[:, None], torch.nan, x), torch.where(bad & (escaped < 0), t, escaped)
-
-
-def _standing_in(x: Tensor, escaped: Tensor | None) -> Tensor:
-    """States to compute with in place of those that escape: where each started, or the first that is finite did."""
-    if escaped is None:
-        return x
-    finite = torch.isfinite(x).all(dim=1)
-    return torch.where(finite[:, None], x, x[finite.to(torch.int8).argmax()])
-
-
-def _safe(x: Tensor, escaped: Tensor | None, start: Tensor) -> Tensor:
-    """States with others in place of those that have escaped: the rule of one member is not to fail for all of them."""
-    if escaped is None:
-        return x
-    return torch.where((escaped >= 0)[:, None], start.nan_to_num(0.0, 0.0, 0.0), x)
-
-
-def _steps(escaped: Tensor | None, members: int) -> Integers:
-    if escaped is None:
-        return np.full(members, -1, dtype=np.int64)
-    return np.asarray(escaped.cpu().numpy(), dtype=np.int64)
-
-
-def _orthonormalise(frame: Tensor, escaped: Tensor | None) -> tuple[Tensor, Tensor]:
-    """QR of each member's rows with a positive diagonal: the new rows ``(member, k, dim)`` and R ``(member, k, k)``."""
-    if escaped is None and frame.device.type == "cpu" and bool(torch.isfinite(frame.sum())):
-        return _turned(frame)
-    bad = ~torch.isfinite(frame).all(dim=2).all(dim=1)
-    hole = (bad if escaped is None else bad | (escaped >= 0))[:, None, None]
-    rows, factor = _turned(torch.where(hole, 0.0, frame))
-    return torch.where(hole, torch.nan, rows).contiguous(), torch.where(hole, torch.nan, factor)
-
-
-def _turned(frame: Tensor) -> tuple[Tensor, Tensor]:
-    q, r = torch.linalg.qr(frame.transpose(1, 2))
-    sign = torch.where(torch.diagonal(r, dim1=1, dim2=2) < 0, -1.0, 1.0).to(frame.dtype)
-    return (q * sign[:, None, :]).transpose(1, 2).contiguous(), r * sign[:, :, None]

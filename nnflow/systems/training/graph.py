@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-from nnflow.map import length
 from nnflow.names import Refusal
 from nnflow.systems.training.state import TrainingMap
 from nnflow.typing import Array
+from nnflow.vectors import length
 
 if TYPE_CHECKING:
     import networkx as nx
