@@ -38,7 +38,7 @@ class _Kind:
     calls: int = 0
     replay: Function | None = None
     agreed: int = 0
-    functional: bool = True  # whether operations in place are traced as others, so that equal ones can be shared
+    functional: bool = True  # whether its trace was
     hopeless: bool = False
 
 
@@ -101,6 +101,7 @@ class Traces(Calls[_Kind]):
     def __init__(self, name: str) -> None:
         super().__init__(name, _Kind)
         self._lock = threading.Lock()
+        self._functional = True  # whether operations in place are traced as others, so that equal ones can be shared
 
     def call(self, kind: Hashable, drawing: Drawing, function: Function, *arguments: Any) -> Any:
         """The same, replayed once it is trusted."""
@@ -134,7 +135,8 @@ class Traces(Calls[_Kind]):
         try:
             if known.replay is None:
                 with drawing():
-                    known.replay = shortened(traced(function, known.functional, *arguments), arguments).forward
+                    known.replay = shortened(traced(function, self._functional, *arguments), arguments).forward
+                known.functional = self._functional
             with drawing():
                 again = known.replay(*tensors_in(arguments))
         except Exception as error:  # whatever it is: the function itself goes on
@@ -143,8 +145,8 @@ class Traces(Calls[_Kind]):
             return
         if same(found, again):
             known.agreed += 1
-        elif known.functional:  # torch has other kernels for some of them (GRU): once more, as they are
-            known.functional, known.replay, known.agreed = False, None, 0
+        elif known.functional:  # torch has other kernels for some of them (GRU): from now on as they are
+            self._functional, known.replay, known.agreed = False, None, 0
         else:
             self._give_up(known, "a replay of its operations gives other numbers")
 

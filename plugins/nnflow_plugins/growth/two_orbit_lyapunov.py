@@ -50,7 +50,7 @@ class TwoOrbitLyapunov(Analysis):
     size: float = 1e-8
     """Distance (Euclidean) at which the neighbor starts again, in units of the state."""
     every: int = 1
-    """Steps between two pull-backs."""
+    """Steps between two pull-backs, each of which is a call: of a small map, with ten it takes a tenth of the time."""
     steps: int = 5000
     """Steps averaged over, after the transient."""
     transient: int = 500

@@ -348,9 +348,10 @@ def _add_products(row: Array, mean: Array, n: float, square: Array, product: Arr
 class ZeroOneTest(Analysis):
     """The 0–1 test of an observable along the orbit: K near 0 is regular, near 1 chaotic.
 
-    White noise gives K = 0.998 as well: the test cannot tell noise from chaos. A coordinate that is an angle is
-    observed by its cosine and its sine, since the jump where it wraps round looks like chaos; K is the larger of the
-    two. See `zero_one`.
+    White noise gives K = 0.998 as well: the test cannot tell noise from chaos. The mean of the series is taken off
+    first, which the paper leaves in and corrects for: values of K between 0 and 1 differ from it. A coordinate that is
+    an angle is observed by its cosine and its sine, since the jump where it wraps round looks like chaos; K is the
+    larger of the two. See `zero_one`.
 
     Returns:
         K (…): A constant series gives 0, an escaped member NaN.
