@@ -11,8 +11,10 @@ from pathlib import Path
 import fresh
 import matplotlib as mpl
 import pytest
+import torch
 
 mpl.use("Agg")
+torch.set_num_threads(1)  # of what tests compare with: workers side by side have a core each (nnflow sets its own)
 
 HERE = Path(__file__).parent
 Command = Callable[..., subprocess.CompletedProcess[str]]

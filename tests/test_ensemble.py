@@ -96,6 +96,21 @@ def test_a_long_orbit_is_cut_into_blocks_that_change_nothing(henon: nnflow.Map) 
     np.testing.assert_array_equal(end.states, henon.advance(scan.state, scan.parameters, 0, 1000).states)
 
 
+def test_the_pace_of_one_frame_is_not_that_of_a_larger_one() -> None:
+    """A call with 60 vectors, as long as one with a single vector could be, ticked and heard of Ctrl-C no more."""
+    ring = Ensemble.grid(nnflow.maps["logistic_ring"](size=8))
+    ring.with_frame(1).tangent_orbit(10)
+    ring.map.paces["tangent_orbit", 1] = 1e12
+    ticks: list[int] = []
+    with heard_by(ticks.append):
+        ring.with_frame(8).tangent_orbit(40)
+    assert len(ticks) > 1
+    assert ("tangent_orbit", 8) in ring.map.paces
+    ring.orbit(3, observe="x1")
+    ring.separation_orbit(ring.perturbed(1e-6, 4), 3)
+    assert {("orbit", "x1"), ("separation_orbit", 4)} <= ring.map.paces.keys()
+
+
 def test_escapes_count_from_the_start_transient_included() -> None:
     scan = Ensemble.grid(nnflow.maps["logistic"](), states=[[0.3]], r=[3.7, 9.0])
     step = scan.advance(50).escaped[1]

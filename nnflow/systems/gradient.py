@@ -39,6 +39,7 @@ from nnflow.systems.tapes.loops import Tape
 from nnflow.systems.tapes.writer import Unwritable
 from nnflow.systems.written import Written
 from nnflow.tensor import TensorMap, everyday, placed
+from nnflow.tensor.modes import threads_of_torch
 from nnflow.typing import Array
 
 BACKENDS = ("auto", "compiled", "tensor")
@@ -151,8 +152,9 @@ def gradient_map(
         "check": check,
     }
     drawn = settings["initial"](1, 0)[0, :dim]
-    _try_loss(loss, torch.as_tensor(drawn, device=place, dtype=kind))
-    made = None if compile or backend == "tensor" else _compiled(loss, dim, place, kind, settings)
+    with threads_of_torch(1):
+        _try_loss(loss, torch.as_tensor(drawn, device=place, dtype=kind))
+        made = None if compile or backend == "tensor" else _compiled(loss, dim, place, kind, settings)
     if isinstance(made, CompiledGradient):
         return made
     if made and backend == "compiled":

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from nnflow.names import Refusal, WrongKind, unknown
 from nnflow.schedules import Schedule, taken
-from nnflow.settings import checked
+from nnflow.settings import checked, whole
 from nnflow.systems.optimisers.groups import kind_of
 from nnflow.systems.optimisers.table import CLIPS, optimiser
 from nnflow.systems.optimisers.torch_rule import groups_in, rule_of
@@ -33,6 +33,7 @@ from nnflow.systems.training.task import Task, task_of
 from nnflow.systems.training.tensor import TensorTraining, tensor_training
 from nnflow.systems.training.witness import attest, compare_pieces
 from nnflow.tensor import everyday
+from nnflow.tensor.modes import threads_of_torch
 
 BACKENDS = ("auto", "compiled", "tensor")
 SMALL = 2**20  # bytes of data up to which a compiled network is chosen unasked …
@@ -145,7 +146,7 @@ def training_map(
         optimiser(optimizer, defaults)
     schedule = taken(schedule)
     inputs, targets, test, batch = _read(inputs, targets, test, batch, shuffle)
-    with everyday(), torch.enable_grad():
+    with everyday(), threads_of_torch(torch_threads), torch.enable_grad():
         task = task_of(
             module, loss_fn, inputs, targets, test=test, device=device, dtype=dtype, scale=scale, init=init,
             batch=batch, shuffle=shuffle, noise=noise, probe=probe, observables=observables, microbatch=microbatch,
@@ -176,6 +177,7 @@ def _look_at(backend: str, compile: bool, torch_threads: int) -> None:
     """Refuse a backend that is none, or does not do what is asked of it."""
     if backend not in BACKENDS:
         raise Refusal(unknown("backend", backend, BACKENDS))
+    whole("torch_threads", torch_threads, 1)
     if compile and backend == "compiled":
         raise Refusal("compile = True is for backend='tensor': what backend='compiled' runs is compiled by numba")
     if backend == "compiled" and torch_threads > 1:
