@@ -1,4 +1,4 @@
-"""Whether what is called a derivative is one: differences of the function itself, at two widths and from both sides.
+"""Differences of a function: in place of a derivative, and to see whether what is called a derivative is one.
 
 Where a function is smooth, differences from ahead and from behind agree as the width shrinks, and so do two widths; at
 a kink (ReLU at 0) they do not, and nothing can be said there. So each component is given as much room as its own
@@ -11,11 +11,17 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from nnflow.typing import Array
 
+EPS = float(np.finfo(float).eps)
 DIRECTIONS = 2
 NARROWER = 8  # the second width is the first over this
+LEAST, FLOOR = (
+    1e-8,
+    1e-4,
+)  # of the largest coordinate, and in all: so large is each taken to be
 FINE, LARGE = 2.0**16, 2.0**38  # units in the last place by which a state is moved little, and much
 FEW = 4  # values at nine points; one more at a kink that is flat to one side
 SETTLED = 0.25  # two widths that differ by a larger share say nothing: the function bends on a scale of its own
@@ -112,3 +118,78 @@ def coarse(function: Callable[[Array], Array], x: Array, eps: float) -> int | No
     often = (still & moving).mean(axis=0) >= 0.5
     found = np.flatnonzero(often & np.isfinite(values).all(axis=(0, 1)))
     return int(found[0]) if len(found) else None
+
+
+def widths(size: Array, units: Sequence[float]) -> Array:
+    """How far each coordinate is moved to either side, where a map's tangent is not known (see `Map.tangent`).
+
+    Args:
+        size: Of the coordinates, ``(member, dim)``.
+        units: On what scale they live, ``(dim,)``; 0 where nothing is known.
+
+    Returns:
+        ``(member, dim)``.
+    """
+    known, eps = np.array(units), np.finfo(float).eps
+    largest = np.fmax.reduce(size, axis=1, keepdims=True)
+    size = np.maximum(size, np.where(known > 0, known, np.maximum(LEAST * largest, FLOOR)))
+    unit = np.where(known > 0, known, 1.0)
+    return np.asarray(np.maximum(np.cbrt(eps) * unit * np.sqrt(size / unit), np.cbrt(eps) ** 2 * size))
+
+
+def quotients(
+    step: Callable[[Array], Array],
+    difference: Callable[[Array, Array], Array],
+    x: Array,
+    v: Array,
+    units: Sequence[float],
+    narrower: float = 1.0,
+) -> tuple[Array, Array]:
+    """Central differences along vectors.
+
+    Args:
+        step: `step(x (member, dim)) (member, dim)`.
+        difference: The difference of two states.
+        x: ``(member, dim)``.
+        v: ``(member, k, dim)``.
+        units: See `widths`.
+        narrower: So many times narrower than these.
+
+    Returns:
+        The quotients ``(member, k, dim)``, and by how many of its lengths each vector was gone, ``(member, k, 1)``.
+    """
+    x, v = np.asarray(x, dtype=np.float64), np.asarray(v, dtype=np.float64)
+    way = v / (widths(np.maximum(np.abs(x), np.abs(step(x))), units) / narrower)[:, None]
+    longest = np.abs(way).max(axis=2, keepdims=True)
+    longest = np.where(longest > 0, longest, 1.0)
+    length = longest * np.sqrt(((way / longest) ** 2).sum(axis=2, keepdims=True))
+    out, h = np.empty_like(v), 1.0 / np.where(length > 0, length, 1.0)
+    for j in range(v.shape[1]):
+        out[:, j] = difference(step(x + h[:, j] * v[:, j]), step(x - h[:, j] * v[:, j])) / (2 * h[:, j])
+    return out, h
+
+
+def unsettled(
+    step: Callable[[Array], Array],
+    difference: Callable[[Array, Array], Array],
+    x: Array,
+    v: Array,
+    units: Sequence[float],
+) -> npt.NDArray[np.bool_]:
+    """Where such differences depend on how wide they are, so that the map bends on a finer scale.
+
+    Args:
+        step: As for `quotients`, and so are the others.
+        difference: Of two states.
+        x: ``(member, dim)``.
+        v: ``(member, k, dim)``.
+        units: See `widths`.
+
+    Returns:
+        ``(member,)``: whether those an eighth as wide are others, by more than a thousandth and than rounding.
+    """
+    with np.errstate(all="ignore"):
+        (wide, _), (narrow, h) = (quotients(step, difference, x, v, units, share) for share in (1.0, 8.0))
+        scale = np.maximum(np.abs(x).max(axis=1), max(unit or 1.0 for unit in units))[:, None, None]
+        close = np.abs(wide - narrow) <= 1e-3 * np.abs(narrow).max(axis=2, keepdims=True) + 64 * EPS * scale / h
+    return np.asarray(~close.all(axis=(1, 2)))

@@ -608,7 +608,7 @@ class Ensemble:
         steps, every, blocks = whole_blocks(steps, every)
         room("the records of the orbit", len(self), blocks, len(names))
         now, records = replace(self, frame=None, neighbors=None), np.empty((len(self), blocks, len(names)))
-        for block in self._blocks(("orbit", *names), steps, every):
+        for block in self._blocks(("orbit", *(set(names) & self.map.observables.keys())), steps, every):
             done = (now.t - self.t) // every
             _, end = now.map.orbit(now.state, now.parameters, now.t, block, every, names, Into(records, done))
             now = now._moved(end)
@@ -647,8 +647,11 @@ class Ensemble:
         if self.map.exact_tangent or not self.map.check or self.map.substeps > 1:
             return
         known = np.flatnonzero((self.escaped < 0) & (after.escaped < 0))[:1]
-        ends = [(at.take(known), at.t) for at in (self, after)] if known.size else []
-        if ends and all(self.map.unsettled(at.states, at.parameters, t, at.frames[:, :2]) for at, t in ends):
+        if not known.size:
+            return
+        ends, p = [at.take(known) for at in (self, after)], self.parameters[known].repeat(2, axis=0)
+        x, v = (np.concatenate(both) for both in zip(*((at.states, at.frames[:, :2]) for at in ends), strict=True))
+        if self.map.unsettled(x, p, self.t, v):
             warnings.warn(
                 f"{self.map.name} has no tangent, and differences in its place change by more than a thousandth when "
                 f"they are taken narrower, at {after.states[known[0]]} say: the map bends on a finer scale; give it a "

@@ -19,14 +19,17 @@ from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from functools import cached_property
+from math import frexp
+from threading import get_ident
 from types import FunctionType
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from nnflow.differences import quotients, unsettled
 from nnflow.labels import in_order
-from nnflow.locks import Lock
+from nnflow.locks import one_at_a_time
 from nnflow.methods import called, careful, try_method
 from nnflow.names import Refusal, WrongKind, check_name, check_scannable, shown, unknown
 from nnflow.readonly import Fixed
@@ -37,9 +40,6 @@ from nnflow.typing import Array, Integers
 from nnflow.vectors import length, orthonormalise
 
 Observable = Callable[[Any, Any, int], Any]
-
-LEAST, FLOOR = 1e-8, 1e-4  # of the largest coordinate, and in all: so large is each taken, for the width of differences
-_looking = Lock()
 
 
 def uniform_box(low: Sequence[float], high: Sequence[float]) -> Callable[[int, int], Array]:
@@ -228,10 +228,11 @@ class Map:
         """The Jacobian at x_t times each row of ``v (member, k, dim)``; here by central differences.
 
         J v ≈ (f(x + h v) − f(x − h v)) / 2h, h = 1 / |v / w|, by widths w of each coordinate: w = eps^⅓ u √(s/u), and
-        no less than eps^⅔ s. There s is the larger one of |x_t| and |x_t+1| in this coordinate, and u its unit: what
-        the `box` reaches to, where one is given (and then s ≥ u), else 1 (and s ≥ 1e-4). The relative error is about
-        1e-10 for a map that bends on the scale of u, 1e-5 for one that bends on the scale 1e-6 or 1e6 of it. Where the
-        map jumps between the two states, the quotient is that of the jump. Write the exact tangent where it is known.
+        no less than eps^⅔ s. There s is the larger one of |x_t| and |x_t+1| in this coordinate, and u its unit: how
+        wide the `box` is, where one is given and that is less than 1 (and then s ≥ u), else 1 (and s ≥ 1e-4). The
+        relative error is about 1e-10 for a map that bends on the scale of u, 1e-5 for one that bends on the scale 1e-6
+        or 1e6 of it. Where the map jumps between the two states, the quotient is that of the jump. Write the exact
+        tangent where it is known.
 
         Args:
             x: States ``(member, dim)``.
@@ -242,24 +243,10 @@ class Map:
         Returns:
             ``(member, k, dim)`` float64.
         """
-        return self._quotients(x, p, t, v, 1.0)[0]
+        return quotients(lambda x: self.step(x, p, t), self.difference, x, v, self.units)[0]
 
-    def _quotients(self, x: Any, p: Any, t: int, v: Any, narrower: float) -> tuple[Array, Array]:
-        """Central differences of a width that is so many times narrower, and h, ``(member, k, 1)``."""
-        x, v = np.asarray(x, dtype=np.float64), np.asarray(v, dtype=np.float64)
-        width = self._widths(np.maximum(np.abs(x), np.abs(self.step(x, p, t)))) / narrower
-        way = v / width[:, None]
-        longest = np.abs(way).max(axis=2, keepdims=True)
-        longest = np.where(longest > 0, longest, 1.0)
-        length = longest * np.sqrt(((way / longest) ** 2).sum(axis=2, keepdims=True))
-        out, h = np.empty_like(v), 1.0 / np.where(length > 0, length, 1.0)
-        for j in range(v.shape[1]):
-            ahead, behind = self.step(x + h[:, j] * v[:, j], p, t), self.step(x - h[:, j] * v[:, j], p, t)
-            out[:, j] = self.difference(ahead, behind) / (2 * h[:, j])
-        return out, h
-
-    def unsettled(self, x: Array, p: Array, t: int, v: Array) -> npt.NDArray[np.bool_]:
-        """Where differences in place of a tangent depend on how wide they are: the map bends on a finer scale.
+    def unsettled(self, x: Array, p: Array, t: int, v: Array) -> bool:
+        """Whether differences in place of a tangent depend on how wide they are: asked once for each size of states.
 
         Args:
             x: States ``(member, dim)``.
@@ -268,30 +255,24 @@ class Map:
             v: Tangent vectors ``(member, k, dim)``.
 
         Returns:
-            ``(member,)``: whether those an eighth as wide are others, by more than a thousandth and than rounding.
+            Whether they do at all of them (see `differences`).
         """
-        with np.errstate(all="ignore"):
-            (wide, _), (narrow, h) = (self._quotients(x, p, t, v, share) for share in (1.0, 8.0))
-            rounding = 64 * np.finfo(float).eps * np.maximum(np.abs(x).max(axis=1), 1.0)[:, None, None] / h
-            close = np.abs(wide - narrow) <= 1e-3 * np.abs(narrow).max(axis=2, keepdims=True) + rounding
-        return np.asarray(~close.all(axis=(1, 2)))
+        _, size = frexp(float(np.abs(x).max()))
+        if size not in self._unsettled:
+            found = unsettled(lambda x: self.step(x, p, t), self.difference, x, v, self.units)
+            self._unsettled[size] = bool(found.all())
+        return self._unsettled[size]
 
-    def _widths(self, size: Array) -> Array:
-        """How far each coordinate is moved to either side, from its size; both ``(member, dim)``."""
-        units, eps = np.array(self.units), np.finfo(float).eps
-        largest = np.fmax.reduce(size, axis=1, keepdims=True)
-        size = np.maximum(size, np.where(units > 0, units, np.maximum(LEAST * largest, FLOOR)))
-        unit = np.where(units > 0, units, 1.0)
-        width: Array = np.maximum(np.cbrt(eps) * unit * np.sqrt(size / unit), np.cbrt(eps) ** 2 * size)
-        return width
+    @cached_property
+    def _unsettled(self) -> dict[int, bool]:
+        return {}
 
     @cached_property
     def units(self) -> tuple[float, ...]:
-        """On what scale each coordinate lives, by the box; 0 where that says nothing: the unit cube is the default."""
+        """On what scale below 1 each coordinate lives, by the width of the box; 0 for the default, the unit cube."""
         low, high = np.array(self.box)
         told = self.initial is None and (low.any() or (high != 1).any())
-        reach: Array = np.maximum(np.abs(low), np.abs(high))
-        return tuple(reach.tolist()) if told else (0.0,) * self.dim
+        return tuple(np.minimum(high - low, 1.0).tolist()) if told else (0.0,) * self.dim
 
     def curvature(self, x: Any, p: Any, t: int, v: Any) -> Any:
         """The loss Hessian at x_t times each row of ``v (member, k, weights)``; only training maps have one.
@@ -480,17 +461,19 @@ class Map:
     def _columns(self) -> dict[str, int]:
         return {name: i for i, name in enumerate(self.coordinates)}
 
-    def placed(self, names: Sequence[str]) -> tuple[Integers, Integers]:
-        """Which of these names are coordinates: their places among the names, and their columns."""
-        if not self._placed or self._placed[-1][0] is not names:  # a verb asks at each record, of one tuple
+    def placed(self, names: Sequence[str]) -> tuple[Integers, Integers, list[int]]:
+        """Which of these names are coordinates: their places among the names and their columns; the other places."""
+        kept = self._placed.get("last")  # a verb asks at each record, of one tuple
+        if kept is None or kept[0] is not names or not isinstance(names, tuple):
             pairs = [(i, self._columns[name]) for i, name in enumerate(names) if name in self._columns]
-            self._placed[:] = [(names, np.array(pairs, dtype=np.int64).reshape(-1, 2).T)]
-        places, columns = self._placed[-1][1]
-        return places, columns
+            places, columns = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+            rest = [i for i, name in enumerate(names) if name not in self._columns]
+            kept = self._placed["last"] = names, places, columns, rest
+        return kept[1:]
 
     @cached_property
-    def _placed(self) -> list[tuple[Sequence[str], Integers]]:
-        return []
+    def _placed(self) -> dict[str, tuple[Sequence[str], Integers, Integers, list[int]]]:
+        return {}
 
     def chosen(self, where: str | Sequence[str]) -> npt.NDArray[np.bool_]:
         """Which components are meant.
@@ -576,15 +559,16 @@ class Map:
         """Look at something when it is first used, unless `check` is False; again, if it raised or returned False."""
         if not self.check or key in self._seen:
             return
-        with _looking():  # other threads wait for what is found
-            if key in self._seen | self._asked:  # what looks uses it, too
+        with one_at_a_time():  # other threads wait for what is found
+            asked = get_ident(), key
+            if key in self._seen or asked in self._asked:  # what looks uses it, too
                 return
-            self._asked.add(key)
+            self._asked.add(asked)
             try:
                 if look() is not False:
                     self._seen.add(key)
             finally:
-                self._asked.discard(key)
+                self._asked.discard(asked)
 
     @cached_property
     def paces(self) -> dict[Hashable, float]:
@@ -613,9 +597,9 @@ class Map:
         """
         out = np.empty((len(x), len(names)))
         states = self.to_numpy(x)
-        places, columns = self.placed(names)
+        places, columns, rest = self.placed(names)
         out[:, places] = states[:, columns]
-        for i in sorted(set(range(len(names))) - set(places.tolist())):
+        for i in rest:
             out[:, i] = self.observable(names[i], x, p, t)
         out[~np.isfinite(states).all(axis=1)] = np.nan
         return out

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
-from datetime import timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -41,10 +42,11 @@ class Recording:
 
     Raises:
         Refusal: (a ValueError) for values of another shape or with other labels, two channels of one name, a `t` beyond
-            the end, and a frame whose first column may tell the time: give the `names` if it was measured.
+            the end, and a frame whose first column tells the time: give the `names` if it was measured.
 
     Warns:
-        UserWarning: where the times that the rows are labelled by are not equally spaced, for the samples are taken so.
+        UserWarning: where the times that the rows are labelled by are not equally spaced, for the samples are taken so;
+            and of a first column that may tell the time.
 
     >>> Recording([1.0, 2.0, 3.0, 4.0]).orbit(4, every=2)[0].ravel()
     array([1., 3.])
@@ -238,15 +240,29 @@ def _arranged(values: Any, names: tuple[str, ...]) -> tuple[Any, tuple[str, ...]
 
 
 def _look_at_first(name: str, column: Any) -> None:
-    """Refuse a first column that may tell the time or count the rows: it would be analyzed as if measured."""
+    """Refuse a first column that tells the time or counts the rows, and would be analyzed as if measured.
+
+    Raises:
+        Refusal: if it does.
+
+    Warns:
+        UserWarning: if it may.
+    """
     try:
         index = is_index(name, np.asarray(column, dtype=np.float64), first=True)
     except (TypeError, ValueError):  # dates, say: refused as no numbers
         return
-    if index is not False:
+    if index:
         raise Refusal(
-            f"column {name} may tell the time or count the rows: make it the index (frame.set_index({name!r})), leave "
-            "it out, or give names=… of all columns if it was measured"
+            f"column {name} tells the time or counts the rows: make it the index (frame.set_index({name!r})), leave it "
+            "out, or give names=… of all columns if it was measured"
+        )
+    if index is None:
+        warnings.warn(
+            f"column {name} may tell the time or count the rows, and is taken as measured: give names=… of all columns "
+            "if it was, or leave it out",
+            UserWarning,
+            stacklevel=4,
         )
 
 
@@ -265,18 +281,39 @@ def _look_at_times(labels: list[Any] | None, name: Any) -> None:
         falls = all(bool(one > other) for one, other in pairwise(labels))
         said = "fall, the newest is first: turn them round (values[::-1])" if falls else "rise and fall: sort by them"
         raise Refusal(f"the times of the values {said}, or give the numbers alone (np.asarray)")
-    if words := unevenness(str(name or "the index"), np.array([_stamps(labels)]), [str(each) for each in labels]):
-        warnings.warn(f"{words}; the samples are taken as equally spaced", UserWarning, stacklevel=4)
+    said, cells = str(name or "the index"), [str(label) for label in labels]
+    unlike = [unevenness(said, np.array([stamps]), cells) for stamps in _stamps(labels)]
+    if unlike and all(unlike):
+        warnings.warn(f"{unlike[0]}; the samples are taken as equally spaced", UserWarning, stacklevel=4)
 
 
-def _stamps(labels: list[Any]) -> list[float]:
-    """Times as numbers; dates of one day of the month each, or of its last, as months."""
-    if not all(hasattr(label, "timestamp") for label in labels):
-        return [float(label) for label in labels]
-    for days in (labels, [label + timedelta(days=1) for label in labels]):
-        if len({(label.day, label.hour, label.minute, label.second) for label in days}) == 1:
-            return [12.0 * label.year + label.month for label in days]
-    return [label.timestamp() for label in labels]
+def _stamps(labels: list[Any]) -> list[list[float]]:
+    """Times as numbers, in each way in which they may be equally spaced; none for labels that nobody can place.
+
+    Args:
+        labels: Numbers, time differences, dates.
+
+    Returns:
+        Of dates so many seconds, also by the clock on the wall, or days; and months, where all are of one day.
+    """
+    with suppress(TypeError, ValueError):
+        return [[float(label) for label in labels]]
+    if all(hasattr(label, "total_seconds") for label in labels):
+        return [[label.total_seconds() for label in labels]]
+    if all(isinstance(label, date) for label in labels):
+        days = [float(label.toordinal()) for label in labels]
+        months = [[12.0 * each.year + each.month for each in by] for by in _of_one_day(labels)]
+        seconds = [label for label in labels if isinstance(label, datetime)]
+        times = [[label.timestamp() for label in seconds], [label.replace(tzinfo=UTC).timestamp() for label in seconds]]
+        return [*(times if seconds else [days]), *months]
+    return []
+
+
+def _of_one_day(labels: list[Any]) -> Iterator[list[Any]]:
+    """The dates, or the days after them, if they are all the same day of a month."""
+    for by in (labels, [label + timedelta(days=1) for label in labels]):
+        if len({(each.day, getattr(each, "hour", 0), getattr(each, "minute", 0)) for each in by}) == 1:
+            yield by
 
 
 def _channel(found: Labelled, names: tuple[str, ...]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date, time
 from typing import Any
 
 import numpy as np
@@ -350,11 +351,13 @@ def test_a_first_column_that_tells_the_time_is_not_analyzed() -> None:
     }  # fmt: skip
     for name, column in counts.items():
         frame = pd.DataFrame({name: column, "loss": loss})
-        refused(lambda frame=frame: Recording(frame), f"column {name} may tell the time .*set_index")
+        refused(lambda frame=frame: Recording(frame), f"column {name} tells the time .*set_index")
         assert Recording(frame, (name, "loss")).names == (name, "loss")
         assert Recording(frame[["loss"]]).names == ("loss",)
         assert Recording(frame[[name]]).names == (name,)  # alone, it was measured
     assert Recording(pd.DataFrame({"x": loss, "step": np.arange(50)})).names == ("x", "step")
+    with pytest.warns(UserWarning, match="column voltage may tell the time .* is taken as measured"):
+        assert Recording(pd.DataFrame({"voltage": 0.5 * np.arange(50), "y": loss})).names == ("voltage", "y")
 
 
 def test_times_that_are_not_equally_spaced_are_told() -> None:
@@ -367,9 +370,34 @@ def test_times_that_are_not_equally_spaced_are_told() -> None:
             assert Recording(pd.Series(np.arange(12.0), index=index)).samples == 12
     with pytest.warns(UserWarning, match="time is not equally spaced"):
         Recording(xr.DataArray(np.zeros((3, 1)), dims=("time", "channel"), coords={"time": [0, 1, 5]}))
+    at_night = pd.date_range("2020-03-25", periods=12, freq="D", tz="Europe/Berlin")  # an hour less on the 29th
     even: list[Any] = [
-        0.1 * np.arange(12), days, pd.date_range("2020-01-01", periods=12, freq="MS"),
+        at_night, 0.1 * np.arange(12), days, pd.date_range("2020-01-01", periods=12, freq="MS"),
         pd.date_range("2020-01-31", periods=12, freq="ME"), pd.date_range("2020-01-01", periods=12, freq="YS"),
     ]  # fmt: skip
     for index in even:
-        assert Recording(pd.Series(np.arange(12.0), index=index)).samples == 12
+        assert Recording(pd.Series(np.arange(float(len(index))), index=index)).samples == len(index)
+
+
+TIMES: dict[str, Any] = {
+    "periods": pd.period_range("2020-01", periods=6, freq="M"),
+    "differences": pd.timedelta_range("0s", periods=6, freq="10s"),
+    "days": [date(2020, 1, 1 + i) for i in range(6)],
+    "ends of months": [date(2020, 1 + i, (31, 29, 31, 30, 31, 30)[i]) for i in range(6)],
+    "times of day": [time(i) for i in range(6)],
+    "intervals": pd.interval_range(0, 6),
+}
+
+
+@pytest.mark.parametrize("name", TIMES)
+def test_times_of_any_kind(name: str) -> None:
+    """What nobody can place is not asked whether it is equally spaced."""
+    assert Recording(pd.Series(np.arange(6.0), index=TIMES[name])).samples == 6
+    assert Recording(pd.DataFrame({"a": [*A.tolist(), 7.0]}, index=TIMES[name])).samples == 6
+
+
+def test_time_differences_and_days_that_are_not_equally_spaced_are_told() -> None:
+    for index in (pd.to_timedelta([0, 1, 2, 9], unit="s"), [date(2020, 1, day) for day in (1, 2, 3, 9)]):
+        with pytest.warns(UserWarning, match="not equally spaced"):
+            Recording(pd.Series(np.arange(4.0), index=index))
+    Recording(xr.DataArray(np.zeros(4), dims="time", coords={"time": np.arange(4) * np.timedelta64(1, "s")}))

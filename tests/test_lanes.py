@@ -113,7 +113,7 @@ def test_groups_of_any_size(members: int) -> None:
 def test_a_block_of_records_in_two_calls() -> None:
     """What an ensemble does with long calls: the second goes on in the records of the first."""
     ensemble = nnflow.Ensemble.grid(nnflow.maps["henon"](), states=[[0.1, 0.1]], a=np.linspace(1.0, 1.4, 30))
-    ensemble.map.paces["orbit", "x", "y"] = 30 * 7 / 0.15  # seven steps a call
+    ensemble.map.paces["orbit",] = 30 * 7 / 0.15  # seven steps a call
     records, after = ensemble.orbit(100)
     whole, end = nnflow.Ensemble.grid(nnflow.maps["henon"](), states=[[0.1, 0.1]], a=np.linspace(1.0, 1.4, 30)).orbit(
         100

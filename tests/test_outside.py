@@ -246,6 +246,36 @@ def test_what_is_not_read_may_change() -> None:
     nnflow.Ensemble.grid(trained).advance(1)
 
 
+EPOCH = 0
+
+
+class Fitted(Layer):
+    def fit(self) -> int:
+        return EPOCH
+
+    @classmethod
+    def named(cls) -> str:
+        return "fitted"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight * len(self.named())
+
+
+def test_what_other_methods_read_may_change() -> None:
+    """Those that neither forward calls nor what it calls: a loop of training, say, with a count of its own."""
+    global EPOCH
+    map = nnflow.training_map(Fitted(), lambda o, y: ((o - y) ** 2).mean(), [[1.0], [2.0]], [[1.0], [2.0]], eta=1e-3)
+    rule = nnflow.TensorMap(lambda x, p, t: 0.1 * FITTED(x).detach())
+    for steps in (1, 60, 1):
+        EPOCH += 1
+        nnflow.Ensemble.grid(map).advance(steps)
+        nnflow.Ensemble.grid(rule).advance(steps)
+    assert not map._outside[0].changed()
+
+
+FITTED = Fitted()
+
+
 def test_whether_a_layer_trains_is_read() -> None:
     layer = nn.Sequential(nn.Dropout(0.0))
     map = nnflow.TensorMap(lambda x, p, t: 0.5 * layer(x))

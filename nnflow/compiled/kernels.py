@@ -10,10 +10,8 @@ from nnflow.compiled.loops import Shape
 from nnflow.compiled.ways import Function, Rule, part, rule
 from nnflow.frozen import fingerprint, own
 from nnflow.internals import Dispatcher
-from nnflow.locks import Lock
+from nnflow.locks import one_at_a_time
 from nnflow.straight import lasting, straight
-
-_building = Lock()
 
 
 class Functions(NamedTuple):
@@ -32,7 +30,7 @@ def once(build: Function) -> Function:
 
     @wraps(build)
     def found(*arguments: Any) -> Any:
-        with _building():
+        with one_at_a_time():
             return built(*arguments)
 
     return cast(Function, found)

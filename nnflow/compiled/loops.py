@@ -21,7 +21,7 @@ from nnflow.typing import Array, Integers
 
 Constants = tuple[Any, ...]
 ROOT = 6.055454452393343e-06  # the third root of the rounding unit: where central differences are most exact
-LEAST, FLOOR = 1e-8, 1e-4  # as in nnflow.map: constants of machine code stand in this folder, part of its fingerprint
+LEAST, FLOOR = 1e-8, 1e-4  # as in `differences`: constants of machine code stand here, and so in its fingerprint
 
 
 class Shape(NamedTuple):
@@ -407,7 +407,7 @@ def one_after_the_other(step: Rule, frame_tangent: Rule) -> Rule:
 @lru_cache(maxsize=256)
 def by_differences(step: Rule, shape: Shape) -> Rule:
     """Build the tangent map on a frame by central differences of the rule, as wide as `Map.tangent` has them."""
-    dim, periods, units = shape.dim, np.array(shape.periods), np.array(shape.units)
+    dim, periods, units = shape.dim, np.array(shape.periods), np.array(shape.units or (0.0,) * shape.dim)
 
     @rule
     def frame_tangent(x: Array, p: Array, t: int, c: Constants, v: Array, out: Array) -> None:

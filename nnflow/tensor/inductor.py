@@ -35,10 +35,9 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from nnflow.internals import tree_flatten, tree_unflatten
-from nnflow.locks import Lock
+from nnflow.locks import Lock, one_at_a_time
 from nnflow.names import Refusal
 from nnflow.tensor.graph import Function, tensors_in, traced
-from nnflow.tensor.modes import one_at_a_time
 from nnflow.tensor.trace import TRIALS, Calls, Drawing, owned
 
 MOVED = 2.0**10  # units of the last place by which arguments are moved: sums of a million terms are off by less

@@ -25,7 +25,8 @@ from nnflow.names import Refusal, WrongKind, unknown
 from nnflow.readonly import Fixed
 from nnflow.records import End, Into, TangentRecords, new_records, tangent_records
 from nnflow.settings import convert, whole
-from nnflow.tensor.frames import orthonormalise, safe, settle, standing_in, steps_of
+from nnflow.tensor.escapes import safe, settle, standing_in, steps_of
+from nnflow.tensor.frames import orthonormalise
 from nnflow.tensor.inductor import compiler
 from nnflow.tensor.members import Call, MemberMap
 from nnflow.tensor.modes import forward_mode, threads_of_torch
@@ -540,9 +541,9 @@ class TensorMap(MemberMap):
         """The named coordinates and observables, ``(member, channel)``; NaN for a member that has escaped."""
         states, seen = self.to_numpy(x), dict[Any, Any]()
         out = np.empty((len(states), len(names)))
-        places, columns = self.placed(names)
+        places, columns, rest = self.placed(names)
         out[:, places] = states[:, columns]
-        for i in sorted(set(range(len(names))) - set(places.tolist())):
+        for i in rest:
             part = self.observables[names[i]]
             if not isinstance(part, Component):
                 out[:, i] = self.observable(names[i], x, p, t)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.func import jvp
 
-from nnflow.locks import Lock
+from nnflow.locks import one_at_a_time
 
 
 @contextmanager
@@ -42,9 +42,6 @@ def threads_of_torch(count: int) -> Iterator[None]:
 
 
 _AUTOCAST = ("cpu", "cuda")
-one_at_a_time = Lock()
-"""For what torch has one of in a process: random numbers, choices of kernels, levels of forward mode. One lock for all
-of them, so that no two threads wait for each other's."""
 
 
 @contextmanager

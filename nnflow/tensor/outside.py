@@ -22,7 +22,7 @@ from nnflow.reads import attributes, globals_of
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype)
 MOST = 2**12  # entries of a container, or numbers of an array, that are looked at
 DEEP = 6
-BIRTH = ("__init__", "__new__", "__init_subclass__", "__repr__", "extra_repr")  # methods that no call reads by
+CALLED = frozenset(("forward", "__call__"))  # methods that are called without being named
 LIBRARIES = ("torch", "numpy", "nnflow", "math", "builtins")
 
 Seen = tuple[str, Callable[[], Any], Any]
@@ -48,7 +48,9 @@ def _read_by(function: Any, known: set[Any], depth: int) -> Iterator[Seen]:
     """What a function reads, and what is read by the functions that it reads; of a library's, what is handed to it."""
     while not isinstance(function, FunctionType) or hasattr(function, "__wrapped__"):
         if isinstance(function, MethodType):
-            yield from _read_of(type(function.__self__).__name__, partial(getattr, function, "__self__"), known, depth)
+            names = attributes(code)[1] if (code := getattr(function.__func__, "__code__", None)) else frozenset[str]()
+            holder = partial(getattr, function, "__self__")
+            yield from _read_of(type(function.__self__).__name__, holder, known, depth, names, names)
             function = function.__func__
         elif isinstance(function, partial):
             yield _noted("an argument", partial(getattr, function, "args"))
@@ -91,25 +93,36 @@ def _read_of(
         if _of_library(value) or (id(value), used) in known or depth > DEEP:
             return
         known.add((id(value), used))
-        for part in sorted(part for part in used if hasattr(value, part)):
-            yield from _read_of(f"{name}.{part}", partial(getattr, value, part), known, depth + 1, within, within)
+        for part in sorted(used & _contents(value).keys()):
+            yield from _read_of(f"{name}.{part}", partial(_content, value, part), known, depth + 1, within, within)
         return
     yield _noted(name, now)
     if isinstance(value, (FunctionType, MethodType, partial)):
         if depth == 0 or not _of_library(value):
             yield from _read_by(value, known, depth + 1)
     elif not _of_library(type(value)):
-        yield from _read_of(type(value).__name__, partial(type, value), known, depth, used, within)
-        yield from _read_by_methods(type(value), known, depth + 1)
+        yield from _read_by_methods(type(value), known, depth + 1, CALLED | used)
 
 
-def _read_by_methods(kind: type, known: set[Any], depth: int) -> Iterator[Seen]:
-    """What the methods of a class read, also of the class itself; of those that make an object of it, not."""
-    owners = [owner for owner in kind.__mro__ if not _of_library(owner)]
-    held = {name: value for owner in owners for name, value in vars(owner).items() if name not in BIRTH}
-    methods = {name: value for name, value in held.items() if isinstance(value, FunctionType)}
-    used = frozenset((*methods, *(name for each in methods.values() for name in attributes(each.__code__)[1])))
-    yield from _read_of(kind.__name__, lambda: kind, known, depth, used, used)
+def _read_by_methods(kind: type, known: set[Any], depth: int, named: frozenset[str] = CALLED) -> Iterator[Seen]:
+    """What the methods of a class read that are named, and those that they name; also of the class itself."""
+    methods = {name: value for name, value in _contents(kind).items() if isinstance(value, FunctionType)}
+    reached, new = frozenset[str](), named
+    while new:
+        reached |= new
+        called = [methods[name] for name in new & methods.keys()]
+        new = frozenset(name for method in called for name in attributes(method.__code__)[1]) - reached
+    yield from _read_of(kind.__name__, lambda: kind, known, depth, reached, reached)
+
+
+def _contents(holder: ModuleType | type) -> dict[str, Any]:
+    """What a module or a class holds by name, and the classes that it is derived from, but for a library's."""
+    spaces = [holder] if isinstance(holder, ModuleType) else [own for own in holder.__mro__ if not _of_library(own)]
+    return {name: getattr(value, "__func__", value) for own in spaces[::-1] for name, value in vars(own).items()}
+
+
+def _content(holder: ModuleType | type, name: str) -> Any:
+    return _contents(holder)[name]
 
 
 def _of_library(value: Any) -> bool:

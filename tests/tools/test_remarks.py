@@ -192,6 +192,21 @@ def test_one_site_of_a_ring_that_fell_on_zero_is_told() -> None:
     assert not nnflow.run("lyapunov_spectrum", Grid(ring, states=[[0.3, 0.4, 0.0]]), steps=2000).put_to_rest
 
 
+def test_a_coordinate_that_is_small_for_long_is_not_told() -> None:
+    """On and off: y is 1e-20 for hundreds of steps, moves by its own size all the time, and comes back."""
+
+    def bursting(x: Any, p: Any, t: int, out: Any) -> None:
+        out[0] = 3.99 * x[0] * (1.0 - x[0])
+        out[1] = p[0] * x[0] * x[1] * math.exp(-x[1])
+
+    map = nnflow.CompiledMap(bursting, dim=2, parameters={"a": 2.8}, box=([0.1, 0.1], [0.9, 0.9]))
+    scan = Grid(map, inits=100, a=[2.8, 2.9])
+    ends = scan.advance(3000).states[:, 1]
+    assert ((ends > 0) & (ends < 1e-14)).any()
+    for name in ("lyapunov_spectrum", "series"):
+        assert not nnflow.run(name, scan, steps=2000).put_to_rest.any()
+
+
 def test_what_rests_on_a_stable_point_is_not_told() -> None:
     """Weights that no input reaches, units that died, memory: they stand still beside others that move."""
 

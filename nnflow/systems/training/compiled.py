@@ -88,26 +88,26 @@ class CompiledTraining(CompiledMap, TrainingMap):
             return
         rest = generator(0, "frame").standard_normal((max(k - 1, 0), self.dim))
 
-        def compare() -> None:
+        def look() -> None:
             ahead, turned = one_step(peer.x, peer.p, peer.t, np.concatenate([peer.v[None], rest]))
             peer.compare("a step", ahead[0], peer.after, peer.off_after)
             if turned is not None:
                 peer.compare("a tangent vector", turned[0, 0], peer.moved, peer.off_moved)
 
-        self.once(("met", loop), compare)
+        self.once(("met", loop), look)
 
     def _meet_bend(self, loop: Rule, p: Array, t: int, bend: Bent) -> None:
         peer = self.peer
         if peer is None:
             return
 
-        def compare() -> None:
+        def look() -> None:
             v = peer.v[None, None, : self.weights]
             peer.compare(
                 "the Hessian", bend(peer.x, peer.p, peer.t, v, np.empty_like(v))[0, 0], peer.bent, peer.off_bent
             )
 
-        self.once(("met", loop), compare)
+        self.once(("met", loop), look)
 
 
 def perceptron_map(

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vjp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from nnflow.locks import one_at_a_time
 from nnflow.map import generator
 from nnflow.names import Refusal
 from nnflow.systems.moments import Moment
@@ -29,7 +30,6 @@ from nnflow.systems.training.dropout import written_out
 from nnflow.systems.training.inputs import Inputs, arguments
 from nnflow.systems.written import Written
 from nnflow.tensor import Component
-from nnflow.tensor.modes import one_at_a_time
 
 if TYPE_CHECKING:
     from nnflow.systems.training.task import Task

@@ -21,7 +21,7 @@ SOON = 10_000  # steps within which a schedule begins to move anything
 
 
 def moving(schedule: Schedule | None) -> int:
-    """The first step at which a schedule lets anything move; 0 if it soon never does."""
+    """The first step at which a schedule lets anything move; 0 if it does not within SOON steps."""
     return next((t for t in range(SOON) if schedule is None or schedule(t) != 0), 0)
 
 

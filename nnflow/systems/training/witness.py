@@ -194,7 +194,7 @@ def _compare(task: Task, ours: Slope, theirs: Slope, room: Slope) -> None:
             f"itself, and {ours.gradient[worst]:.6g} for the map: a hook, a detached or patched part, or a number type "
             "that changes on the way is not followed; write it into forward or the loss (check=False goes on anyway)"
         )
-    if not abs(ours.loss - theirs.loss) <= room.loss:
+    if most(_distance(np.array([ours.loss]), np.array([theirs.loss]))) > room.loss:
         raise Refusal(
             f"the loss of the module itself is {theirs.loss:.9g}, of the map {ours.loss:.9g}: something in the module "
             "or the loss is not followed by the map's copy; write it into forward (check=False goes on anyway)"

@@ -95,10 +95,11 @@ def _told(put: npt.NDArray[np.bool_], what: str) -> tuple[str, npt.NDArray[np.bo
 
 def _fallen(before: Ensemble, after: Ensemble, go: Go) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Which coordinates have come to rest ``(member, dim)``, and whether all of them are at rest ``(member,)``."""
-    resting = _resting(after, before, go)
-    whole = np.asarray(resting.all(axis=1))  # one point, to which its start may have led the orbit
-    fallen = resting & ~_resting(before, before, go) if resting.any() else resting
-    return np.where(whole[:, None], fallen.any(axis=1, keepdims=True), fallen), whole
+    parts, whole = _resting(after, before, go)
+    if not (parts.any() or whole.any()):
+        return parts, whole
+    begun, begun_whole = _resting(before, before, go)
+    return np.where(whole[:, None], ~begun_whole[:, None], parts & ~begun), whole
 
 
 def _leaves(before: Ensemble, after: Ensemble, fallen: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -121,22 +122,25 @@ def _scale(now: Ensemble, before: Ensemble) -> Array:
     return np.asarray(np.abs(states).max(axis=(0, 2)))
 
 
-def _resting(now: Ensemble, before: Ensemble, go: Go) -> npt.NDArray[np.bool_]:
-    """Which coordinates neither a step moves nor LOOK more: what drifts goes on, what flickers does not.
+def _resting(now: Ensemble, before: Ensemble, go: Go) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """What neither a step moves nor LOOK more: what drifts goes on, what flickers does not.
 
     A cycle whose period divides LOOK is back after LOOK steps, but not after one.
 
     Returns:
-        ``(member, dim)``.
+        Each coordinate ``(member, dim)``, by its own size, however small it is beside others; and the whole states
+        ``(member,)``, by theirs.
     """
-    least = FLICKER * now.map.resolution * _scale(now, before)[:, None]
-    resting, ahead = np.ones(now.states.shape, dtype=bool), now
+    eps, states = FLICKER * now.map.resolution, now.states
+    parts, whole, ahead = np.ones(states.shape, dtype=bool), np.ones(len(now), dtype=bool), now
     for steps in (1, LOOK):
-        if resting.any():
+        if parts.any() or whole.any():
             with heard_by(None):  # it is no step of the run
                 ahead = go(ahead, steps)
-            resting &= np.abs(now.difference(ahead.states, now.states)) <= least
-    return resting
+            moved = np.abs(now.difference(ahead.states, states))
+            parts &= moved <= eps * np.abs(states)
+            whole &= moved.max(axis=1) <= eps * _scale(now, before)
+    return parts, whole
 
 
 def _parting(now: Ensemble, before: Ensemble, fallen: npt.NDArray[np.bool_]) -> Array:
