@@ -24,6 +24,7 @@ LEAST, FLOOR = (
 )  # of the largest coordinate, and in all: so large is each taken to be
 FINE, LARGE = 2.0**16, 2.0**38  # units in the last place by which a state is moved little, and much
 FEW = 4  # values at nine points; one more at a kink that is flat to one side
+UNLIKE = 1e-3  # a coordinate that is a smaller share of the largest may have a scale of its own
 SETTLED = 0.25  # two widths that differ by a larger share say nothing: the function bends on a scale of its own
 
 
@@ -54,7 +55,8 @@ def misfit(
     """Compare a derivative with central differences, in `DIRECTIONS` random directions.
 
     The widths are eps^⅓ of the size of x (of 1 where x is 0), where the error of central differences is least, and an
-    eighth of it.
+    eighth of it. Where coordinates are of unlike sizes, a map may bend on the scale of the small ones: what differs is
+    then compared once more, each moved by its own size (those that are 0 by the largest).
 
     Args:
         function: `function(x (m, dim)) (m, n)`.
@@ -70,6 +72,22 @@ def misfit(
     directions = np.random.default_rng([0, *b"differences"]).standard_normal((DIRECTIONS, len(x)))
     directions[:, len(x) if free is None else free :] = 0.0
     directions /= np.abs(directions).max(axis=1, keepdims=True)
+    found = _misfit(function, derivative, x, eps, difference, directions)
+    share = np.where(x != 0, np.abs(x) / (np.abs(x).max() or 1.0), 1.0)
+    if found is None or share.min() > UNLIKE:
+        return found
+    return _misfit(function, derivative, x, eps, difference, directions * share)
+
+
+def _misfit(
+    function: Callable[[Array], Array],
+    derivative: Callable[[Array, Array], Array],
+    x: Array,
+    eps: float,
+    difference: Callable[[Array, Array], Array],
+    directions: Array,
+) -> Misfit | None:
+    """The same in given directions ``(direction, dim)``."""
     width = float(np.cbrt(eps) * (np.abs(x).max() or 1.0))
     widths = np.array([width, width / NARROWER])
     moves = np.array([1.0, -1.0])[:, None, None, None] * widths[:, None, None] * directions
@@ -191,5 +209,5 @@ def unsettled(
     with np.errstate(all="ignore"):
         (wide, _), (narrow, h) = (quotients(step, difference, x, v, units, share) for share in (1.0, 8.0))
         scale = np.maximum(np.abs(x).max(axis=1), max(unit or 1.0 for unit in units))[:, None, None]
-        close = np.abs(wide - narrow) <= 1e-3 * np.abs(narrow).max(axis=2, keepdims=True) + 64 * EPS * scale / h
+        close = np.abs(wide - narrow) <= 1e-3 * np.abs(narrow).max(axis=1, keepdims=True) + 64 * EPS * scale / h
     return np.asarray(~close.all(axis=(1, 2)))

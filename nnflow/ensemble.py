@@ -27,7 +27,7 @@ from nnflow.records import End, Gathered, Into, TangentRecords, begin, settle
 from nnflow.room import refuse_endless, room
 from nnflow.settings import checked, convert, numbers, whole
 from nnflow.typing import Array, Integers
-from nnflow.vectors import NORMS, project_out
+from nnflow.vectors import NORMS, extremes, project_out
 
 STRETCHES = 2**18  # log-stretches of single steps that are held at a time
 
@@ -646,16 +646,17 @@ class Ensemble:
         """Warn of differences in place of a tangent that depend on their width, at both ends of a member's orbit."""
         if self.map.exact_tangent or not self.map.check or self.map.substeps > 1:
             return
-        known = np.flatnonzero((self.escaped < 0) & (after.escaped < 0))[:1]
+        known = np.flatnonzero((self.escaped < 0) & (after.escaped < 0))
         if not known.size:
             return
-        ends, p = [at.take(known) for at in (self, after)], self.parameters[known].repeat(2, axis=0)
-        x, v = (np.concatenate(both) for both in zip(*((at.states, at.frames[:, :2]) for at in ends), strict=True))
-        if self.map.unsettled(x, p, self.t, v):
+        known = known[extremes(self.parameters[known])]
+        start, end = self.take(known), after.take(known)
+        frames = start.frames[:, :2], end.frames[:, :2]
+        if (found := self.map.unsettled((start.states, end.states), start.parameters, self.t, frames)).any():
             warnings.warn(
                 f"{self.map.name} has no tangent, and differences in its place change by more than a thousandth when "
-                f"they are taken narrower, at {after.states[known[0]]} say: the map bends on a finer scale; give it a "
-                "tangent, or a box that tells how large its states are",
+                f"they are taken narrower, at {end.states[found.argmax()]} say: the map bends on a finer scale; give "
+                "it a tangent, or a box as small as its states",
                 ResolutionWarning,
                 stacklevel=3,
             )

@@ -21,6 +21,7 @@ NAMES = {
     "sample", "samples", "second", "seconds", "step", "steps", "t", "time", "time step", "timestamp",
     "timestep", "update", "updates", "wall time", "walltime", "year",
 }  # fmt: skip
+EVEN = 1e-3  # of the usual step: times are written with few digits, or in single precision
 MOSTLY = 0.9  # of the steps go one way: a run that was resumed, or rows that were swapped, and no noise
 
 
@@ -71,7 +72,7 @@ def unevenness(name: str, values: Array, cells: Sequence[str] = ()) -> str:
             steps = np.diff(row)
         usual = float(np.median(steps)) if steps.size else 0.0
         with np.errstate(invalid="ignore"):
-            odd = np.flatnonzero(np.abs(steps - usual) > 1e-6 * abs(usual) + 4 * np.spacing(np.abs(row).max()))
+            odd = np.flatnonzero(np.abs(steps - usual) > EVEN * abs(usual) + 4 * np.spacing(np.abs(row).max()))
         if odd.size:
             one, other = (cells[i] if cells else f"{row[i]:.15g}" for i in (odd[0], odd[0] + 1))
             return f"{name} is not equally spaced: {one}, then {other} at sample {odd[0] + 1}"

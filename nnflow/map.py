@@ -18,8 +18,7 @@ from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
-from functools import cached_property
-from math import frexp
+from functools import cached_property, partial
 from threading import get_ident
 from types import FunctionType
 from typing import Any, ClassVar, Self
@@ -245,26 +244,27 @@ class Map:
         """
         return quotients(lambda x: self.step(x, p, t), self.difference, x, v, self.units)[0]
 
-    def unsettled(self, x: Array, p: Array, t: int, v: Array) -> bool:
-        """Whether differences in place of a tangent depend on how wide they are: asked once for each size of states.
+    def unsettled(self, x: tuple[Array, Array], p: Array, t: int, v: tuple[Array, Array]) -> npt.NDArray[np.bool_]:
+        """Whether differences in place of a tangent depend on how wide they are, at both of two states of a member.
 
         Args:
-            x: States ``(member, dim)``.
+            x: States ``(member, dim)``; it is asked once for each size of the second ones.
             p: Parameters ``(member, parameter)``.
             t: The step index.
-            v: Tangent vectors ``(member, k, dim)``.
+            v: Tangent vectors ``(member, k, dim)`` at these.
 
         Returns:
-            Whether they do at all of them (see `differences`).
+            ``(member,)`` (see `differences`).
         """
-        _, size = frexp(float(np.abs(x).max()))
-        if size not in self._unsettled:
-            found = unsettled(lambda x: self.step(x, p, t), self.difference, x, v, self.units)
-            self._unsettled[size] = bool(found.all())
-        return self._unsettled[size]
+        key = p.tobytes(), np.frexp(np.abs(x[1]).max(axis=1))[1].tobytes()
+        if key not in self._unsettled:
+            step = partial(self.step, p=p, t=t)
+            found = [unsettled(step, self.difference, *at, self.units) for at in zip(x, v, strict=True)]
+            self._unsettled[key] = found[0] & found[1]
+        return self._unsettled[key]
 
     @cached_property
-    def _unsettled(self) -> dict[int, bool]:
+    def _unsettled(self) -> dict[tuple[bytes, bytes], npt.NDArray[np.bool_]]:
         return {}
 
     @cached_property

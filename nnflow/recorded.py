@@ -380,10 +380,13 @@ def _refuse_decimal_commas(rows: list[list[str]]) -> None:
     """Refuse whole numbers beside whole numbers of which some begin with 0: "0,063" is one number somewhere."""
     for left, right in pairwise(zip(*rows, strict=True)):
         odd = [f"{one},{other}" for one, other in zip(left, right, strict=True) if re.fullmatch("0[0-9]+", other)]
+        below_one = {*left} <= {"0", "-0"} or "-0" in left  # and no column that says something
+        if below_one:
+            odd = odd or [f"{left[0]},{right[0]}"]
         if odd and all(map(WHOLE.fullmatch, left)) and all(map(str.isdigit, right)):
             raise Refusal(
-                f"{odd[0]!r} may be one number with a decimal comma, or two, the second with a 0 before it: write "
-                "numbers with a point, or without zeros before them"
+                f"{odd[0]!r} may be one number with a decimal comma, or two: write numbers with a point, or a row of "
+                "names above them"
             )
 
 

@@ -1,4 +1,4 @@
-"""Vectors of members: frames made orthonormal, components taken out, lengths."""
+"""Arrays of members: frames made orthonormal, components taken out, lengths, extreme parameters."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnflow.names import Refusal, unknown
-from nnflow.typing import Array
+from nnflow.typing import Array, Integers
 
 NORMS = ("l1", "l2", "max")
 
@@ -57,3 +57,16 @@ def length(d: Array, norm: str) -> Array:
     if norm == "max":
         return np.asarray(np.abs(d).max(axis=-1))
     raise Refusal(unknown("norm", norm, NORMS))
+
+
+def extremes(p: Array) -> Integers:
+    """The members at which some parameter, or all together, are smallest or largest.
+
+    Args:
+        p: Parameters ``(member, parameter)``, of one member at least.
+
+    Returns:
+        Their indices, rising.
+    """
+    together = (p / np.maximum(np.abs(p).max(axis=0), 1e-300)).sum(axis=1)
+    return np.unique([together.argmin(), together.argmax(), *p.argmin(axis=0), *p.argmax(axis=0)])

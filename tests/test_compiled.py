@@ -559,6 +559,38 @@ def test_differences_that_are_too_wide_are_told(scale: float) -> None:
         nnflow.run("lyapunov_spectrum", start, steps=500)
 
 
+def test_differences_that_are_too_wide_for_some_members_or_coordinates_are_told() -> None:
+    """Members of the steepest parameter, and coordinates that are small beside others, were not looked at."""
+
+    def steep(x: Array, p: Array, t: int, out: Array) -> None:
+        out[0] = 0.5 + 0.45 * math.sin(p[0] * x[0])
+
+    scan = nnflow.Ensemble.grid(nnflow.CompiledMap(steep, parameters={"k": 5.0}), k=[5.0, 1e6], inits=20)
+    for chunk in (None, 10):
+        with pytest.warns(nnflow.ResolutionWarning, match="they are taken narrower"):
+            nnflow.run("lyapunov_spectrum", scan, steps=100, chunk=chunk)
+
+    def small(x: Array, p: Array, t: int, out: Array) -> None:
+        out[0] = math.sin(2.5 * x[0]) + 0.3 * x[1] / 1e-7
+        out[1] = 1e-7 * math.tanh(2.0 * x[0]) * math.cos(3.0 * x[1] / 1e-7)
+
+    start = nnflow.Ensemble.grid(nnflow.CompiledMap(small, dim=2), states=[[0.1, 2e-8]])
+    with pytest.warns(nnflow.ResolutionWarning, match="they are taken narrower"):
+        nnflow.run("lyapunov_spectrum", start, steps=100)
+
+    def tangent(x: Array, p: Array, t: int, v: Array, out: Array) -> None:
+        b = x[1] / 1e-7
+        out[0] = 2.5 * math.cos(2.5 * x[0]) * v[0] + 0.3 * v[1] / 1e-7
+        flat = 1e-7 * (1.0 - math.tanh(2.0 * x[0]) ** 2) * 2.0 * math.cos(3.0 * b)
+        out[1] = flat * v[0] - math.tanh(2.0 * x[0]) * 3.0 * math.sin(3.0 * b) * v[1]
+
+    assert nnflow.CompiledMap(small, tangent, dim=2).exact_tangent  # and it is not refused as wrong
+    box = ([0.0, 0.0], [1.0, 1e-7])
+    known = nnflow.run("lyapunov_spectrum", nnflow.CompiledMap(small, tangent, dim=2, box=box), steps=500)
+    found = nnflow.run("lyapunov_spectrum", nnflow.CompiledMap(small, dim=2, box=box), steps=500)
+    np.testing.assert_allclose(found.exponent, known.exponent, atol=1e-3)
+
+
 def test_differences_of_coordinates_of_unlike_sizes() -> None:
     """A population of 1e-3 beside a pressure of 1e6: its exponent was 17 for .377; both widths were the pressure's."""
 

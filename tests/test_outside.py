@@ -7,10 +7,14 @@ one after a long run; a rule that counts its calls, or keeps what it has seen, t
 
 from __future__ import annotations
 
+import argparse
+import enum
+import logging
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -290,3 +294,97 @@ def test_whether_a_layer_trains_is_read() -> None:
 
 rate: Any = None
 scaled: Any = None
+
+
+class Kind(enum.Enum):
+    SOFT = 1
+
+
+class Rates(NamedTuple):
+    gain: float = 0.5
+
+
+class Made:
+    factor = 0.5
+
+    @classmethod
+    def of(cls) -> float:
+        return cls.factor
+
+    @staticmethod
+    def half() -> float:
+        return 0.5
+
+    @property
+    def gain(self) -> float:
+        return self.__dict__.get("own", 0.5) * 1.0
+
+    def wider(self) -> float:
+        return self.of()
+
+
+SPACE, RATES, MADE, LOG = argparse.Namespace(gain=0.5), Rates(), Made(), logging.getLogger("nnflow.tests")
+ORDINARY: dict[str, Any] = {
+    "a namespace": lambda x, p, t: SPACE.gain * x,
+    "a named tuple": lambda x, p, t: RATES.gain * x,
+    "an enumeration": lambda x, p, t: 0.5 * x if Kind.SOFT is Kind(1) else x,
+    "a logger": lambda x, p, t: (LOG.debug("step"), 0.5 * x)[1],
+    "a path": lambda x, p, t: 0.5 * x * len([*Path("a").suffixes, 1]),
+    "a class method": lambda x, p, t: MADE.wider() * x,
+    "a property": lambda x, p, t: MADE.gain * x,
+    "a static method": lambda x, p, t: Made.half() * x,
+}
+
+
+@pytest.mark.parametrize("name", ORDINARY)
+def test_ordinary_objects_are_read_and_do_not_change(name: str) -> None:
+    """Each look at a class made a new bound method, or a new view of its names, which was taken for a change."""
+    map = nnflow.TensorMap(ORDINARY[name])
+    for members in (1, 2, 1):
+        assert halved(map, members) == 0.125
+    assert not map._outside[0].changed()
+
+
+class Holding(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scales, self.table, self.row, self.some = [0.5], {"k": 0.5}, np.array([0.5]), {0.5}
+        self.inner = nn.Sequential(Inner())
+        self.act = half
+
+
+class Inner(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * FACTOR
+
+
+def half(x: Tensor) -> Tensor:
+    return x * FACTOR
+
+
+ACTS = {"half": half}
+HELD: dict[str, tuple[Callable[[Holding, Tensor], Tensor], Callable[[Holding], None]]] = {
+    "a list": (lambda net, x: x * net.scales[0], lambda net: net.scales.__setitem__(0, 1.0)),
+    "a table": (lambda net, x: x * net.table["k"], lambda net: net.table.update(k=1.0)),
+    "an array": (lambda net, x: x * float(net.row[0]), lambda net: net.row.__setitem__(0, 1.0)),
+    "a set": (lambda net, x: x * max(net.some), lambda net: net.some.add(1.0)),
+    "a part's forward": (lambda net, x: net.inner(x), lambda net: rebind()),
+    "a function that is held": (lambda net, x: net.act(x), lambda net: rebind()),
+    "a function in a table": (lambda net, x: ACTS["half"](x), lambda net: rebind()),
+}
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_what_a_module_or_a_table_holds_is_read(name: str) -> None:
+    """One member went on with the old numbers, which a graph held, and two took the new ones."""
+    global FACTOR
+    net, (read, change) = Holding(), HELD[name]
+    map = nnflow.TensorMap(lambda x, p, t: read(net, x), name="rule")
+    halved(map, steps=100)
+    change(net)
+    try:
+        for members in (1, 2):
+            with pytest.raises(nnflow.Refusal, match="when it is asked again, since .* has changed"):
+                halved(map, members)
+    finally:
+        FACTOR = 0.5

@@ -26,7 +26,6 @@ from nnflow.compiled.trial import (
     compare_hessian,
     compare_observed,
     compare_steps,
-    ends_of,
     try_derivatives,
 )
 from nnflow.compiled.ways import Rule
@@ -38,7 +37,7 @@ from nnflow.names import Refusal, WrongKind, shown, unknown
 from nnflow.records import End, Into, TangentRecords, begin, new_records, tangent_records
 from nnflow.straight import UNREADABLE, reads
 from nnflow.typing import Array
-from nnflow.vectors import NORMS
+from nnflow.vectors import NORMS, extremes
 from nnflow.workers import on_all_cores, shares
 
 FUNCTIONS = (types.FunctionType, Dispatcher)  # what numba compiles
@@ -292,7 +291,7 @@ class CompiledMap(Map):
                 return
             low, high, last = list(map(min, known[0], low)), list(map(max, known[1], high)), max(known[2], last)
         members = max(len(p), known[3] if known else 0)
-        self.once((loop, *low, *high, last, members), lambda: compare(ends_of(p), last))
+        self.once((loop, *low, *high, last, members), lambda: compare(p[extremes(p)], last))
         self._tried[loop] = low, high, last, members
 
     @cached_property

@@ -102,14 +102,6 @@ def try_derivatives(map: CompiledMap, states: Array) -> None:
                 raise Refusal(f"{where} {UNTRIED}")
 
 
-def ends_of(p: Array) -> Array:
-    """The members at which some parameter, or all together, are smallest or largest: their parameters."""
-    together = (p / np.maximum(np.abs(p).max(axis=0), 1e-300)).sum(axis=1)
-    rows = [together.argmin(), together.argmax(), *p.argmin(axis=0), *p.argmax(axis=0)]
-    ends: Array = p[np.unique(rows)]
-    return ends
-
-
 def compare_steps(map: CompiledMap, compiled: Compiled, p: Array, last: int, k: int = 0) -> None:
     """Compare a few compiled steps, with the images of `k` unit vectors, with plain Python.
 

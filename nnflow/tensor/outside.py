@@ -8,6 +8,7 @@ more may be appended; of large tensors the version; of anything else that it is 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from types import FunctionType, MethodType, ModuleType
@@ -61,6 +62,8 @@ def _read_by(function: Any, known: set[Any], depth: int) -> Iterator[Seen]:
         else:
             if isinstance(function, type):
                 yield from _read_by_methods(function, known, depth)
+            elif not _of_library(type(function)):
+                yield from _read_of(type(function).__name__, partial(_itself, function), known, depth)
             return
     if id(function) in known or depth > DEEP:
         return
@@ -100,8 +103,12 @@ def _read_of(
     if isinstance(value, (FunctionType, MethodType, partial)):
         if depth == 0 or not _of_library(value):
             yield from _read_by(value, known, depth + 1)
-    elif not _of_library(type(value)):
-        yield from _read_by_methods(type(value), known, depth + 1, CALLED | used)
+        return
+    for part in _within(value, depth):
+        if isinstance(part, FunctionType) and not _of_library(part):
+            yield from _read_by(part, known, depth + 1)
+        elif not _of_library(type(part)):
+            yield from _read_by_methods(type(part), known, depth + 1, CALLED | used)
 
 
 def _read_by_methods(kind: type, known: set[Any], depth: int, named: frozenset[str] = CALLED) -> Iterator[Seen]:
@@ -115,10 +122,30 @@ def _read_by_methods(kind: type, known: set[Any], depth: int, named: frozenset[s
     yield from _read_of(kind.__name__, lambda: kind, known, depth, reached, reached)
 
 
+def _within(value: Any, depth: int) -> Iterator[Any]:
+    """A thing, and the functions and objects that it holds, of a module also its parts."""
+    yield value
+    if depth < DEEP and isinstance(value, (list, tuple, dict)):
+        for each in list(value.values() if isinstance(value, dict) else value)[:MOST]:
+            if not isinstance(each, (*PLAIN, Tensor, np.ndarray)):
+                yield from _within(each, depth + 1)
+    elif isinstance(value, nn.Module):
+        for part in value.modules():
+            yield from (part, *(held for held in _own_fields(part).values() if isinstance(held, FunctionType)))
+    elif depth < DEEP and not _of_library(type(value)) and hasattr(value, "__dict__"):
+        yield from (held for held in vars(value).values() if isinstance(held, FunctionType))
+
+
+def _own_fields(module: nn.Module) -> dict[str, Any]:
+    """What a module holds beside what torch keeps for it."""
+    return {name: held for name, held in vars(module).items() if not name.startswith("_")}
+
+
 def _contents(holder: ModuleType | type) -> dict[str, Any]:
     """What a module or a class holds by name, and the classes that it is derived from, but for a library's."""
     spaces = [holder] if isinstance(holder, ModuleType) else [own for own in holder.__mro__ if not _of_library(own)]
-    return {name: getattr(value, "__func__", value) for own in spaces[::-1] for name, value in vars(own).items()}
+    found = {name: value for own in spaces[::-1] for name, value in vars(own).items()}
+    return {name: getattr(value, "__func__", getattr(value, "fget", value)) for name, value in found.items()}
 
 
 def _content(holder: ModuleType | type, name: str) -> Any:
@@ -128,6 +155,10 @@ def _content(holder: ModuleType | type, name: str) -> Any:
 def _of_library(value: Any) -> bool:
     home = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", "")
     return str(home).split(".")[0] in LIBRARIES
+
+
+def _itself(value: Any) -> Any:
+    return value
 
 
 def _noted(name: str, now: Callable[[], Any]) -> Seen:
@@ -152,11 +183,13 @@ def _kept(value: Any, depth: int) -> Any:
         return ("array", value.copy())
     if isinstance(value, nn.Module):
         parts = [_kept(each, depth) for each in (*value.parameters(), *value.buffers())]
-        return ("module", value, parts, _plain_fields(value))
+        return ("module", value, parts, _fields(value, depth))
     if depth >= DEEP:
         return ("object", value)
-    if isinstance(value, (list, tuple)):
-        return ("row", type(value), [_kept(each, depth + 1) for each in value[:MOST]])
+    if isinstance(value, (list, tuple, deque)):
+        return ("row", type(value), [_kept(each, depth + 1) for each in list(value)[:MOST]])
+    if isinstance(value, (set, frozenset)):
+        return ("set", frozenset(value))
     if isinstance(value, dict):
         return ("table", value, {key: _kept(each, depth + 1) for key, each in list(value.items())[:MOST]})
     if not isinstance(value, FunctionType) and not _of_library(type(value)) and hasattr(value, "__dict__"):
@@ -164,12 +197,9 @@ def _kept(value: Any, depth: int) -> Any:
     return ("object", value)
 
 
-def _plain_fields(module: nn.Module) -> list[dict[str, Any]]:
-    """The numbers and texts that a module and its parts hold beside their parameters: whether it trains, its rates."""
-    return [
-        {name: held for name, held in vars(part).items() if isinstance(held, PLAIN) and not name.startswith("_")}
-        for part in module.modules()
-    ]
+def _fields(module: nn.Module, depth: int) -> list[dict[str, Any]]:
+    """What a module and its parts hold beside parameters and buffers: whether it trains, rates, tables, functions."""
+    return [{name: _kept(held, depth + 1) for name, held in _own_fields(part).items()} for part in module.modules()]
 
 
 def _same(before: Any, value: Any) -> bool:
@@ -179,6 +209,8 @@ def _same(before: Any, value: Any) -> bool:
         return type(value) is type(known) and (value == known or value != value)
     if kind == "array":
         return isinstance(value, np.ndarray) and np.array_equal(value, known, equal_nan=known.dtype.kind in "fc")
+    if kind == "set":
+        return isinstance(value, (set, frozenset)) and known == value
     if kind == "row":
         parts = rest[0]
         return type(value) is known and len(value) >= len(parts) and all(map(_same, parts, value))
@@ -189,6 +221,12 @@ def _same(before: Any, value: Any) -> bool:
         return bool(value._version == rest[0]) and (held is None or np.array_equal(held, rest[1], equal_nan=True))
     if kind == "module":
         parts = [*value.parameters(), *value.buffers()]
-        return len(parts) == len(rest[0]) and all(map(_same, rest[0], parts)) and _plain_fields(value) == rest[1]
+        if len(parts) != len(rest[0]) or not all(map(_same, rest[0], parts)):
+            return False
+        return all(
+            name in held and _same(before, held[name])
+            for fields, held in zip(rest[1], map(_own_fields, value.modules()), strict=False)
+            for name, before in fields.items()
+        )
     held = vars(value) if kind == "fields" else value
     return kind == "object" or all(key in held and _same(part, held[key]) for key, part in rest[0].items())

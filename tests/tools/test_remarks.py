@@ -96,7 +96,7 @@ def test_an_orbit_that_moves_at_its_end_costs_one_step() -> None:
         taken.append(steps)
         return nnflow.Ensemble.advance(ensemble, steps)
 
-    for map, steps in ((nnflow.maps["henon"](), [1]), (nnflow.maps["logistic"](r=2.5), [1, remarks.LOOK, 1])):
+    for map, steps in ((nnflow.maps["henon"](), [1]), (nnflow.maps["logistic"](r=2.5), [1] * remarks.LOOK + [1])):
         taken.clear()
         start = Grid(map)
         remarks._fallen(start, start.advance(1000), counted)
@@ -205,6 +205,37 @@ def test_a_coordinate_that_is_small_for_long_is_not_told() -> None:
     assert ((ends > 0) & (ends < 1e-14)).any()
     for name in ("lyapunov_spectrum", "series"):
         assert not nnflow.run(name, scan, steps=2000).put_to_rest.any()
+
+
+def test_a_coordinate_that_repeats_itself_is_not_told() -> None:
+    """A symbol, and units that are off for a while: they were the same by chance, and chaos brought them on again."""
+
+    def symbol(x: Any, p: Any, t: int, out: Any) -> None:
+        out[0] = (2.9 * x[0] + 0.3 * x[1]) % 1.0
+        out[1] = 1.0 if x[0] > 0.5 else 0.0
+
+    weights = np.random.default_rng(130).normal(size=(12, 12)) * 1.2
+
+    def units(x: Any, p: Any, t: int, out: Any) -> None:
+        for i in range(12):
+            out[i] = 1.0
+            for j in range(12):
+                out[i] += weights[i, j] * x[j]
+            out[i] = max(0.0, min(out[i], 8.0))
+
+    for rule, dim in ((symbol, 2), (units, 12)):
+        map = nnflow.CompiledMap(rule, dim=dim, check=False)
+        for name in ("lyapunov_spectrum", "series"):
+            assert not nnflow.run(name, Grid(map, inits=100), steps=500, transient=500).put_to_rest.any()
+
+
+def test_an_orbit_that_met_a_flat_point_on_the_way_is_told() -> None:
+    """The tent map meets 1/2 exactly before it dies; torch's derivative of |x| is 0 there, and the growth −inf."""
+    tent = nnflow.TensorMap(lambda x, p, t: 1 - 2 * (x - 0.5).abs())
+    with pytest.warns(nnflow.ResolutionWarning, match=UNSTABLE):
+        found = nnflow.run("lyapunov_spectrum", Grid(tent, inits=10), steps=200, transient=0)
+    assert np.isneginf(found.exponent).any()
+    assert found.put_to_rest.all()
 
 
 def test_what_rests_on_a_stable_point_is_not_told() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from itertools import pairwise
 
 import torch
@@ -57,7 +58,7 @@ def names_of(module: nn.Module) -> dict[str, str]:
 def is_bias(name: str) -> bool:
     """Whether a parameter of this name, dotted, is a bias; also one that is computed from another."""
     own = name.partition("parametrizations.")[2].partition(".")[0] or name.rpartition(".")[2]
-    return "bias" in own
+    return re.search("(^|_)bias", own) is not None
 
 
 def fix(module: nn.Module) -> nn.Module:

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from types import MethodType
+from types import FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -127,7 +127,8 @@ class Task:
     def functions(self) -> list[Any]:
         """What the user has written: loss, observables, and how his modules go forward."""
         parts = [part for part in self.module.modules() if not type(part).__module__.startswith("torch.")]
-        return [self.loss_fn, *self.observables.values(), *dict.fromkeys(map(type, parts))]
+        held = [value for part in parts for value in vars(part).values() if isinstance(value, FunctionType)]
+        return [self.loss_fn, *self.observables.values(), *dict.fromkeys(map(type, parts)), *held]
 
     @property
     def weights(self) -> Array:

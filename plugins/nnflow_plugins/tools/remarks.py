@@ -20,6 +20,9 @@ UNSTABLE = np.log(1000.0) / LOOK
 """Nats a step at which a perturbation must grow over LOOK steps for a point to be unstable: what is neutral may grow
 by a shear, LOOK times or a few times that."""
 
+KEPT = 1e-3
+"""What the first step leaves of a perturbation of coordinates that are unstable by themselves, at least."""
+
 FLICKER = 64
 """A stable fixed point is left and met again by rounding: its digits move by some tens of units in the last place."""
 
@@ -45,9 +48,10 @@ def at_rest(before: Ensemble, after: Ensemble, growth: Array, go: Go) -> dict[st
         ResolutionWarning: of orbits that rounding put to rest, unless they were at rest from the beginning.
     """
     fallen, whole = _fallen(before, after, go)
-    put = fallen.any(axis=1) & np.where(whole, growth > -np.log(after.map.resolution), True)
-    if (part := put & ~whole).any():
-        put = np.where(part, _leaves(before, after, fallen & part[:, None]), put)
+    told = whole & ~np.isinf(growth)  # −inf: a step on the way was taken where the derivative is 0
+    put = told & fallen.any(axis=1) & (growth > -np.log(after.map.resolution))
+    if (rest := fallen & ~told[:, None]).any():
+        put = put | _leaves(before, after, rest)
     note = "an orbit at rest whose exponent is positive was put on an unstable fixed point, by rounding or its start"
     return {
         "at_rest": ("member", whole, {"long_name": "whether the orbit ended at rest", "note": note}),
@@ -123,23 +127,22 @@ def _scale(now: Ensemble, before: Ensemble) -> Array:
 
 
 def _resting(now: Ensemble, before: Ensemble, go: Go) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """What neither a step moves nor LOOK more: what drifts goes on, what flickers does not.
-
-    A cycle whose period divides LOOK is back after LOOK steps, but not after one.
+    """What stands still in each of LOOK steps: what drifts goes on, what flickers does not.
 
     Returns:
         Each coordinate ``(member, dim)``, by its own size, however small it is beside others; and the whole states
         ``(member,)``, by theirs.
     """
-    eps, states = FLICKER * now.map.resolution, now.states
+    eps, states, least = FLICKER * now.map.resolution, now.states, np.abs(now.states)
     parts, whole, ahead = np.ones(states.shape, dtype=bool), np.ones(len(now), dtype=bool), now
-    for steps in (1, LOOK):
-        if parts.any() or whole.any():
-            with heard_by(None):  # it is no step of the run
-                ahead = go(ahead, steps)
-            moved = np.abs(now.difference(ahead.states, states))
-            parts &= moved <= eps * np.abs(states)
-            whole &= moved.max(axis=1) <= eps * _scale(now, before)
+    for _ in range(LOOK):
+        with heard_by(None):  # it is no step of the run
+            ahead = go(ahead, 1)
+        moved = np.abs(now.difference(ahead.states, states))
+        parts &= moved <= eps * least
+        whole &= moved.max(axis=1) <= eps * _scale(now, before)
+        if not (parts.any() or whole.any()):
+            break
     return parts, whole
 
 
@@ -149,7 +152,8 @@ def _parting(now: Ensemble, before: Ensemble, fallen: npt.NDArray[np.bool_]) -> 
     Those coordinates that have fallen ``(member, dim)`` are moved and measured, for others may move on. The distance
     before is resolution^¾ of the scale: well above rounding, and room for growth above it. The direction is the same
     for all, and none that a symmetry might prefer; optimizer memory stays, for it may have to be positive. Both ways
-    are gone, since the map may not be defined on one side.
+    are gone, since the map may not be defined on one side. Where others do move on, the first step is not to lose what
+    was moved: a unit that is off comes on again by what moves it, whatever was done to itself.
 
     Returns:
         ``(member,)``, the larger one, in nats a step; −inf if neither is finite.
@@ -159,14 +163,15 @@ def _parting(now: Ensemble, before: Ensemble, fallen: npt.NDArray[np.bool_]) -> 
     way = np.where(moved, np.cos(1.0 + np.arange(now.map.dim)), 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         aside = now.map.resolution**0.75 * _scale(now, before)[:, None] * way / np.abs(way).max(axis=1, keepdims=True)
-    aside = np.nan_to_num(aside)
-    rates = np.full(len(now), -np.inf)
+    aside, rates = np.nan_to_num(aside), np.full(len(now), -np.inf)
     with heard_by(None), np.errstate(divide="ignore", invalid="ignore"):
-        ahead = now.advance(LOOK).states
+        size, ahead = np.abs(aside).max(axis=1), [now.advance(steps) for steps in (1, LOOK)]
         for sign in (1.0, -1.0):
-            beside = now.with_states(now.states + sign * aside).advance(LOOK).states
-            apart = np.where(fallen, np.abs(now.difference(beside, ahead)), 0.0).max(axis=1)
-            rates = np.fmax(rates, np.log(apart / np.abs(aside).max(axis=1)) / LOOK)
+            beside = now.with_states(now.states + sign * aside)
+            apart = (now.difference(beside.advance(at.t - now.t).states, at.states) for at in ahead)
+            first, last = (np.where(fallen, np.abs(each), 0.0).max(axis=1) / size for each in apart)
+            kept = fallen.all(axis=1) | (first > KEPT)
+            rates = np.fmax(rates, np.where(kept, np.log(last) / LOOK, -np.inf))
     return rates
 
 
