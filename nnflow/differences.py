@@ -55,8 +55,9 @@ def misfit(
     """Compare a derivative with central differences, in `DIRECTIONS` random directions.
 
     The widths are eps^⅓ of the size of x (of 1 where x is 0), where the error of central differences is least, and an
-    eighth of it. Where coordinates are of unlike sizes, a map may bend on the scale of the small ones: what differs is
-    then compared once more, each moved by its own size (those that are 0 by the largest).
+    eighth of it; a third one, as much narrower, is to agree roughly. Where coordinates are of unlike sizes, a map may
+    bend on the scale of the small ones: what differs is then compared once more, each moved by its own size (those that
+    are 0 by the largest).
 
     Args:
         function: `function(x (m, dim)) (m, n)`.
@@ -89,18 +90,20 @@ def _misfit(
 ) -> Misfit | None:
     """The same in given directions ``(direction, dim)``."""
     width = float(np.cbrt(eps) * (np.abs(x).max() or 1.0))
-    widths = np.array([width, width / NARROWER])
+    widths = np.array([width, width / NARROWER, width / NARROWER**2])
     moves = np.array([1.0, -1.0])[:, None, None, None] * widths[:, None, None] * directions
     values = function(np.concatenate([x[None], (x + moves).reshape(-1, len(x))]))
-    ahead, behind = values[1:].reshape(2, 2, DIRECTIONS, -1)
+    ahead, behind = values[1:].reshape(2, len(widths), DIRECTIONS, -1)
     claimed = derivative(x[None], directions)
     with np.errstate(all="ignore"):
-        wide, narrow = difference(ahead, behind) / (2 * widths[:, None, None])
+        wide, narrow, finest = difference(ahead, behind) / (2 * widths[:, None, None])
         bend = (difference(ahead[1], values[0]) - difference(values[0], behind[1])) / widths[1]
         doubt = 8 * np.abs(wide - narrow) + 4 * np.abs(bend)
         rounding = 64 * eps * (np.abs(values).max() + np.abs(x).max() * np.abs(narrow)) / widths[1]  # of f and of x
         room = doubt + np.sqrt((doubt**2).mean(axis=1, keepdims=True)) + rounding
-        settled = np.abs(wide - narrow) <= SETTLED * np.abs(narrow) + rounding
+        own = 64 * eps * (np.abs(values).max(axis=0) + np.abs(x).max() * np.abs(narrow)) / widths[1]
+        apart = np.maximum(np.abs(wide - narrow), np.abs(finest - narrow) - NARROWER * own)
+        settled = apart <= SETTLED * np.abs(narrow) + own
         excess = np.nan_to_num(np.where(settled, np.abs(claimed - narrow) - room, -np.inf), nan=-np.inf)
     worst = np.unravel_index(int(excess.argmax()), excess.shape)
     return Misfit(int(worst[1]), float(claimed[worst]), float(narrow[worst])) if excess[worst] > 0 else None

@@ -433,9 +433,10 @@ def test_a_recording_keeps_its_own_values() -> None:
     assert recordings[0].advance(1).cube is recordings[0].cube
 
 
-@pytest.mark.parametrize(
-    "text", ["0,83\n0,61\n0,07\n", "-0,83\n1,61\n", "0,125\n-0,006\n1,5\n", "11,580371\n3,004250\n", "1,2,03\n4,5,60\n"]
-)
+SPLIT = ["0,83\n0,61\n0,07\n", "-0,83\n1,61\n", "0,125\n-0,006\n1,5\n", "11,580371\n3,004250\n", "1,2,03\n4,5,60\n"]
+
+
+@pytest.mark.parametrize("text", SPLIT)
 def test_what_may_be_a_decimal_comma_is_refused(tmp_path: Path, text: str) -> None:
     """The whole numbers before the commas were analyzed; a whole number begins with no 0."""
     with pytest.raises(nnflow.Refusal, match="may be one number with a decimal comma"):
