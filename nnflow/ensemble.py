@@ -652,11 +652,11 @@ class Ensemble:
         known = known[extremes(self.parameters[known])]
         start, end = self.take(known), after.take(known)
         frames = start.frames[:, :2], end.frames[:, :2]
-        if (found := self.map.unsettled((start.states, end.states), start.parameters, self.t, frames)).any():
+        if self.map.unsettled((start.states, end.states), start.parameters, self.t, frames).any():
             warnings.warn(
                 f"{self.map.name} has no tangent, and differences in its place change by more than a thousandth when "
-                f"they are taken narrower, at {end.states[found.argmax()]} say: the map bends on a finer scale; give "
-                "it a tangent, or a box as small as its states",
+                "they are taken narrower: the map bends, or jumps, on a finer scale; give it a tangent, a box as small "
+                "as its states, or the periods of its angles",
                 ResolutionWarning,
                 stacklevel=3,
             )

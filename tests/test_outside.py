@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import nnflow
+from nnflow.tensor import outside
 
 FACTOR: Any = 0.5
 ARRAY, LIST, TABLE, WEIGHTS = np.array([0.5]), [0.5], {"k": 0.5}, torch.tensor([0.5], dtype=torch.float64)
@@ -388,3 +389,20 @@ def test_what_a_module_or_a_table_holds_is_read(name: str) -> None:
                 halved(map, members)
     finally:
         FACTOR = 0.5
+
+
+def test_what_is_remembered_of_many_things_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A logger holds the tree of all loggers: to look at that before each verb took minutes."""
+    tree: Any = {"leaf": 0.5}
+    for _ in range(5):
+        tree = dict.fromkeys(range(20), tree)
+    kept, count = outside._kept, [0]
+
+    def counted(*given: Any) -> Any:
+        count[0] += 1
+        return kept(*given)
+
+    monkeypatch.setattr(outside, "_kept", counted)
+    seen = outside.Outside([lambda x, p, t: x * len(tree) * LOG.level])
+    assert count[0] < 2 * outside.MOST  # of millions; what is beyond is the same as long as it is the same object
+    assert not any(name.startswith("Logger") for name, _, _ in seen._seen)

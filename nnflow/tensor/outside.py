@@ -8,10 +8,12 @@ more may be appended; of large tensors the version; of anything else that it is 
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from types import FunctionType, MethodType, ModuleType
+from types import FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,8 @@ PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype)
 MOST = 2**12  # entries of a container, or numbers of an array, that are looked at
 DEEP = 6
 CALLED = frozenset(("forward", "__call__"))  # methods that are called without being named
-LIBRARIES = ("torch", "numpy", "nnflow", "math", "builtins")
+LIBRARIES = frozenset(("torch", "numpy", "nnflow")) | sys.stdlib_module_names
+SPACES = (argparse.Namespace, SimpleNamespace)  # of the standard library, and hold what others put there
 
 Seen = tuple[str, Callable[[], Any], Any]
 
@@ -162,7 +165,7 @@ def _itself(value: Any) -> Any:
 
 
 def _noted(name: str, now: Callable[[], Any]) -> Seen:
-    return name, now, _kept(_held(now), 0)
+    return name, now, _kept(_held(now), 0, [MOST])
 
 
 def _held(now: Callable[[], Any]) -> Any:
@@ -172,8 +175,9 @@ def _held(now: Callable[[], Any]) -> Any:
         return None
 
 
-def _kept(value: Any, depth: int) -> Any:
-    """What is remembered of a value: (kind, …), to be compared by `_same`."""
+def _kept(value: Any, depth: int, room: list[int]) -> Any:
+    """What is remembered of a value: (kind, …), to be compared by `_same`; of so many parts, while there is room."""
+    room[0] -= 1
     if isinstance(value, PLAIN):
         return ("plain", value)
     if isinstance(value, Tensor):
@@ -182,24 +186,26 @@ def _kept(value: Any, depth: int) -> Any:
     if isinstance(value, np.ndarray) and value.size <= MOST and value.dtype.kind != "O":
         return ("array", value.copy())
     if isinstance(value, nn.Module):
-        parts = [_kept(each, depth) for each in (*value.parameters(), *value.buffers())]
-        return ("module", value, parts, _fields(value, depth))
-    if depth >= DEEP:
+        parts = [_kept(each, depth, room) for each in (*value.parameters(), *value.buffers())]
+        return ("module", value, parts, _fields(value, depth, room))
+    if depth >= DEEP or room[0] < 0:
         return ("object", value)
     if isinstance(value, (list, tuple, deque)):
-        return ("row", type(value), [_kept(each, depth + 1) for each in list(value)[:MOST]])
+        return ("row", type(value), [_kept(each, depth + 1, room) for each in list(value)[:MOST]])
     if isinstance(value, (set, frozenset)):
         return ("set", frozenset(value))
     if isinstance(value, dict):
-        return ("table", value, {key: _kept(each, depth + 1) for key, each in list(value.items())[:MOST]})
-    if not isinstance(value, FunctionType) and not _of_library(type(value)) and hasattr(value, "__dict__"):
-        return ("fields", value, {key: _kept(each, depth + 1) for key, each in vars(value).items()})
+        return ("table", value, {key: _kept(each, depth + 1, room) for key, each in list(value.items())[:MOST]})
+    told = isinstance(value, SPACES) or not (isinstance(value, FunctionType) or _of_library(type(value)))
+    if told and hasattr(value, "__dict__"):
+        return ("fields", value, {key: _kept(each, depth + 1, room) for key, each in vars(value).items()})
     return ("object", value)
 
 
-def _fields(module: nn.Module, depth: int) -> list[dict[str, Any]]:
+def _fields(module: nn.Module, depth: int, room: list[int]) -> list[dict[str, Any]]:
     """What a module and its parts hold beside parameters and buffers: whether it trains, rates, tables, functions."""
-    return [{name: _kept(held, depth + 1) for name, held in _own_fields(part).items()} for part in module.modules()]
+    parts = map(_own_fields, module.modules())
+    return [{name: _kept(held, depth + 1, room) for name, held in part.items()} for part in parts]
 
 
 def _same(before: Any, value: Any) -> bool:
