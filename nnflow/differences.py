@@ -151,11 +151,11 @@ def widths(size: Array, units: Sequence[float]) -> Array:
     Returns:
         ``(member, dim)``.
     """
-    known, eps = np.array(units), np.finfo(float).eps
+    known = np.array(units)
     largest = np.fmax.reduce(size, axis=1, keepdims=True)
     size = np.maximum(size, np.where(known > 0, known, np.maximum(LEAST * largest, FLOOR)))
     unit = np.where(known > 0, known, 1.0)
-    return np.asarray(np.maximum(np.cbrt(eps) * unit * np.sqrt(size / unit), np.cbrt(eps) ** 2 * size))
+    return np.asarray(np.maximum(np.cbrt(EPS) * unit * np.sqrt(size / unit), np.cbrt(EPS) ** 2 * size))
 
 
 def quotients(

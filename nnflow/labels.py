@@ -117,11 +117,19 @@ def labelled(values: Any) -> Labelled | None:
     if hasattr(values, "dims") and hasattr(values, "values") and not hasattr(values, "data_vars"):  # xarray
         dims, coords = tuple(values.dims), getattr(values, "coords", {})
         names = tuple(None if dim == f"dim_{i}" else dim for i, dim in enumerate(dims))
-        return _labelled(values, names, [coords[dim].values.tolist() if dim in coords else None for dim in dims])
+        return _labelled(values, names, [_listed(coords[dim].values) if dim in coords else None for dim in dims])
     if hasattr(values, "to_numpy") and isinstance(columns := getattr(values, "columns", None), list):  # polars
         unnamed = columns == [f"column_{i}" for i in range(len(columns))]
         return _labelled(values, (None, None), [None, None if unnamed else columns])
     return None
+
+
+def _listed(labels: npt.NDArray[Any]) -> list[Any]:
+    """Labels one by one; dates and time differences as such, unless they are finer than Python's, or one is none."""
+    if labels.dtype.kind in "mM" and not np.isnat(labels).any():
+        coarse = labels.astype(f"{labels.dtype.kind}8[us]")
+        labels = coarse if (coarse == labels).all() else labels
+    return list(labels.tolist())
 
 
 def _labelled(values: Any, dims: tuple[Any, ...], labels: list[list[Any] | None]) -> Labelled:

@@ -39,6 +39,7 @@ from nnflow.typing import Array, Integers
 from nnflow.vectors import length, orthonormalise
 
 Observable = Callable[[Any, Any, int], Any]
+MANY = 256  # looks at differences that are remembered
 
 
 def uniform_box(low: Sequence[float], high: Sequence[float]) -> Callable[[int, int], Array]:
@@ -258,6 +259,8 @@ class Map:
         """
         key = p.tobytes(), np.frexp(np.abs(x[1]).max(axis=1))[1].tobytes()
         if key not in self._unsettled:
+            if len(self._unsettled) >= MANY:
+                self._unsettled.clear()
             step = partial(self.step, p=p, t=t)
             found = [unsettled(step, self.difference, *at, self.units) for at in zip(x, v, strict=True)]
             self._unsettled[key] = found[0] & found[1]

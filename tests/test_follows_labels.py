@@ -401,3 +401,16 @@ def test_time_differences_and_days_that_are_not_equally_spaced_are_told() -> Non
         with pytest.warns(UserWarning, match="not equally spaced"):
             Recording(pd.Series(np.arange(4.0), index=index))
     Recording(xr.DataArray(np.zeros(4), dims="time", coords={"time": np.arange(4) * np.timedelta64(1, "s")}))
+
+
+def test_dates_of_xarray_are_dates() -> None:
+    """They were counts of nanoseconds: months are equally spaced, and two days and a week are not."""
+    months = np.arange("2020-01", "2021-01", dtype="datetime64[M]").astype("datetime64[ns]")
+    fine = np.datetime64("2020-01-01", "ns") + np.arange(12)
+    for times in (months, fine, fine - fine[0]):
+        assert Recording(xr.DataArray(np.arange(12.0), dims="time", coords={"time": times})).samples == 12
+    days = np.array(["2020-01-01", "2020-01-02", "2020-01-09"], dtype="datetime64[ns]")
+    with pytest.warns(UserWarning, match="not equally spaced: 2020-01-01 00:00:00, then"):
+        Recording(xr.DataArray(np.arange(3.0), dims="time", coords={"time": days}))
+    with pytest.raises(nnflow.Refusal, match="rise and fall"):
+        Recording(xr.DataArray(np.arange(3.0), dims="time", coords={"time": days[[0, 2, 1]]}))

@@ -213,13 +213,15 @@ class CompiledMap(Map):
         if self.functions.hessian is None:
             return np.asarray(super().curvature(x, p, t, v))
         out = np.empty_like(v, dtype=np.float64)
-        loop, x, p = kernels.curvature(self.functions.hessian, self._shape, self.check), _given(x), _given(p)
+        loop = kernels.curvature(self.functions.hessian, self._shape, self.check)
 
         def bend(x: Array, p: Array, t: int, v: Array, out: Array) -> Array:
-            self._call(loop, np.array(x), _given(p), t, self.handed(t, 1), np.array(v, dtype=np.float64), out)
+            self._call(
+                loop, np.array(x, dtype=np.float64), _given(p), t, self.handed(t, 1), np.array(v, dtype=np.float64), out
+            )
             return out
 
-        self._meet_bend(loop, p, t, bend)
+        self._meet_bend(loop, _given(p), t, bend)
         return bend(x, p, t, v, out)
 
     def observable(self, name: str, x: Array, p: Array, t: int) -> Array:

@@ -3,7 +3,8 @@
 A replay holds what a name meant when it was traced, a call what it means now: a rule whose constant is changed later
 would be another one for some members than for others. So it is remembered what the rule reads, and looked at again
 before each verb. Numbers, texts and small arrays are compared, also within lists, dicts, objects and modules, of which
-more may be appended; of large tensors the version; of anything else that it is the same object.
+more may be appended; of large tensors the version; of anything else, large arrays too, that it is the same object.
+Functions and methods are followed into what they call, but into no library.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ def _read_by_methods(kind: type, known: set[Any], depth: int, named: frozenset[s
         reached |= new
         called = [methods[name] for name in new & methods.keys()]
         new = frozenset(name for method in called for name in attributes(method.__code__)[1]) - reached
-    yield from _read_of(kind.__name__, lambda: kind, known, depth, reached, reached)
+    yield from _read_of(kind.__name__, partial(_itself, kind), known, depth, reached, reached)
 
 
 def _within(value: Any, depth: int) -> Iterator[Any]:
@@ -146,13 +147,20 @@ def _own_fields(module: nn.Module) -> dict[str, Any]:
 
 def _contents(holder: ModuleType | type) -> dict[str, Any]:
     """What a module or a class holds by name, and the classes that it is derived from, but for a library's."""
-    spaces = [holder] if isinstance(holder, ModuleType) else [own for own in holder.__mro__ if not _of_library(own)]
-    found = {name: value for own in spaces[::-1] for name, value in vars(own).items()}
-    return {name: getattr(value, "__func__", getattr(value, "fget", value)) for name, value in found.items()}
+    return {name: _content(holder, name) for own in _spaces(holder) for name in vars(own)}
 
 
 def _content(holder: ModuleType | type, name: str) -> Any:
-    return _contents(holder)[name]
+    """What it holds under a name; of a method of the class, or a property, the function. Raises KeyError if nothing."""
+    for own in _spaces(holder):
+        if name in vars(own):
+            value = vars(own)[name]
+            return getattr(value, "__func__", getattr(value, "fget", value))
+    raise KeyError(name)
+
+
+def _spaces(holder: ModuleType | type) -> list[Any]:
+    return [holder] if isinstance(holder, ModuleType) else [own for own in holder.__mro__ if not _of_library(own)]
 
 
 def _of_library(value: Any) -> bool:

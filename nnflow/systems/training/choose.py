@@ -158,13 +158,10 @@ def training_map(
         try_out(task)
         compare_pieces(task)
         chosen = _chosen(task, defaults, backend, compile, torch_threads)
-        settings: dict[str, Any] = {
-            "check": check,
-            "source": source,
-            "torch_threads": torch_threads,
-            "compile": compile,
-        }
-        made = partial(tensor_training, task, optimizer, defaults=defaults, reason=str(chosen), **settings)
+        made = partial(
+            tensor_training, task, optimizer, defaults=defaults, reason=str(chosen), check=check, source=source,
+            torch_threads=torch_threads, compile=compile,
+        )  # fmt: skip
         tensor = made(schedule=schedule)
         if check:  # where a schedule begins with 0 nothing moves: compared as it is without one
             still = schedule is not None and schedule(0) == 0

@@ -133,14 +133,15 @@ def _resting(now: Ensemble, before: Ensemble, go: Go) -> tuple[npt.NDArray[np.bo
         Each coordinate ``(member, dim)``, by its own size, however small it is beside others; and the whole states
         ``(member,)``, by theirs.
     """
-    eps, states, least = FLICKER * now.map.resolution, now.states, np.abs(now.states)
+    eps, states = FLICKER * now.map.resolution, now.states
+    own, all_of_it = eps * np.abs(states), eps * _scale(now, before)
     parts, whole, ahead = np.ones(states.shape, dtype=bool), np.ones(len(now), dtype=bool), now
     for _ in range(LOOK):
         with heard_by(None):  # it is no step of the run
             ahead = go(ahead, 1)
         moved = np.abs(now.difference(ahead.states, states))
-        parts &= moved <= eps * least
-        whole &= moved.max(axis=1) <= eps * _scale(now, before)
+        parts &= moved <= own
+        whole &= moved.max(axis=1) <= all_of_it
         if not (parts.any() or whole.any()):
             break
     return parts, whole
